@@ -1,0 +1,62 @@
+"""The command line: ``stem-ae COMMAND``.
+
+Each area of the library registers its own commands in a module with ``add_parsers(subparsers)``, which calls
+``subparsers.add_parser(name, ...)`` and ``parser.set_defaults(run=function)``; the function takes the parsed arguments
+and returns the exit code (``None`` is 0). Only the module of the command that was asked for is imported, so that
+``stem-ae --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stem_ae import __version__
+from stem_ae.errors import StemAeError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "find": ("stem_ae.find", "find the atoms in an image file"),
+    "demo": ("stem_ae.launch.command", "run Nion Swift with the simulated microscope and keep a report"),
+    "swift": ("stem_ae.launch.command", "open Nion Swift, if wanted with the simulated microscope scanning"),
+    "train": ("stem_ae.elit.command", "train a model for a structure"),
+    "models": ("stem_ae.elit.command", "list, show and import models"),
+    "jobs": ("stem_ae.jobs.command", "list, watch and cancel background jobs"),
+    "worker": ("stem_ae.jobs.command", "work through the queue of background jobs"),
+}
+"""Each command's module and its line in ``stem-ae --help``."""
+
+
+def make_parser(command: str | None) -> argparse.ArgumentParser:
+    """Return the parser with the named command's own options and every other command's name."""
+    parser = argparse.ArgumentParser(
+        prog="stem-ae", description="Automated experiments for the scanning transmission electron microscope."
+    )
+    parser.add_argument("--version", action="version", version=f"stem-ae {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    if command in COMMANDS:
+        importlib.import_module(COMMANDS[command][0]).add_parsers(subparsers)
+    else:
+        for name, (_, line) in COMMANDS.items():
+            subparsers.add_parser(name, help=line)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for what the user can put right."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = make_parser(words[0] if words else None).parse_args(words)
+    run: Callable[[argparse.Namespace], Any] = arguments.run
+    try:
+        return int(run(arguments) or 0)
+    except StemAeError as error:
+        print(f"stem-ae: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
