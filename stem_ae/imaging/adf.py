@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
@@ -57,18 +59,25 @@ def expected_fraction(
     ny = int(fft.next_fast_len(shape[0] * fine_y + 2 * pad_y, real=True))
     nx = int(fft.next_fast_len(shape[1] * fine_x + 2 * pad_x, real=True))
     deposit = _spread(xy[:, 1] / hy + pad_y, xy[:, 0] / hx + pad_x, weights, (ny, nx))
-    fy, fx = fft.fftfreq(ny, hy)[:, None], fft.rfftfreq(nx, hx)[None, :]
-    window = (np.sinc(fy * hy) * np.sinc(fx * hx)) ** 4
-    transfer = probe.otf(fx, fy) * np.exp(-2 * (np.pi * blur) ** 2 * (fx**2 + fy**2)) / window / (hx * hy)
-    spectrum = fft.rfft2(deposit) * transfer
+    spectrum = fft.rfft2(deposit) * _transfer(probe, (ny, nx), (hy, hx), blur)
     if line_shifts is None:
         fine: FloatArray = fft.irfft2(spectrum, (ny, nx))
         image = fine[pad_y : pad_y + shape[0] * fine_y : fine_y, pad_x : pad_x + shape[1] * fine_x : fine_x]
     else:
         lines = fft.ifft(spectrum, axis=0)[pad_y : pad_y + shape[0] * fine_y : fine_y]
-        lines = lines * np.exp(2j * np.pi * fx * np.asarray(line_shifts)[:, None])
+        lines = lines * np.exp(2j * np.pi * fft.rfftfreq(nx, hx) * np.asarray(line_shifts)[:, None])
         image = fft.irfft(lines, nx, axis=1)[:, pad_x : pad_x + shape[1] * fine_x : fine_x]
     return np.maximum(image, 0.0)  # ringing of the division can reach -1e-6
+
+
+@functools.lru_cache(maxsize=16)
+def _transfer(probe: Probe, shape: tuple[int, int], spacing: tuple[float, float], blur: float) -> FloatArray:
+    """Probe and thermal motion over the spline's own transfer function, on the half-complex grid."""
+    (ny, nx), (hy, hx) = shape, spacing
+    fy, fx = fft.fftfreq(ny, hy)[:, None], fft.rfftfreq(nx, hx)[None, :]
+    window = (np.sinc(fy * hy) * np.sinc(fx * hx)) ** 4
+    motion = np.exp(-2 * (np.pi * blur) ** 2 * (fx**2 + fy**2))
+    return probe.otf(fx, fy) * motion / window / (hx * hy)
 
 
 def _spread(rows: FloatArray, columns: FloatArray, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
