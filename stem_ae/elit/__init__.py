@@ -1,0 +1,45 @@
+"""Ensemble learning, iterative training: atoms and classes with honest uncertainties.
+
+Importing this package does not import torch; that happens when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from stem_ae.elit.prediction import Prediction
+
+if TYPE_CHECKING:
+    from stem_ae.elit.ensemble import Ensemble
+
+__all__ = ["Ensemble", "Prediction", "available", "load"]
+
+
+def available() -> list[str]:
+    """Return the names of the models that :func:`load` knows, bundled ones first."""
+    from stem_ae.store import models
+
+    return models.names()
+
+
+def load(name: str | pathlib.Path) -> Ensemble:
+    """Return an ensemble by its name in the model store, or from a file.
+
+    Raises
+    ------
+    StemAeError
+        If there is no such model or the file holds something else.
+    """
+    from stem_ae.elit.ensemble import Ensemble
+    from stem_ae.store import models
+
+    return Ensemble.read(models.find(name))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Ensemble":
+        from stem_ae.elit.ensemble import Ensemble
+
+        return Ensemble
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

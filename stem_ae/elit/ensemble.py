@@ -1,0 +1,198 @@
+"""The ensemble: several networks, one answer, and how much they disagree."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+from torch.nn import functional
+
+from stem_ae.atoms import as_sampling
+from stem_ae.elit.network import MULTIPLE, UNet, fused
+from stem_ae.elit.peaks import find_atoms
+from stem_ae.elit.prediction import Prediction
+from stem_ae.elit.preprocess import Image, as_image, to_working_grid
+from stem_ae.errors import StemAeError
+
+_FORMAT = "stem_ae-ensemble-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What goes with an ensemble's weights.
+
+    Attributes
+    ----------
+    name : str
+        What users pick.
+    species : tuple of str
+        Classes, in order.
+    sampling : float
+        Å per pixel at which the networks work.
+    lattice_constant : float
+        Å; 0 where the material has none to calibrate with.
+    width : int
+        Channels of the first level.
+    provenance : dict
+        Where it came from: seed, recipe, conditions, parent version, figures.
+    """
+
+    name: str
+    species: tuple[str, ...]
+    sampling: float
+    lattice_constant: float
+    width: int
+    provenance: dict[str, Any]
+
+
+class Ensemble:
+    """Networks that were trained apart and answer together.
+
+    Parameters
+    ----------
+    members : sequence of UNet
+        Trained networks.
+    description : Description
+        Their common facts.
+    """
+
+    def __init__(self, members: Sequence[UNet], description: Description) -> None:
+        if not members:
+            raise StemAeError("An ensemble needs at least one trained network.")
+        self.members = tuple(member.eval() for member in members)
+        self.description = description
+        self._fused: tuple[UNet, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """What users pick."""
+        return self.description.name
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Classes that the ensemble tells apart."""
+        return self.description.species
+
+    @property
+    def sampling(self) -> float:
+        """Å per pixel at which the networks work."""
+        return self.description.sampling
+
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits that stand for these weights."""
+        return hashlib.sha256(to_bytes(self._tensors())).hexdigest()[:12]
+
+    def predict(
+        self, image: ArrayLike, sampling: float | tuple[float, float], threshold: float = 0.5
+    ) -> Prediction:
+        """Find and classify the atoms of one frame.
+
+        Parameters
+        ----------
+        image : (H, W) array
+            Any real numbers; only contrast matters.
+        sampling : float or (float, float)
+            Å per pixel, ``(y, x)`` if two.
+        threshold : float
+            Smallest probability of being an atom at all.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        StemAeError
+            If the image or the sampling cannot be used.
+        """
+        array = as_image(image)
+        dy, dx = as_sampling(sampling)
+        frame = to_working_grid(array, (dy, dx), self.sampling)
+        probability = self._member_probabilities(frame)
+        mean = probability.mean(0)
+        spread = probability.std(0, correction=0).amax(0) if len(self.members) > 1 else torch.zeros_like(mean[0])
+        classes = mean[1:].numpy()
+        atoms = find_atoms(
+            classes, probability[:, 1:].numpy(), self.species, self.sampling, array, (dy, dx), threshold
+        )
+        return Prediction(classes, spread.numpy(), self.sampling, atoms, novelty=0.0)
+
+    @torch.inference_mode()
+    def _member_probabilities(self, frame: Image) -> Tensor:
+        """Return the probabilities ``(M, 1 + C, h, w)`` that each member gives."""
+        if self._fused is None:
+            self._fused = tuple(fused(_copy(member)) for member in self.members)
+        h, w = frame.shape
+        pad = (0, -w % MULTIPLE, 0, -h % MULTIPLE)
+        x = functional.pad(torch.from_numpy(np.ascontiguousarray(frame))[None, None], pad, mode="replicate")
+        x = x.contiguous(memory_format=torch.channels_last)
+        logits = torch.cat([member(x)[..., :h, :w] for member in self._fused])
+        return torch.softmax(logits, 1)
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{k}.{name}": tensor.contiguous()
+            for k, member in enumerate(self.members)
+            for name, tensor in member.state_dict().items()
+        }
+
+    def save(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Write weights and description to one safetensors file."""
+        path = pathlib.Path(path)
+        facts = {"format": _FORMAT, "members": len(self.members), **dataclasses.asdict(self.description)}
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(to_bytes(self._tensors(), metadata={"stem_ae": json.dumps(facts)}))
+        partial.replace(path)
+        return path
+
+    @classmethod
+    def read(cls, path: str | pathlib.Path) -> Ensemble:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        StemAeError
+            If the file is missing or holds something else.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise StemAeError(f"There is no model file {path}: check the path.")
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()["stem_ae"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if facts["format"] != _FORMAT:
+                raise KeyError(facts["format"])
+        except Exception as error:  # safetensors raises its own kinds; whatever it is, the file is not ours
+            raise StemAeError(f"{path.name} is not a stem_ae model ({error}).") from error
+        names = [field.name for field in dataclasses.fields(Description)]
+        description = Description(**{name: facts[name] for name in names} | {"species": tuple(facts["species"])})
+        members = []
+        for k in range(facts["members"]):
+            member = UNet(len(description.species), description.width)
+            prefix = f"{k}."
+            member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
+            members.append(member)
+        return cls(members, description)
+
+
+def _copy(member: UNet) -> UNet:
+    first = member.head
+    twin = UNet(first.out_channels // 4 - 1, first.in_channels)
+    twin.load_state_dict(member.state_dict())
+    return twin
+
+

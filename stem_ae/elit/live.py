@@ -1,0 +1,348 @@
+"""Live prediction: one worker thread that always works on the newest frame, and says how it is doing.
+
+Knows nothing of Swift and imports torch only inside its thread, so that whoever shows the results never waits for it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.errors import StemAeError
+
+Image = NDArray[Any]
+
+CONFIDENT_LATTICE = 0.5
+"""Least confidence (0 to 1) at which a sampling that was estimated from the lattice is used."""
+
+
+class Prediction(Protocol):
+    """What a predictor returns (see :mod:`stem_ae.elit`)."""
+
+    @property
+    def probability(self) -> NDArray[Any]: ...  # noqa: D102
+    @property
+    def uncertainty(self) -> NDArray[Any]: ...  # noqa: D102
+    @property
+    def atoms(self) -> Atoms2D: ...  # noqa: D102
+    @property
+    def novelty(self) -> float: ...  # noqa: D102
+
+
+class Predictor(Protocol):
+    """Anything that finds atoms in an image, such as an ensemble."""
+
+    def predict(self, image: Image, *, sampling: float | tuple[float, float]) -> Prediction: ...  # noqa: D102
+
+
+# --- frames and their sampling --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Å per pixel, and where the number comes from."""
+
+    angstrom_per_px: tuple[float, float]
+    """Å per pixel along (y, x)."""
+    source: Literal["calibration", "typed", "lattice"]
+    confidence: float = 1.0
+    """How sure the estimate from the lattice is, 0 to 1."""
+
+    def __str__(self) -> str:
+        y, x = self.angstrom_per_px
+        number = f"{x:.4f}" if abs(y - x) < 1e-6 * x else f"{x:.4f} × {y:.4f}"
+        words = {
+            "calibration": "from the image's calibration",
+            "typed": "as typed here",
+            "lattice": f"estimated from the lattice ({self.confidence:.0%} sure)",
+        }
+        return f"{number} Å/px, {words[self.source]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingChoice:
+    """How the sampling of a frame is found: its own calibration, a typed number (Å per pixel), or its lattice."""
+
+    source: Literal["calibration", "typed", "lattice"] = "calibration"
+    typed: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frame:
+    """One image to find atoms in.
+
+    Parameters
+    ----------
+    image : array
+        The data, any shape and type: what cannot be used is refused in the worker, with a sentence.
+    calibration : (float, float) or None
+        Å per pixel along (y, x) as the image states it.
+    choice : SamplingChoice
+        Where the sampling shall come from.
+    ready : float
+        ``time.perf_counter()`` when the frame was complete.
+    origin : object
+        Whatever the sender needs to recognise the frame by; not looked at here.
+    """
+
+    image: Image
+    calibration: tuple[float, float] | None
+    choice: SamplingChoice = dataclasses.field(default_factory=SamplingChoice)
+    ready: float = dataclasses.field(default_factory=time.perf_counter)
+    origin: Any = None
+
+
+def checked_image(image: Image) -> NDArray[np.float32]:
+    """Return the image as ``(H, W)`` float32.
+
+    Raises
+    ------
+    StemAeError
+        If there is nothing in it that atoms could be found in.
+    """
+    if image.ndim != 2:
+        raise StemAeError(f"This is {image.ndim}-dimensional data, not an image: choose a two-dimensional image.")
+    if min(image.shape) < 16:
+        raise StemAeError(f"The image has {image.shape[0]} × {image.shape[1]} pixels: it needs at least 16 × 16.")
+    if np.iscomplexobj(image):
+        raise StemAeError("The image is complex: show its absolute value or phase as an image of its own.")
+    pixels = np.asarray(image, dtype=np.float32)
+    bad = pixels.size - int(np.count_nonzero(np.isfinite(pixels)))
+    if bad:
+        raise StemAeError(f"The image has {bad} pixels that are not numbers (NaN or infinite): replace them first.")
+    if pixels.min() == pixels.max():
+        raise StemAeError("The frame is empty (every pixel has the same value): is the beam blanked or the scan off?")
+    return pixels
+
+
+def resolve_sampling(frame: Frame, pixels: NDArray[np.float32], material: str) -> Sampling:
+    """Return the sampling to use for the frame.
+
+    Raises
+    ------
+    StemAeError
+        If the chosen source does not yield one.
+    """
+    choice = frame.choice
+    if choice.source == "typed":
+        if choice.typed is None:
+            raise StemAeError("Type the sampling of this image in Å per pixel.")
+        return Sampling(as_sampling(choice.typed), "typed")
+    if choice.source == "lattice":
+        return _lattice_sampling(pixels, material)
+    if frame.calibration is None:
+        raise StemAeError(
+            "The image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
+            "lattice."
+        )
+    return Sampling(as_sampling(frame.calibration), "calibration")
+
+
+def _lattice_sampling(pixels: NDArray[np.float32], material: str) -> Sampling:
+    from stem_ae.elit.calibrate import estimate_sampling
+
+    value, confidence = estimate_sampling(pixels, material)
+    if not confidence >= CONFIDENT_LATTICE:
+        raise StemAeError(
+            f"No clear {material} lattice was found in this image ({confidence:.0%} sure): type its sampling in Å "
+            "per pixel."
+        )
+    return Sampling(as_sampling(value), "lattice", float(confidence))
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What was found in a frame."""
+
+    frame: Frame
+    pixels: NDArray[np.float32]
+    """The image that was looked at, ``(H, W)``."""
+    sampling: Sampling
+    prediction: Prediction
+    seconds: float
+    """How long the prediction took."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """How the live prediction is doing."""
+
+    seen: int = 0
+    """Frames that arrived."""
+    skipped: int = 0
+    """Frames that a newer one overtook before they were looked at."""
+    predicted: int = 0
+    failed: int = 0
+    """Frames that were refused or failed."""
+    rate: float = 0.0
+    """Predictions per second, over the last few seconds."""
+    latency_s: float = 0.0
+    """Median time from a complete frame to its result being shown, over the last predictions."""
+
+
+class _Meter:
+    """Counts frames and their times; thread safe."""
+
+    WINDOW_S = 5.0
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._finished: collections.deque[float] = collections.deque(maxlen=200)
+        self._latencies: collections.deque[float] = collections.deque(maxlen=50)
+
+    def count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+            if what == "predicted":
+                self._finished.append(time.perf_counter())
+
+    def shown(self, latency_s: float) -> None:
+        with self._lock:
+            self._latencies.append(latency_s)
+
+    def statistics(self) -> Statistics:
+        with self._lock:
+            since = time.perf_counter() - self.WINDOW_S
+            recent = [t for t in self._finished if t >= since]
+            rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+            latency = float(np.median(self._latencies)) if self._latencies else 0.0
+            c = self._counts
+            return Statistics(c["seen"], c["skipped"], c["predicted"], c["failed"], rate, latency)
+
+
+# --- the worker -----------------------------------------------------------------------------------------------------
+
+
+def _leave_a_core_free() -> None:
+    """Keep torch off one core: with all of them, it and the user interface slow each other down tenfold."""
+    import torch
+
+    free = max(1, (os.cpu_count() or 2) - 1)
+    if torch.get_num_threads() > free:
+        torch.set_num_threads(free)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what to tell the user about an error."""
+    if isinstance(error, StemAeError):
+        return str(error)
+    logging.getLogger(__name__).exception("live prediction failed", exc_info=error)
+    return f"The prediction failed: {error or type(error).__name__} (the log has the details)."
+
+
+class LiveWorker:
+    """Finds atoms in the newest frame, over and over, in a thread of its own.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the predictor. Called once, inside the thread: it may import and read what it likes.
+    material : str
+        Name of the material for estimating the sampling from the lattice.
+    changed : callable
+        Called in the worker thread when :attr:`state`, :attr:`result` or :attr:`error` has changed. Must not block.
+    """
+
+    def __init__(self, load: Callable[[], Predictor], material: str, changed: Callable[[], None]) -> None:
+        self._load = load
+        self._material = material
+        self._changed = changed
+        self._meter = _Meter()
+        self._condition = threading.Condition()
+        self._next: Frame | None = None
+        self._closed = False
+        self.state: Literal["loading", "waiting", "running", "failed", "closed"] = "loading"
+        self.result: Result | None = None
+        """The newest result."""
+        self.error = ""
+        """One sentence on what is wrong with the newest frame or the model; empty if nothing is."""
+        self.predictor: Predictor | None = None
+        self._thread = threading.Thread(target=self._run, name="stem-ae live", daemon=True)
+        self._thread.start()
+
+    # any thread
+
+    def submit(self, frame: Frame) -> None:
+        """Hand over a frame. It replaces one that is still waiting; never blocks."""
+        with self._condition:
+            if self._closed:
+                return
+            self._meter.count("seen")
+            if self._next is not None:
+                self._meter.count("skipped")
+            self._next = frame
+            self._condition.notify()
+
+    def shown(self, result: Result) -> None:
+        """Say that a result is on the screen now: this is what the latency is measured to."""
+        self._meter.shown(time.perf_counter() - result.frame.ready)
+
+    @property
+    def statistics(self) -> Statistics:
+        """How the prediction is doing, now."""
+        return self._meter.statistics()
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Stop after the frame in work. Does not wait for that unless told how long."""
+        with self._condition:
+            self._closed = True
+            self._next = None
+            self._condition.notify()
+        if timeout_s and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    # worker thread
+
+    def _run(self) -> None:
+        try:
+            _leave_a_core_free()
+            self.predictor = self._load()
+        except Exception as error:  # whatever a model file or its import can raise, the user must read of it
+            self._tell("failed", error=_sentence(error))
+            return
+        self._tell("waiting")
+        while (frame := self._wait()) is not None:
+            self._work(self.predictor, frame)
+        self.predictor = None
+
+    def _wait(self) -> Frame | None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or self._next is not None)
+            frame, self._next = self._next, None
+            return frame
+
+    def _work(self, predictor: Predictor, frame: Frame) -> None:
+        start = time.perf_counter()
+        try:
+            pixels = checked_image(frame.image)
+            sampling = resolve_sampling(frame, pixels, self._material)
+            prediction = predictor.predict(pixels, sampling=sampling.angstrom_per_px)
+        except Exception as error:  # a frame that cannot be used must not end the live view
+            self._meter.count("failed")
+            self._tell("running", error=_sentence(error))
+            return
+        self._meter.count("predicted")
+        self._tell("running", Result(frame, pixels, sampling, prediction, time.perf_counter() - start))
+
+    def _tell(
+        self, state: Literal["waiting", "running", "failed"], result: Result | None = None, error: str = ""
+    ) -> None:
+        with self._condition:
+            if self._closed:
+                return
+            self.state, self.result, self.error = state, result, error
+        self._changed()

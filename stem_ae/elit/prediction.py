@@ -1,0 +1,61 @@
+"""What an ensemble says about one frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.elit.preprocess import resampling_matrix
+
+FloatImage = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """Classes, uncertainty and atoms of one frame.
+
+    Parameters
+    ----------
+    working_probability : (C, h, w) array
+        Mean over the members of the probability of each class, on the networks' grid.
+    working_uncertainty : (h, w) array
+        Standard deviation over the members, the largest of the classes, on the same grid.
+    working_sampling : float
+        Å per pixel of that grid.
+    atoms : Atoms2D
+        What was found, with positions and classes.
+    novelty : float
+        How far this frame is from what the ensemble knows: up to 1 is familiar.
+    """
+
+    working_probability: FloatImage
+    working_uncertainty: FloatImage
+    working_sampling: float
+    atoms: Atoms2D
+    novelty: float
+
+    @functools.cached_property
+    def probability(self) -> FloatImage:
+        """Probability of each class per image pixel, ``(C, H, W)``; what is missing to one is background."""
+        return np.stack([self._to_image(channel) for channel in self.working_probability])
+
+    @functools.cached_property
+    def uncertainty(self) -> FloatImage:
+        """Standard deviation over the ensemble per image pixel, ``(H, W)``."""
+        return self._to_image(self.working_uncertainty)
+
+    def _to_image(self, channel: FloatImage) -> FloatImage:
+        (height, width), (dy, dx) = self.atoms.shape, self.atoms.sampling
+        # Linear interpolation upwards; where the image is coarser than the grid, the value at the pixel's centre.
+        rows = _interpolation(channel.shape[0], self.working_sampling, height, dy)
+        columns = _interpolation(channel.shape[1], self.working_sampling, width, dx)
+        result: FloatImage = rows @ channel @ columns.T
+        return result
+
+
+def _interpolation(n_in: int, d_in: float, n_out: int, d_out: float) -> FloatImage:
+    return resampling_matrix(n_in, d_in, n_out, d_out)

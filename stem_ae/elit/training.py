@@ -1,0 +1,197 @@
+"""Training: every member of an ensemble from its own random start and its own shuffling, averaged at the end of its path.
+
+The averaging is SWA (Izmailov et al., UAI 2018): the mean of the weights over the last part of the training, at a
+constant learning rate, with the batch statistics measured again for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from stem_ae.elit.network import UNet
+
+Progress = Callable[[int, int, float], None]
+"""Called with steps done, steps in all, and the mean loss since the last call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How long and how hard one member is trained.
+
+    Attributes
+    ----------
+    steps, batch : int
+        Gradient steps, and patches in each.
+    learning_rate, swa_learning_rate : float
+        Peak of the one-cycle schedule, and the constant rate while weights are averaged.
+    swa_share : float
+        Last part of the steps that is averaged.
+    width : int
+        Channels of the network's first level.
+    """
+
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 4e-3
+    swa_learning_rate: float = 1e-3
+    swa_share: float = 0.3
+    width: int = 16
+
+
+_REPORT_EVERY = 25
+_AVERAGE_EVERY = 10
+
+
+def train_member(
+    images: NDArray[np.float16],
+    targets: NDArray[np.uint8],
+    recipe: Recipe,
+    seed: int,
+    start: UNet | None = None,
+    checkpoint: pathlib.Path | None = None,
+    progress: Progress = lambda done, total, loss: None,
+    device: str = "cpu",
+) -> UNet:
+    """Train one network.
+
+    Parameters
+    ----------
+    images : (N, S, S) array
+        Normalised patches.
+    targets : (N, 1 + C, S, S) array
+        Target probabilities in 1/255.
+    recipe : Recipe
+        Steps and rates.
+    seed : int
+        Of the initial weights and the shuffling.
+    start : UNet, optional
+        Weights to start from instead of random ones (adaptation).
+    checkpoint : path, optional
+        Where the state is kept every few hundred steps; if it exists, training goes on from there.
+    progress : callable
+        See :data:`Progress`.
+    device : str
+        A torch device.
+
+    Returns
+    -------
+    UNet
+        The averaged network, on the CPU.
+    """
+    torch.manual_seed(seed)
+    network = UNet(targets.shape[1] - 1, recipe.width)
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    run = _Run(network.to(device), recipe)
+    done = run.restore(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    losses: list[float] = []
+    for step, (image, target) in enumerate(_batches(images, targets, recipe, seed, device, skip=done), start=done + 1):
+        losses.append(run.step(step, image, target))
+        if step % _REPORT_EVERY == 0 or step == recipe.steps:
+            progress(step, recipe.steps, float(np.mean(losses)))
+            losses.clear()
+        if checkpoint is not None and step % 200 == 0:
+            run.save(checkpoint, step)
+    averaged = run.finish(_batches(images, targets, dataclasses.replace(recipe, steps=60), seed + 1, device))
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return averaged
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(self, network: UNet, recipe: Recipe) -> None:
+        self.network = network.train()
+        self.recipe = recipe
+        self.average = AveragedModel(network)
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+        self.swa_start = int(recipe.steps * (1 - recipe.swa_share))
+
+    def step(self, step: int, image: Tensor, target: Tensor) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(step)
+        logits = self.network(image)
+        loss = -(target * torch.log_softmax(logits, 1)).sum(1).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        if step > self.swa_start and step % _AVERAGE_EVERY == 0:
+            self.average.update_parameters(self.network)
+        return float(loss.detach())
+
+    def _rate(self, step: int) -> float:
+        """One cycle up to the start of averaging, then constant."""
+        high, low = self.recipe.learning_rate, self.recipe.swa_learning_rate
+        warm = 0.1 * self.swa_start
+        if step <= warm:
+            return high * step / warm
+        if step >= self.swa_start:
+            return low
+        fraction = (step - warm) / (self.swa_start - warm)
+        return low + (high - low) * 0.5 * (1 + float(np.cos(np.pi * fraction)))
+
+    def finish(self, batches: Iterator[tuple[Tensor, Tensor]]) -> UNet:
+        if int(self.average.n_averaged) == 0:
+            self.average.update_parameters(self.network)
+        update_bn((image for image, _ in batches), self.average)
+        result = self.average.module
+        assert isinstance(result, UNet)
+        return result.cpu().eval()
+
+    def save(self, path: pathlib.Path, step: int) -> None:
+        """Write everything that is needed to go on, so that a kill at any moment leaves the last whole state."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        partial = path.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": json.dumps(step)})
+        partial.replace(path)
+
+    def restore(self, path: pathlib.Path) -> int:
+        tensors = load_file(path)
+        for name, module in (("network", self.network), ("average", self.average)):
+            prefix = name + "."
+            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return int(state[0]["step"])
+
+
+def _batches(
+    images: NDArray[np.float16], targets: NDArray[np.uint8], recipe: Recipe, seed: int, device: str, skip: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled batches, each turned or mirrored as a square can be."""
+    rng = np.random.default_rng(seed)
+    order = np.zeros(0, np.int64)
+    for step in range(recipe.steps):
+        while len(order) < recipe.batch:
+            order = np.concatenate([order, rng.permutation(len(images))])
+        chosen, order = order[: recipe.batch], order[recipe.batch :]
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        if step < skip:
+            continue
+        image = torch.from_numpy(images[chosen].astype(np.float32))[:, None].to(device)
+        target = torch.from_numpy(targets[chosen]).to(device).float() / 255
+        target = target / target.sum(1, keepdim=True)
+        image, target = torch.rot90(image, turns, (2, 3)), torch.rot90(target, turns, (2, 3))
+        if mirror:
+            image, target = image.flip(3), target.flip(3)
+        yield image.contiguous(), target.contiguous()
