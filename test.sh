@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The tests, from a fresh clone; arguments go to pytest (bash test.sh -m "not slow and not gui").
+set -euo pipefail
+cd "$(dirname "$0")"
+. scripts/environment.sh
+
+make_environment "swift,experiment,simulate,descriptors,test"
+make_window_possible
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$VENV/bin/python" -m pytest "$@"
