@@ -62,12 +62,6 @@ class OrderedApplication(Application.Application):
         super().__init__(ui)
         self.__order = order
 
-    def initialize(self, *, load_plug_ins: bool = True, use_root_dir: bool = True) -> None:
-        """Load the plug-ins, then put our microscope in place of the one that they registered."""
-        super().initialize(load_plug_ins=load_plug_ins, use_root_dir=use_root_dir)
-        if self.__order.simulate:
-            importlib.import_module("nionswift_plugin.stem_ae_sim").register()
-
     def start(
         self, *, profile_dir: pathlib.Path | None = None, profile: Profile.Profile | None = None
     ) -> bool:

@@ -16,8 +16,6 @@ class Order:
     ----------
     folder : path or None
         Where Swift keeps project, settings and log instead of the user's own places; ``None``: the user's own.
-    simulate : bool
-        Register the simulated atomic microscope in place of whatever other simulator is installed.
     scenario : str or None
         What to do once the window is open: ``package.module:function``, an ``async`` function of the document window
         and the options that returns something for ``result``.
@@ -30,7 +28,6 @@ class Order:
     """
 
     folder: pathlib.Path | None = None
-    simulate: bool = False
     scenario: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     close: bool = False

@@ -46,15 +46,20 @@ def launcher() -> pathlib.Path:
 def start(
     order: Order, order_path: pathlib.Path, environment: dict[str, str], log: BinaryIO | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start Swift with the order, its output going to ``log`` (an open file; ``None``: this process's)."""
+    """Start Swift with the order, its output going to ``log`` (``None``: to this process's)."""
     command = [str(launcher()), sys.prefix, APPLICATION, str(order.write(order_path))]
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT if log else None)
 
 
-def run_swift(order: Order) -> int:
+def swift_environment(simulate: bool) -> dict[str, str]:
+    """Return this process's environment with the simulated microscope asked for, or left as it is."""
+    return {**os.environ, "STEM_AE_SIMULATE": "1"} if simulate else dict(os.environ)
+
+
+def run_swift(order: Order, simulate: bool) -> int:
     """Open Swift on the user's screen, wait until it is closed and return its exit code."""
     with tempfile.TemporaryDirectory() as scratch:
-        return start(order, pathlib.Path(scratch, "order.json"), dict(os.environ)).wait()
+        return start(order, pathlib.Path(scratch, "order.json"), swift_environment(simulate)).wait()
 
 
 def run_scenario(
@@ -91,10 +96,10 @@ def run_scenario(
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / "result.json"
     result.unlink(missing_ok=True)
-    order = Order(folder, simulate, scenario, options, close=True, result=result)
+    order = Order(folder, scenario, options, close=True, result=result)
     log_path = folder / "swift.log"
     with contextlib.ExitStack() as stack:
-        environment = dict(os.environ)
+        environment = swift_environment(simulate)
         if virtual or (virtual is None and not display.has_display()):
             environment["DISPLAY"] = stack.enter_context(display.virtual_display())
             environment["QT_QPA_PLATFORM"] = "xcb"
