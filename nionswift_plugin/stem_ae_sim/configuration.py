@@ -1,0 +1,123 @@
+"""The simulated microscope as Swift takes it: one object that holds instrument, scan and cameras, and registers them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy
+from nion.device_kit import CameraDevice
+from nion.instrumentation import scan_base
+from nion.utils import Registry
+from numpy.typing import NDArray
+
+from nionswift_plugin.stem_ae_sim.cameras import AtomicCamera, CBEDCamera, EELSCamera
+from nionswift_plugin.stem_ae_sim.instrument import AtomicInstrument
+from nionswift_plugin.stem_ae_sim.scan_device import ScanModule
+from stem_ae.imaging import catalogue
+from stem_ae.imaging.specimens import Specimen
+from stem_ae.imaging.virtual_microscope import Conditions, VirtualMicroscope
+
+_BASE_EXPOSURE_S = 0.02
+
+
+class AtomicMicroscope:
+    """The whole simulated microscope.
+
+    It fits Swift's own headless tests, ``AcquisitionTestContext.test_context(AtomicMicroscope(folder))``, and the plug-in,
+    which calls :meth:`run`. What is simulated is in :attr:`microscope`.
+
+    Parameters
+    ----------
+    configuration_location : str
+        Folder for the kit's configuration files; the plug-in needs none.
+    specimen : Specimen or str
+        What is in first, or its name in the catalogue; see :meth:`choose_specimen` and ``microscope.load``.
+    conditions : Conditions, optional
+        Drift, jitter, contamination, damage.
+    seed : int
+        Of all random numbers.
+    clock : callable
+        Returns seconds; drift and the dose of a parked beam go by it.
+    """
+
+    def __init__(
+        self,
+        configuration_location: str = "",
+        *,
+        specimen: Specimen | str = "graphene with silicon",
+        conditions: Conditions | None = None,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.configuration_location = configuration_location
+        self.specimen_name = specimen if isinstance(specimen, str) else ""
+        first = catalogue.make(specimen) if isinstance(specimen, str) else specimen
+        self.microscope = VirtualMicroscope(first, conditions, seed, clock)
+        self.instrument_id = "stem_ae_sim_controller"
+        self.instrument = AtomicInstrument(self.instrument_id, self.microscope)
+        self.scan_module = ScanModule(self.instrument)
+        self.scan_device = self.scan_module.device
+        self.eels_camera_device_id = "stem_ae_sim_eels"
+        self.ronchigram_camera_device_id = "stem_ae_sim_cbed"
+        self.eels_camera_device = self._camera(self.eels_camera_device_id, "Atomic EELS", EELSCamera)
+        self.ronchigram_camera_device = self._camera(self.ronchigram_camera_device_id, "Atomic CBED", CBEDCamera)
+        self.eels_camera_settings = CameraDevice.CameraSettings(self.eels_camera_device_id, _BASE_EXPOSURE_S)
+        self.ronchigram_camera_settings = CameraDevice.CameraSettings(self.ronchigram_camera_device_id, _BASE_EXPOSURE_S)
+        self.instrument.controls.eels_camera = self.eels_camera_device
+        self.instrument.controls.ronchigram_camera = self.ronchigram_camera_device
+
+    def _camera(self, camera_id: str, name: str, simulator: type[AtomicCamera]) -> CameraDevice.Camera:
+        camera = CameraDevice.Camera(
+            camera_id, simulator.camera_type, name, simulator(self.instrument, self.scan_device), self.instrument
+        )
+        camera.camera_panel_type = simulator.camera_type
+        return camera
+
+    def choose_specimen(self, name: str) -> None:
+        """Put a specimen of the catalogue in; the next frame shows it.
+
+        Raises
+        ------
+        StemAeError
+            If there is none of that name.
+        """
+        self.microscope.load(catalogue.make(name))
+        self.specimen_name = name
+
+    def run(self) -> None:
+        """Register instrument, cameras and scan with Swift."""
+        self._modules = [
+            CameraDevice.CameraModule(self.instrument_id, device, settings)
+            for device, settings in (
+                (self.ronchigram_camera_device, self.ronchigram_camera_settings),
+                (self.eels_camera_device, self.eels_camera_settings),
+            )
+        ]
+        Registry.register_component(self.instrument, {"instrument_controller", "stem_controller"})
+        for module in self._modules:
+            Registry.register_component(module, {"camera_module"})
+        Registry.register_component(self.scan_module, {"scan_module"})
+
+    def stop(self) -> None:
+        """Take them out again, which closes the devices."""
+        for module in self._modules:
+            Registry.unregister_component(module, {"camera_module"})
+        Registry.unregister_component(self.scan_module, {"scan_module"})
+        Registry.unregister_component(self.instrument, {"instrument_controller", "stem_controller"})
+
+    def truth_in_frame(
+        self, parameters: scan_base.ScanFrameParameters | None = None
+    ) -> tuple[NDArray[numpy.float64], list[str]]:
+        """Return the atomic columns in a frame: positions ``(M, 2)`` in Å in the image (as in ``Atoms2D``), and names.
+
+        Parameters
+        ----------
+        parameters : ScanFrameParameters, optional
+            Of a frame that would start now; if not given, the frame under way or the last one is meant, with the drift it
+            had.
+        """
+        frame = self.scan_device.last_frame if parameters is None else self.scan_device.begin_frame(parameters)
+        if frame is None:
+            frame = self.scan_device.begin_frame(self.scan_device.current_frame_parameters)
+        return frame.truth()

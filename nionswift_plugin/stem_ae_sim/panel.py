@@ -1,0 +1,245 @@
+"""The simulator's panel: which specimen, what it suffers, how the beam is set."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gettext
+import typing
+
+from nion.swift import DocumentController, Panel, Workspace
+from nion.ui import Declarative
+from nion.utils import Converter
+
+from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+from stem_ae.imaging import catalogue
+
+_ = gettext.gettext
+
+PANEL_ID = "stem-ae-simulator-panel"
+
+_REFRESH_S = 0.5
+_CONTROLS = {"BeamCurrent": "current_pa", "C10": "defocus_nm", "EHT": "energy_kv", "is_blanked": "blanked"}
+
+
+class Handler(Declarative.Handler):
+    """Shows and sets the simulation; every change acts on the next frame."""
+
+    def __init__(self, simulator: AtomicMicroscope, event_loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._simulator = simulator
+        self._microscope = simulator.microscope
+        self._event_loop = event_loop
+        self._listener = simulator.instrument.controls.property_changed_event.listen(self._control_changed)
+        self._shown_status = self.status
+        self._timer = event_loop.call_later(_REFRESH_S, self._refresh)
+        self.number = Converter.FloatToStringConverter("{:.4g}")
+        self.ui_view = _view(catalogue.names())
+
+    def close(self) -> None:
+        """Let go of the simulator."""
+        self._timer.cancel()
+        self._listener.close()
+        super().close()
+
+    @property
+    def specimen_index(self) -> int:
+        """Which specimen of the catalogue is in."""
+        names = catalogue.names()
+        return names.index(self._simulator.specimen_name) if self._simulator.specimen_name in names else -1
+
+    @specimen_index.setter
+    def specimen_index(self, value: int) -> None:
+        if value >= 0 and value != self.specimen_index:
+            self._simulator.choose_specimen(catalogue.names()[value])
+            self._changed("specimen_index", "status")
+
+    def on_renew(self, widget: Declarative.UIWidget) -> None:
+        """Put the same specimen in again, whole."""
+        if self._simulator.specimen_name:
+            self._simulator.choose_specimen(self._simulator.specimen_name)
+            self._changed("status")
+
+    # Conditions; None, which a field that holds no number gives, changes nothing.
+
+    @property
+    def drift_x(self) -> float:
+        """Drift to the right, Å/min."""
+        return self._microscope.conditions.drift[0] * 60
+
+    @drift_x.setter
+    def drift_x(self, value: float | None) -> None:
+        if value is not None:
+            self._set_condition("drift_x", drift=(value / 60, self._microscope.conditions.drift[1]))
+
+    @property
+    def drift_y(self) -> float:
+        """Drift downwards, Å/min."""
+        return self._microscope.conditions.drift[1] * 60
+
+    @drift_y.setter
+    def drift_y(self, value: float | None) -> None:
+        if value is not None:
+            self._set_condition("drift_y", drift=(self._microscope.conditions.drift[0], value / 60))
+
+    @property
+    def jitter(self) -> float:
+        """RMS displacement of scan lines, Å."""
+        return self._microscope.conditions.jitter
+
+    @jitter.setter
+    def jitter(self, value: float | None) -> None:
+        if value is not None:
+            self._set_condition("jitter", jitter=max(value, 0.0))
+
+    @property
+    def contamination(self) -> float:
+        """Covered area, percent."""
+        return self._microscope.conditions.contamination * 100
+
+    @contamination.setter
+    def contamination(self, value: float | None) -> None:
+        if value is not None:
+            self._set_condition("contamination", contamination=min(max(value / 100, 0.0), 1.0))
+
+    @property
+    def damage(self) -> bool:
+        """Whether the beam ejects atoms."""
+        return self._microscope.conditions.damage
+
+    @damage.setter
+    def damage(self, value: bool) -> None:
+        self._set_condition("damage", damage=value)
+
+    # Controls of the column.
+
+    @property
+    def current_pa(self) -> float:
+        """Beam current, pA."""
+        return self._simulator.instrument.GetVal("BeamCurrent") * 1e12
+
+    @current_pa.setter
+    def current_pa(self, value: float | None) -> None:
+        if value is not None and value >= 0:
+            self._simulator.instrument.SetVal("BeamCurrent", value * 1e-12)
+
+    @property
+    def defocus_nm(self) -> float:
+        """Defocus, nm."""
+        return self._simulator.instrument.GetVal("C10") * 1e9
+
+    @defocus_nm.setter
+    def defocus_nm(self, value: float | None) -> None:
+        if value is not None:
+            self._simulator.instrument.SetVal("C10", value * 1e-9)
+
+    @property
+    def energy_kv(self) -> float:
+        """Beam energy, kV."""
+        return self._simulator.instrument.GetVal("EHT") * 1e-3
+
+    @energy_kv.setter
+    def energy_kv(self, value: float | None) -> None:
+        if value is not None and 10 <= value <= 300:
+            self._simulator.instrument.SetVal("EHT", value * 1e3)
+
+    @property
+    def blanked(self) -> bool:
+        """Whether the beam is blanked."""
+        return self._simulator.instrument.is_blanked
+
+    @blanked.setter
+    def blanked(self, value: bool) -> None:
+        self._simulator.instrument.controls.is_blanked = value
+
+    @property
+    def status(self) -> str:
+        """What the beam has done so far."""
+        ejections = self._microscope.ejections
+        if not ejections:
+            return _("No atom has been ejected.")
+        return _("{count} atoms ejected, the last one {symbol}.").format(
+            count=len(ejections), symbol=ejections[-1].symbol
+        )
+
+    def _set_condition(self, name: str, **values: typing.Any) -> None:
+        self._microscope.conditions = dataclasses.replace(self._microscope.conditions, **values)
+        self._changed(name)
+
+    def _control_changed(self, name: str) -> None:
+        """React to a control that somebody has set, from any thread."""
+        if name in _CONTROLS:
+            self._event_loop.call_soon_threadsafe(self._changed, _CONTROLS[name])
+
+    def _refresh(self) -> None:
+        if self.status != self._shown_status:
+            self._shown_status = self.status
+            self._changed("status")
+        self._timer = self._event_loop.call_later(_REFRESH_S, self._refresh)
+
+    def _changed(self, *names: str) -> None:
+        for name in names:
+            self.property_changed_event.fire(name)
+
+
+def _view(specimens: list[str]) -> Declarative.UIDescription:
+    u = Declarative.DeclarativeUI()
+
+    def field(label: str, name: str) -> Declarative.UIDescription:
+        text = f"@binding({name}, converter=number)"
+        return u.create_row(
+            u.create_label(text=label, width=150), u.create_line_edit(text=text, name=name + "_field", width=64),
+            u.create_stretch(), spacing=8,
+        )  # fmt: skip
+
+    def check(label: str, name: str) -> Declarative.UIDescription:
+        return u.create_row(
+            u.create_check_box(text=label, checked=f"@binding({name})", name=name + "_check_box"), u.create_stretch()
+        )
+
+    return u.create_column(
+        u.create_row(
+            u.create_combo_box(items=specimens, current_index="@binding(specimen_index)", name="specimen_combo_box"),
+            u.create_push_button(text=_("Renew"), name="renew_button", on_clicked="on_renew"),
+            u.create_stretch(),
+            spacing=8,
+        ),
+        field(_("Drift right (Å/min)"), "drift_x"),
+        field(_("Drift down (Å/min)"), "drift_y"),
+        field(_("Line jitter (Å)"), "jitter"),
+        field(_("Contamination (% of area)"), "contamination"),
+        field(_("Beam current (pA)"), "current_pa"),
+        field(_("Beam energy (kV)"), "energy_kv"),
+        field(_("Defocus (nm)"), "defocus_nm"),
+        check(_("Beam ejects atoms"), "damage"),
+        check(_("Beam blanked"), "blanked"),
+        u.create_row(u.create_label(text="@binding(status)"), u.create_stretch()),
+        u.create_stretch(),
+        spacing=6,
+        margin=8,
+    )
+
+
+class SimulatorPanel(Panel.Panel):
+    """The panel that Swift docks."""
+
+    def __init__(
+        self, document_controller: DocumentController.DocumentController, panel_id: str,
+        properties: typing.Mapping[str, typing.Any],
+    ) -> None:  # fmt: skip
+        super().__init__(document_controller, panel_id, _("Simulated microscope"))
+        handler = Handler(properties["simulator"], document_controller.event_loop)
+        self.widget = Declarative.DeclarativeWidget(document_controller.ui, document_controller.event_loop, handler)
+
+
+def register(simulator: AtomicMicroscope) -> None:
+    """Offer the panel in windows that open from now on."""
+    Workspace.WorkspaceManager().register_panel(
+        SimulatorPanel, PANEL_ID, _("Simulated microscope"), ["left", "right"], "left",
+        {"min-width": 260, "simulator": simulator},
+    )  # fmt: skip
+
+
+def unregister() -> None:
+    """Offer it no longer."""
+    Workspace.WorkspaceManager().unregister_panel(PANEL_ID)

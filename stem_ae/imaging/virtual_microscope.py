@@ -1,0 +1,450 @@
+"""A microscope made of equations: a specimen under a beam, its images, its spectra, and what the beam does to it.
+
+No Swift here: ``nionswift_plugin/stem_ae_sim`` is the device layer that turns controls and scan parameters into
+:class:`Beam` and :class:`~stem_ae.imaging.scan_field.ScanField` and asks this class for data. Lengths in Å, and the
+specimen's axes have their origin in its middle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from stem_ae.imaging import adf, damage, diffraction, eels
+from stem_ae.imaging.contamination import hydrocarbon
+from stem_ae.imaging.distortion import drifted, line_jitter
+from stem_ae.imaging.dose import electrons_per_pixel
+from stem_ae.imaging.noise import detect
+from stem_ae.imaging.probe import AberratedProbe
+from stem_ae.imaging.scan_field import ScanField, pixel_centres
+from stem_ae.imaging.scattering import Detector, cross_section
+from stem_ae.imaging.specimens import Specimen
+
+FloatArray = NDArray[np.float64]
+
+_LAYER_SAMPLING = 0.25  # Å, of the contamination's map
+_MARGIN = 3.0  # Å around the specimen that an image has to be computed for
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """The column's settings.
+
+    Parameters
+    ----------
+    energy_ev : float
+        Beam energy in eV.
+    semiangle_mrad : float
+        Convergence semi-angle in mrad.
+    current_pA : float
+        Beam current in pA.
+    defocus, cs : float
+        C10 and C30 in Å.
+    astigmatism : (float, float)
+        C12 in Å, along the specimen's axes.
+    """
+
+    energy_ev: float = 60e3
+    semiangle_mrad: float = 32.0
+    current_pA: float = 200.0
+    defocus: float = 0.0
+    cs: float = 0.0
+    astigmatism: tuple[float, float] = (0.0, 0.0)
+
+    def electrons(self, seconds: float) -> float:
+        """Return how many electrons arrive in a time."""
+        return electrons_per_pixel(self.current_pA, seconds * 1e6)
+
+    def probe(self, source_sigma: float, rotation: float = 0.0) -> AberratedProbe:
+        """Return the focused beam as a scan turned by ``rotation`` (radians) sees it."""
+        turned = complex(*self.astigmatism) * np.exp(-2j * rotation)
+        return _probe(
+            self.energy_ev, self.semiangle_mrad, self.defocus, self.cs, (turned.real, turned.imag), source_sigma
+        )
+
+
+@functools.lru_cache(maxsize=32)
+def _probe(
+    energy_ev: float, semiangle: float, defocus: float, cs: float, astigmatism: tuple[float, float], source: float
+) -> AberratedProbe:
+    """Return one and the same probe for the same settings: it keeps its transfer function."""
+    return AberratedProbe(energy_ev, semiangle, defocus, cs, astigmatism, source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What the operator cannot set but suffers.
+
+    Parameters
+    ----------
+    drift : (float, float)
+        Of the specimen, x and y in Å/s.
+    jitter : float
+        RMS displacement of scan lines in Å.
+    contamination : float
+        Fraction of the specimen under hydrocarbon.
+    damage : bool
+        Whether the beam ejects atoms.
+    source_sigma : float
+        Incoherent source size (standard deviation on the specimen) in Å.
+    thermal_sigma : float
+        Thermal motion of the atoms in projection, standard deviation in Å.
+    background : float
+        Fraction of the beam that reaches the dark field detector without any specimen.
+    readout : float
+        Noise of the detector, standard deviation in electrons per pixel.
+    """
+
+    drift: tuple[float, float] = (0.0, 0.0)
+    jitter: float = 0.0
+    contamination: float = 0.0
+    damage: bool = True
+    source_sigma: float = 0.30
+    thermal_sigma: float = 0.06
+    background: float = 2e-5
+    readout: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Rest:
+    """A beam that stands still.
+
+    Parameters
+    ----------
+    field : ScanField
+        The scan it is parked in (drift not included).
+    fraction : (float, float)
+        Where in that scan, x and y.
+    beam : Beam
+        Its settings.
+    """
+
+    field: ScanField
+    fraction: tuple[float, float]
+    beam: Beam
+
+
+class VirtualMicroscope:
+    """A specimen, the conditions it is looked at under, and the clock and the chance that rule both.
+
+    Thread safe: the scan, two cameras and a panel may use it at once.
+
+    Parameters
+    ----------
+    specimen : Specimen
+        What is under the beam first; see :meth:`load`.
+    conditions : Conditions
+        Drift, damage and so on; assign to :attr:`conditions` to change them.
+    seed : int
+        Of every random number.
+    clock : callable
+        Returns seconds; drift and parked exposure go by it.
+    """
+
+    def __init__(
+        self,
+        specimen: Specimen,
+        conditions: Conditions | None = None,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._rng = np.random.default_rng(seed)
+        self._conditions = conditions or Conditions()
+        self._drifted = np.zeros(2)
+        self._drift_since = clock()
+        self._rest: Rest | None = None
+        self._rest_since = clock()
+        self.load(specimen)
+
+    # --- specimen and conditions ------------------------------------------------------------------------------------
+
+    def load(self, specimen: Specimen) -> None:
+        """Put another specimen in; its log of ejections starts empty."""
+        middle = np.array([*specimen.extent, 0.0]) / 2
+        with self._lock:
+            self._specimen = dataclasses.replace(specimen, positions=specimen.positions - middle)
+            self.ejections: list[damage.Ejection] = []
+            self._layer_seed = int(self._rng.integers(2**31))
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was derived from the specimen as it was."""
+        self._columns: tuple[FloatArray, list[str]] | None = None
+        self._barn: tuple[float, FloatArray] | None = None
+
+    @property
+    def specimen(self) -> Specimen:
+        """The atoms that are there now; positions in Å from the specimen's middle."""
+        return self._specimen
+
+    @property
+    def columns(self) -> tuple[FloatArray, list[str]]:
+        """Projected columns ``(M, 2)`` in Å and their names: the ground truth."""
+        with self._lock:
+            if self._columns is None:
+                self._columns = self._specimen.columns()
+            return self._columns
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the operator suffers; assigning starts new drift where the old one has led."""
+        return self._conditions
+
+    @conditions.setter
+    def conditions(self, value: Conditions) -> None:
+        with self._lock:
+            self.advance()
+            self._drifted = self.drift()
+            self._drift_since = self.clock()
+            self._conditions = value
+
+    def drift(self, at: float | None = None) -> FloatArray:
+        """Return how far the specimen has drifted (x, y) in Å, now or at a time of the clock."""
+        with self._lock:
+            elapsed = (self.clock() if at is None else at) - self._drift_since
+            displacement: FloatArray = self._drifted + elapsed * np.asarray(self._conditions.drift)
+            return displacement
+
+    def random_seed(self) -> int:
+        """Return a seed for somebody else's random numbers, such as a camera's."""
+        with self._lock:
+            return int(self._rng.integers(2**63))
+
+    # --- imaging ----------------------------------------------------------------------------------------------------
+
+    def begin_frame(self, field: ScanField, shape: tuple[int, int], dwell_us: float, beam: Beam) -> ScanFrame:
+        """Return a frame that starts now; ask it for the detectors' counts.
+
+        Parameters
+        ----------
+        field : ScanField
+            Drift not included.
+        shape : (int, int)
+            ``(H, W)`` in pixels.
+        dwell_us : float
+            Per pixel, in microseconds.
+        beam : Beam
+            The column's settings.
+        """
+        with self._lock:
+            self.advance()
+            conditions = self._conditions
+            jitter = line_jitter(shape[0], conditions.jitter, self._rng) if conditions.jitter else None
+            return ScanFrame(
+                specimen=self._specimen,
+                columns=self.columns,
+                layer=self._layer(),
+                conditions=conditions,
+                field=field.moved(self.drift()),
+                shape=shape,
+                dwell_us=dwell_us,
+                beam=beam,
+                line_shifts=jitter,
+                rng=np.random.default_rng(self._rng.integers(2**63)),
+            )
+
+    def _layer(self) -> FloatArray | None:
+        """Carbon atoms per Å² of contamination, over the specimen's extent."""
+        coverage = self._conditions.contamination
+        return _contamination(self._specimen.extent, coverage, self._layer_seed) if coverage else None
+
+    def spectrum(self, point: ArrayLike, losses_ev: FloatArray, beam: Beam) -> FloatArray:
+        """Return the expected fraction of the beam per energy loss (eV) at a point (Å) of the specimen."""
+        width = beam.probe(self._conditions.source_sigma).sigma
+        return eels.spectrum(self._specimen, point, losses_ev, beam.energy_ev, width)
+
+    def pattern(self, point: ArrayLike, shape: tuple[int, int], mrad_per_pixel: float, beam: Beam) -> FloatArray:
+        """Return the expected fraction of the beam per pixel of a diffraction camera at a point (Å) of the specimen."""
+        specimen = self._specimen
+        probe = beam.probe(self._conditions.source_sigma)
+        shift = diffraction.deflection(specimen, point, probe, beam.energy_ev)
+        scattered = diffraction.scattered_fraction(specimen, point, probe.sigma)
+        return diffraction.pattern(shape, mrad_per_pixel, beam.semiangle_mrad, shift, scattered)
+
+    # --- what the beam does -----------------------------------------------------------------------------------------
+
+    def rest(self, rest: Rest | None) -> None:
+        """Let the beam stand still from now on; None: it is blanked, or scans."""
+        with self._lock:
+            self.advance()
+            self._rest = rest
+
+    def advance(self) -> None:
+        """Bring the specimen up to date: deposit what a beam at rest has delivered since the last time."""
+        with self._lock:
+            now, since = self.clock(), self._rest_since
+            self._rest_since = now
+            rest = self._rest
+            if rest is None or now <= since:
+                return
+            # The specimen slides under a parked beam: steps short against the probe.
+            travel = float(np.linalg.norm(self._conditions.drift)) * (now - since)
+            for start, end in _intervals(since, now, int(np.ceil(travel / 0.1))):
+                moved = rest.field.moved(self.drift((start + end) / 2))
+                self._expose(moved.to_specimen(rest.fraction), (0.0, 0.0), 0.0, rest.beam, start, end - start)
+
+    def expose_scan(self, frame: ScanFrame, pixels: int) -> None:
+        """Deposit the dose of ``pixels`` scanned pixels, spread evenly over the frame's field."""
+        seconds = pixels * frame.dwell_us * 1e-6
+        with self._lock:
+            middle = frame.field.to_specimen((0.5, 0.5))
+            self._expose(middle, frame.field.fov, frame.field.rotation, frame.beam, self.clock(), seconds)
+
+    def expose_point(self, field: ScanField, fraction: ArrayLike, beam: Beam, seconds: float) -> None:
+        """Deposit one stationary exposure, such as one pixel of a spectrum image, at a position of a scan."""
+        with self._lock:
+            position = field.moved(self.drift()).to_specimen(fraction)
+            self._expose(position, (0.0, 0.0), 0.0, beam, self.clock(), seconds)
+
+    def _expose(
+        self, middle: FloatArray, size: tuple[float, float], rotation: float, beam: Beam, start: float, seconds: float
+    ) -> None:
+        """Play the game of chance: who leaves, one after the other, each time with the neighbours that are left."""
+        left = beam.electrons(seconds)
+        if not self._conditions.damage or left <= 0:
+            return
+        probe = beam.probe(self._conditions.source_sigma, rotation)
+        scan = ScanField(fov=(1.0, 1.0), centre=(float(middle[0]), float(middle[1])), rotation=rotation)
+        total = left
+        while left > 0:
+            barn = self._cross_sections(beam.energy_ev)
+            within = scan.to_fraction(self._specimen.positions[:, :2]) - 0.5
+            rates = barn * damage.BARN * damage.fluence(probe, size, within)
+            hit = damage.first_ejection(rates, left, self._rng)
+            if hit is None:
+                return
+            atom, after = hit
+            left -= after
+            passed = total - left
+            x, y, _ = self._specimen.positions[atom]
+            self.ejections.append(
+                damage.Ejection(
+                    time_s=start + seconds * passed / total,
+                    position=(float(x), float(y)),
+                    number=int(self._specimen.numbers[atom]),
+                    electrons=passed,
+                )
+            )
+            self._specimen = self._specimen[np.arange(len(self._specimen)) != atom]
+            self._forget()
+
+    def _cross_sections(self, energy_ev: float) -> FloatArray:
+        if self._barn is None or self._barn[0] != energy_ev:
+            self._barn = (energy_ev, damage.ejection_cross_sections(self._specimen, energy_ev))
+        return self._barn[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScanFrame:
+    """One frame: everything that its pixels depend on, fixed when it starts. Made by the microscope.
+
+    ``field`` has the drift at the start in it.
+    """
+
+    specimen: Specimen
+    columns: tuple[FloatArray, list[str]]
+    layer: FloatArray | None
+    conditions: Conditions
+    field: ScanField
+    shape: tuple[int, int]
+    dwell_us: float
+    beam: Beam
+    line_shifts: FloatArray | None
+    rng: np.random.Generator
+
+    @property
+    def sampling(self) -> tuple[float, float]:
+        """Å per pixel, ``(y, x)``."""
+        return self.field.sampling(self.shape)
+
+    @property
+    def electrons(self) -> float:
+        """Electrons per pixel."""
+        return self.beam.electrons(self.dwell_us * 1e-6)
+
+    def in_image(self, xy: FloatArray) -> FloatArray:
+        """Return where specimen positions appear, ``(N, 2)`` Å from the centre of the top-left pixel, drift included."""
+        still = self.field.to_image(xy, self.shape)
+        velocity = self.field.direction_in_image(self.conditions.drift)
+        line_time = self.dwell_us * 1e-6 * self.shape[1]
+        return drifted(still, (float(velocity[0]), float(velocity[1])), line_time, self.sampling)
+
+    def truth(self) -> tuple[FloatArray, list[str]]:
+        """Return the columns inside the frame: positions ``(M, 2)`` in Å in the image, and names."""
+        xy, names = self.columns
+        xy = self.in_image(xy)
+        dy, dx = self.sampling
+        edge = np.array([dx, dy]) / 2
+        inside = np.all((xy >= -edge) & (xy < np.multiply(self.shape[::-1], (dx, dy)) - edge), axis=1)
+        return xy[inside], [name for name, keep in zip(names, inside, strict=True) if keep]
+
+    def fraction(self, detector: Detector) -> FloatArray:
+        """Return the expected fraction of the beam per pixel, ``(H, W)``."""
+        result = self._atoms(detector) + self.conditions.background
+        if self.layer is not None:
+            result += self._contamination(detector)
+        return result
+
+    def counts(self, detector: Detector) -> FloatArray:
+        """Return detected electrons per pixel, ``(H, W)``."""
+        return detect(self.fraction(detector), self.electrons, self.rng, readout=self.conditions.readout)
+
+    def dark_counts(self, pixels: int) -> FloatArray:
+        """Return what the detector reads while the beam is blanked, ``(pixels,)``."""
+        return self.rng.normal(0.0, self.conditions.readout, pixels)
+
+    def _atoms(self, detector: Detector) -> FloatArray:
+        dy, dx = self.sampling
+        image = np.zeros(self.shape)
+        xy = self.in_image(self.specimen.positions[:, :2])
+        reach = 8.0  # Å: atoms farther outside have no part in the frame
+        near = np.all((xy > -reach) & (xy < np.multiply(self.shape[::-1], (dx, dy)) + reach), axis=1)
+        xy = xy[near]
+        if not len(xy):
+            return image
+        # Only where the specimen is: a low magnification would be mostly vacuum.
+        pixels = xy / (dx, dy)
+        margin = np.array([_MARGIN / dx, _MARGIN / dy])
+        left, top = np.maximum(np.floor(pixels.min(0) - margin), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(pixels.max(0) + margin) + 1, self.shape[::-1]).astype(int)
+        if right <= left or bottom <= top:
+            return image
+        image[top:bottom, left:right] = adf.expected_fraction(
+            xy - (left * dx, top * dy),
+            cross_section(self.specimen.numbers[near], detector),
+            (int(bottom - top), int(right - left)),
+            self.sampling,
+            self.beam.probe(self.conditions.source_sigma, self.field.rotation),
+            blur=self.conditions.thermal_sigma,
+            line_shifts=None if self.line_shifts is None else self.line_shifts[top:bottom],
+        )
+        return image
+
+    def _contamination(self, detector: Detector) -> FloatArray:
+        assert self.layer is not None
+        xy = self.field.to_specimen(pixel_centres(self.shape)) + np.divide(self.specimen.extent, 2)
+        index = (xy / _LAYER_SAMPLING).transpose(2, 0, 1)[::-1]
+        carbon = ndimage.map_coordinates(self.layer, index, order=1, mode="constant")
+        result: FloatArray = carbon * float(cross_section(6, detector))
+        return result
+
+
+@functools.lru_cache(maxsize=4)
+def _contamination(extent: tuple[float, float], coverage: float, seed: int) -> FloatArray:
+    shape = (int(extent[1] / _LAYER_SAMPLING) + 1, int(extent[0] / _LAYER_SAMPLING) + 1)
+    scattered = hydrocarbon(shape, _LAYER_SAMPLING, coverage, np.random.default_rng(seed), detector="HAADF")
+    return scattered / float(cross_section(6, "HAADF"))
+
+
+def _intervals(start: float, end: float, parts: int) -> list[tuple[float, float]]:
+    edges = np.linspace(start, end, max(parts, 1) + 1)
+    return [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
