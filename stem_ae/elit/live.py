@@ -7,42 +7,30 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.atoms import Atoms2D, FloatArray, as_sampling
+from stem_ae.elit.calibrate import estimate_sampling
+from stem_ae.elit.prediction import Prediction
+from stem_ae.elit.preprocess import Image, as_image
 from stem_ae.errors import StemAeError
 
-Image = NDArray[Any]
+if TYPE_CHECKING:
+    from stem_ae.elit.ensemble import Ensemble
 
+LEAST_PRESENCE = 0.2
+"""Peaks below this probability are not looked at; what is shown above it can be changed without predicting again."""
 CONFIDENT_LATTICE = 0.5
 """Least confidence (0 to 1) at which a sampling that was estimated from the lattice is used."""
-
-
-class Prediction(Protocol):
-    """What a predictor returns (see :mod:`stem_ae.elit`)."""
-
-    @property
-    def probability(self) -> NDArray[Any]: ...  # noqa: D102
-    @property
-    def uncertainty(self) -> NDArray[Any]: ...  # noqa: D102
-    @property
-    def atoms(self) -> Atoms2D: ...  # noqa: D102
-    @property
-    def novelty(self) -> float: ...  # noqa: D102
-
-
-class Predictor(Protocol):
-    """Anything that finds atoms in an image, such as an ensemble."""
-
-    def predict(self, image: Image, *, sampling: float | tuple[float, float]) -> Prediction: ...  # noqa: D102
 
 
 # --- frames and their sampling --------------------------------------------------------------------------------------
@@ -69,9 +57,12 @@ class Sampling:
         return f"{number} Å/px, {words[self.source]}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SamplingChoice:
-    """How the sampling of a frame is found: its own calibration, a typed number (Å per pixel), or its lattice."""
+    """How the sampling of a frame is found: its own calibration, a typed number (Å per pixel), or its lattice.
+
+    The estimate from the lattice is made once for each choice, and again when the frame's shape or calibration changes.
+    """
 
     source: Literal["calibration", "typed", "lattice"] = "calibration"
     typed: float | None = None
@@ -95,72 +86,68 @@ class Frame:
         Whatever the sender needs to recognise the frame by; not looked at here.
     """
 
-    image: Image
+    image: NDArray[Any]
     calibration: tuple[float, float] | None
     choice: SamplingChoice = dataclasses.field(default_factory=SamplingChoice)
     ready: float = dataclasses.field(default_factory=time.perf_counter)
     origin: Any = None
 
 
-def checked_image(image: Image) -> NDArray[np.float32]:
-    """Return the image as ``(H, W)`` float32.
+class _SamplingFinder:
+    """Finds the sampling of frames; remembers the last estimate from a lattice."""
 
-    Raises
-    ------
-    StemAeError
-        If there is nothing in it that atoms could be found in.
-    """
-    if image.ndim != 2:
-        raise StemAeError(f"This is {image.ndim}-dimensional data, not an image: choose a two-dimensional image.")
-    if min(image.shape) < 16:
-        raise StemAeError(f"The image has {image.shape[0]} × {image.shape[1]} pixels: it needs at least 16 × 16.")
-    if np.iscomplexobj(image):
-        raise StemAeError("The image is complex: show its absolute value or phase as an image of its own.")
-    pixels = np.asarray(image, dtype=np.float32)
-    bad = pixels.size - int(np.count_nonzero(np.isfinite(pixels)))
-    if bad:
-        raise StemAeError(f"The image has {bad} pixels that are not numbers (NaN or infinite): replace them first.")
-    if pixels.min() == pixels.max():
-        raise StemAeError("The frame is empty (every pixel has the same value): is the beam blanked or the scan off?")
-    return pixels
+    def __init__(self, material: str | float) -> None:
+        self._material = material
+        self._estimated_for: tuple[Any, ...] = ()
+        self._estimate: Sampling | None = None
 
+    def find(self, frame: Frame, pixels: Image) -> Sampling:
+        """Return the sampling to use for the frame.
 
-def resolve_sampling(frame: Frame, pixels: NDArray[np.float32], material: str) -> Sampling:
-    """Return the sampling to use for the frame.
+        Raises
+        ------
+        StemAeError
+            If the chosen source does not yield one.
+        """
+        choice = frame.choice
+        if choice.source == "typed":
+            if choice.typed is None:
+                raise StemAeError("Type the sampling of this image in Å per pixel.")
+            return Sampling(as_sampling(choice.typed), "typed")
+        if choice.source == "lattice":
+            return self._from_lattice(frame, pixels)
+        if frame.calibration is None:
+            raise StemAeError(
+                "This image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
+                "lattice."
+            )
+        return Sampling(as_sampling(frame.calibration), "calibration")
 
-    Raises
-    ------
-    StemAeError
-        If the chosen source does not yield one.
-    """
-    choice = frame.choice
-    if choice.source == "typed":
-        if choice.typed is None:
-            raise StemAeError("Type the sampling of this image in Å per pixel.")
-        return Sampling(as_sampling(choice.typed), "typed")
-    if choice.source == "lattice":
-        return _lattice_sampling(pixels, material)
-    if frame.calibration is None:
-        raise StemAeError(
-            "The image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
-            "lattice."
-        )
-    return Sampling(as_sampling(frame.calibration), "calibration")
-
-
-def _lattice_sampling(pixels: NDArray[np.float32], material: str) -> Sampling:
-    from stem_ae.elit.calibrate import estimate_sampling
-
-    value, confidence = estimate_sampling(pixels, material)
-    if not confidence >= CONFIDENT_LATTICE:
-        raise StemAeError(
-            f"No clear {material} lattice was found in this image ({confidence:.0%} sure): type its sampling in Å "
-            "per pixel."
-        )
-    return Sampling(as_sampling(value), "lattice", float(confidence))
+    def _from_lattice(self, frame: Frame, pixels: Image) -> Sampling:
+        key = (frame.choice, pixels.shape, frame.calibration)
+        if self._estimate is None or key != self._estimated_for:
+            value, confidence = estimate_sampling(pixels, self._material)
+            if not confidence >= CONFIDENT_LATTICE:
+                raise StemAeError(
+                    f"No clear lattice was found in this image ({confidence:.0%} sure): type its sampling in Å per "
+                    "pixel."
+                )
+            self._estimate = Sampling(as_sampling(value), "lattice", confidence)
+            self._estimated_for = key
+        return self._estimate
 
 
 # --- results --------------------------------------------------------------------------------------------------------
+
+
+def presence(prediction: Prediction) -> FloatArray:
+    """Return the probability that each atom is there at all, ``(N,)``: the height of its peak, whatever the class."""
+    atomness = np.pad(prediction.working_probability.sum(0), 1, mode="edge")
+    column, row = np.rint(prediction.atoms.positions / prediction.working_sampling).astype(int).T + 1
+    around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]  # positions are refined: the peak may be next door
+    last = np.array(atomness.shape) - 1
+    heights = [atomness[np.clip(row + i, 0, last[0]), np.clip(column + j, 0, last[1])] for i, j in around]
+    return np.asarray(np.max(heights, axis=0), dtype=float)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,12 +155,21 @@ class Result:
     """What was found in a frame."""
 
     frame: Frame
-    pixels: NDArray[np.float32]
+    pixels: Image
     """The image that was looked at, ``(H, W)``."""
     sampling: Sampling
     prediction: Prediction
     seconds: float
     """How long the prediction took."""
+
+    @functools.cached_property
+    def presence(self) -> FloatArray:
+        """Probability that each atom of the prediction is there at all, ``(N,)``."""
+        return presence(self.prediction)
+
+    def atoms(self, threshold: float) -> Atoms2D:
+        """Return the atoms that are there with at least this probability."""
+        return self.prediction.atoms[self.presence >= threshold]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,33 +240,42 @@ def _sentence(error: Exception) -> str:
     return f"The prediction failed: {error or type(error).__name__} (the log has the details)."
 
 
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Which model is at work."""
+
+    name: str
+    version: str
+    species: tuple[str, ...]
+    members: int
+
+
 class LiveWorker:
     """Finds atoms in the newest frame, over and over, in a thread of its own.
 
     Parameters
     ----------
     load : callable
-        Returns the predictor. Called once, inside the thread: it may import and read what it likes.
-    material : str
-        Name of the material for estimating the sampling from the lattice.
+        Returns the ensemble. Called once, inside the thread: it may import and read what it likes.
     changed : callable
         Called in the worker thread when :attr:`state`, :attr:`result` or :attr:`error` has changed. Must not block.
     """
 
-    def __init__(self, load: Callable[[], Predictor], material: str, changed: Callable[[], None]) -> None:
+    def __init__(self, load: Callable[[], Ensemble], changed: Callable[[LiveWorker], None]) -> None:
         self._load = load
-        self._material = material
         self._changed = changed
         self._meter = _Meter()
         self._condition = threading.Condition()
         self._next: Frame | None = None
+        self._shown: Result | None = None
         self._closed = False
-        self.state: Literal["loading", "waiting", "running", "failed", "closed"] = "loading"
+        self.state: Literal["loading", "running", "failed"] = "loading"
+        self.model: Model | None = None
+        """The model, once it is loaded."""
         self.result: Result | None = None
-        """The newest result."""
+        """The newest result, of the newest frame that could be used."""
         self.error = ""
-        """One sentence on what is wrong with the newest frame or the model; empty if nothing is."""
-        self.predictor: Predictor | None = None
+        """One sentence on what is wrong with the model or the newest frame; empty if nothing is."""
         self._thread = threading.Thread(target=self._run, name="stem-ae live", daemon=True)
         self._thread.start()
 
@@ -288,8 +293,10 @@ class LiveWorker:
             self._condition.notify()
 
     def shown(self, result: Result) -> None:
-        """Say that a result is on the screen now: this is what the latency is measured to."""
-        self._meter.shown(time.perf_counter() - result.frame.ready)
+        """Say that a result is on the screen now: this is what the latency is measured to. The first time counts."""
+        if result is not self._shown:
+            self._shown = result
+            self._meter.shown(time.perf_counter() - result.frame.ready)
 
     @property
     def statistics(self) -> Statistics:
@@ -310,14 +317,15 @@ class LiveWorker:
     def _run(self) -> None:
         try:
             _leave_a_core_free()
-            self.predictor = self._load()
+            ensemble = self._load()
+            model = Model(ensemble.name, ensemble.version, tuple(ensemble.species), len(ensemble.members))
         except Exception as error:  # whatever a model file or its import can raise, the user must read of it
-            self._tell("failed", error=_sentence(error))
+            self._tell(state="failed", error=_sentence(error))
             return
-        self._tell("waiting")
+        self._tell(state="running", model=model)
+        finder = _SamplingFinder(ensemble.description.lattice_constant or ensemble.name)
         while (frame := self._wait()) is not None:
-            self._work(self.predictor, frame)
-        self.predictor = None
+            self._work(ensemble, finder, frame)
 
     def _wait(self) -> Frame | None:
         with self._condition:
@@ -325,24 +333,24 @@ class LiveWorker:
             frame, self._next = self._next, None
             return frame
 
-    def _work(self, predictor: Predictor, frame: Frame) -> None:
+    def _work(self, ensemble: Ensemble, finder: _SamplingFinder, frame: Frame) -> None:
         start = time.perf_counter()
         try:
-            pixels = checked_image(frame.image)
-            sampling = resolve_sampling(frame, pixels, self._material)
-            prediction = predictor.predict(pixels, sampling=sampling.angstrom_per_px)
+            pixels = as_image(frame.image)
+            sampling = finder.find(frame, pixels)
+            prediction = ensemble.predict(pixels, sampling.angstrom_per_px, threshold=LEAST_PRESENCE)
         except Exception as error:  # a frame that cannot be used must not end the live view
             self._meter.count("failed")
-            self._tell("running", error=_sentence(error))
+            self._tell(error=_sentence(error))
             return
         self._meter.count("predicted")
-        self._tell("running", Result(frame, pixels, sampling, prediction, time.perf_counter() - start))
+        result = Result(frame, pixels, sampling, prediction, time.perf_counter() - start)
+        self._tell(result=result, error="")
 
-    def _tell(
-        self, state: Literal["waiting", "running", "failed"], result: Result | None = None, error: str = ""
-    ) -> None:
+    def _tell(self, **changes: Any) -> None:
         with self._condition:
             if self._closed:
                 return
-            self.state, self.result, self.error = state, result, error
-        self._changed()
+            for name, value in changes.items():
+                setattr(self, name, value)
+        self._changed(self)

@@ -1,0 +1,330 @@
+"""The Atoms panel: rings on the atoms of a live scan or of any displayed image."""
+
+from __future__ import annotations
+
+import gettext
+import importlib.resources
+import typing
+
+from nion.swift import DocumentController, Panel
+from nion.ui import Declarative
+from nion.utils import Converter
+
+from .atoms_model import AtomClass, AtomsModel
+
+_ = gettext.gettext
+u = Declarative.DeclarativeUI()
+
+LABEL_WIDTH = 72
+
+
+def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str) -> Declarative.UIDescription:
+    """Return a row with its name in front."""
+    name = u.create_label(text=label, width=LABEL_WIDTH, tool_tip=tool_tip)
+    return u.create_row(name, *widgets, spacing=6)
+
+
+class HundredthsConverter(Converter.ConverterLike[float, int]):
+    """A number as the integer hundredths that sliders work with."""
+
+    def convert(self, value: float | None) -> int | None:  # noqa: D102
+        return None if value is None else round(100 * value)
+
+    def convert_back(self, formatted_value: int | None) -> float | None:  # noqa: D102
+        return None if formatted_value is None else formatted_value / 100
+
+
+class TextConverter(Converter.ConverterLike[typing.Any, str]):
+    """A value, or an attribute of it, in a format. One way."""
+
+    def __init__(self, pattern: str) -> None:
+        self.__pattern = pattern
+
+    def convert(self, value: typing.Any) -> str | None:  # noqa: D102
+        return self.__pattern.format(value)
+
+    def convert_back(self, formatted_value: str | None) -> typing.Any:  # noqa: D102
+        raise NotImplementedError
+
+
+class IfConverter(Converter.ConverterLike[typing.Any, typing.Any]):
+    """One of two values, by a condition. One way."""
+
+    def __init__(
+        self, condition: typing.Callable[[typing.Any], bool], yes: typing.Any = True, no: typing.Any = False
+    ) -> None:
+        self.__condition = condition
+        self.__yes, self.__no = yes, no
+
+    def convert(self, value: typing.Any) -> typing.Any:  # noqa: D102
+        return self.__yes if self.__condition(value) else self.__no
+
+    def convert_back(self, formatted_value: typing.Any) -> typing.Any:  # noqa: D102
+        raise NotImplementedError
+
+
+class ClassHandler(Declarative.Handler):
+    """One class: show, colour, name, count."""
+
+    def __init__(self, item: AtomClass) -> None:
+        super().__init__()
+        self.item = item
+        self.ui_view = u.create_row(
+            u.create_check_box(checked="@binding(item.visible)", tool_tip=_("Draw the rings of this class")),
+            {"type": "nionswift.color_chooser", "color": "@binding(item.color)"},
+            u.create_label(text=item.name, font="bold 14px", width=44),
+            u.create_stretch(),
+            u.create_label(text="@binding(item.count)", font="14px", width=80, text_alignment_horizontal="right"),
+            spacing=8,
+        )
+
+
+class HelpWindow(Declarative.WindowHandler):
+    """Explains the panel."""
+
+    def __init__(self, window: DocumentController.DocumentController) -> None:
+        super().__init__()
+        self.text = importlib.resources.files(__package__).joinpath("resources/atoms.md").read_text("utf-8")
+        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
+        self.run(u.create_window(content, title=_("Atoms: help"), margin=8, window_style="tool"), parent_window=window)
+
+
+class AtomsHandler(Declarative.Handler):
+    """The view on an :class:`AtomsModel`."""
+
+    def __init__(self, window: DocumentController.DocumentController, model: AtomsModel) -> None:
+        super().__init__()
+        self.__window = window
+        self.model = model
+        self.hundredths = HundredthsConverter()
+        self.percent_text = TextConverter("{:.0%}")
+        self.angstrom_text = TextConverter("{:.2f} Å")
+        self.status_text = TextConverter("{0.status}")
+        self.status_color = TextConverter("{0.status_color}")
+        self.message_text = TextConverter("{0.message}")
+        self.hint_text = TextConverter("{0.hint}")
+        self.sampling_text = TextConverter("{0.sampling}")
+        self.statistics_text = TextConverter("{0.statistics}")
+        self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.has_hint = IfConverter(lambda texts: bool(texts.hint))
+        self.start_text = IfConverter(bool, _("Stop"), _("Start"))
+        self.folder_text = IfConverter(bool, _("CSV, XYZ to:"), _("Not exported to files"))
+        self.ui_view = u.create_column(
+            self.__source_view(),
+            self.__status_view(),
+            u.create_column(items="model.classes.items", item_component_id="class", spacing=2),
+            u.create_divider(orientation="horizontal"),
+            self.__look_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__sampling_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__snapshot_view(),
+            u.create_stretch(),
+            spacing=10,
+            margin=10,
+        )
+
+    def close(self) -> None:
+        """Close the model with the panel."""
+        self.model.close()
+        super().close()
+
+    def create_handler(
+        self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
+    ) -> Declarative.HandlerLike | None:
+        """Return the view of one class."""
+        return ClassHandler(item) if component_id == "class" else None
+
+    # --- the parts, top to bottom -----------------------------------------------------------------------------------
+
+    def __source_view(self) -> Declarative.UIDescription:
+        source = u.create_combo_box(
+            items_ref="@binding(model.source_names)", current_index="@binding(model.source_index)", name="source_combo"
+        )
+        models = u.create_combo_box(
+            items_ref="@binding(model.model_names)", current_index="@binding(model.model_index)", name="model_combo"
+        )
+        return u.create_column(
+            _row(
+                _("Image"), source, u.create_stretch(), u.create_push_button(
+                    text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
+                ),
+                tool_tip=_("A channel of the scan, frame by frame, or the image in the selected display panel"),
+            ),
+            _row(_("Model"), models, u.create_stretch(), tool_tip=_("What the networks were trained to recognise")),
+            spacing=6,
+        )
+
+    def __status_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_label(
+                    text="@binding(model.texts, converter=status_text)",
+                    color="@binding(model.texts, converter=status_color)",
+                    font="bold 18px",
+                    name="status_label",
+                ),
+                u.create_stretch(),
+                u.create_push_button(
+                    text="@binding(model.is_running, converter=start_text)",
+                    on_clicked="start_clicked",
+                    name="start_button",
+                    width=88,
+                    tool_tip=_("Find atoms in every frame from now on. The scan itself is never started from here."),
+                ),
+                spacing=8,
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=message_text)",
+                visible="@binding(model.texts, converter=has_message)",
+                word_wrap=True,
+                name="message_label",
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=hint_text)",
+                visible="@binding(model.texts, converter=has_hint)",
+                color="#B26A00",
+                word_wrap=True,
+                name="hint_label",
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=statistics_text)",
+                color="#808080",
+                name="statistics_label",
+                tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
+            ),
+            spacing=4,
+        )
+
+    def __look_view(self) -> Declarative.UIDescription:
+        def slider(value: str, low: int, high: int, text: str) -> list[Declarative.UIDescription]:
+            number = f"@binding({value}, converter={text})"
+            return [
+                u.create_slider(value=f"@binding({value}, converter=hundredths)", minimum=low, maximum=high),
+                u.create_label(text=number, width=48, text_alignment_horizontal="right"),
+            ]
+
+        return u.create_column(
+            _row(
+                _("Confidence"),
+                *slider("model.threshold", 20, 95, "percent_text"),
+                tool_tip=_("Least probability of an atom that is shown. Acts at once; nothing is predicted again."),
+            ),
+            _row(
+                _("Ring radius"),
+                *slider("model.radius", 20, 150, "angstrom_text"),
+                tool_tip=_("Size of the rings on the specimen"),
+            ),
+            u.create_row(
+                u.create_check_box(text=_("Rings"), checked="@binding(model.rings)"),
+                u.create_check_box(text=_("Legend"), checked="@binding(model.legend)"),
+                u.create_check_box(
+                    text=_("Uncertainty map"),
+                    checked="@binding(model.uncertainty)",
+                    tool_tip=_(
+                        "Keep “Uncertainty of atoms” up to date: how far the networks of the ensemble disagree at each "
+                        "pixel (standard deviation of the probability, 0 to 0.5). Drag it from the data panel."
+                    ),
+                ),
+                u.create_stretch(),
+                spacing=12,
+            ),
+            spacing=6,
+        )
+
+    def __sampling_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            _row(
+                _("Sampling"),
+                u.create_combo_box(
+                    items=[_("of the image"), _("typed"), _("from the lattice")],
+                    current_index="@binding(model.sampling_index)",
+                    enabled="@binding(model.is_running)",
+                    name="sampling_combo",
+                ),
+                u.create_line_edit(
+                    text="@binding(model.typed_sampling)",
+                    placeholder_text="0.104",
+                    enabled="@binding(model.is_running)",
+                    width=64,
+                    name="sampling_edit",
+                ),
+                u.create_label(text="Å/px"),
+                u.create_stretch(),
+                tool_tip=_(
+                    "Size of a pixel. Images without calibration need it typed, in Å per pixel, or estimated from the "
+                    "lattice that they show. It applies to this image or channel until Swift is closed."
+                ),
+            ),
+            u.create_row(
+                u.create_spacing(LABEL_WIDTH + 6),
+                u.create_label(
+                    text="@binding(model.texts, converter=sampling_text)", color="#808080", name="sampling_label"
+                ),
+                u.create_stretch(),
+            ),
+            spacing=4,
+        )
+
+    def __snapshot_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_push_button(
+                    text=_("Snapshot"),
+                    on_clicked="snapshot_clicked",
+                    name="snapshot_button",
+                    tool_tip=_("Keep the newest frame, its atoms and its uncertainty, with how they were found"),
+                ),
+                u.create_stretch(),
+                u.create_label(text="@binding(model.folder, converter=folder_text)", color="#808080"),
+                u.create_push_button(
+                    text=_("Folder…"),
+                    on_clicked="folder_clicked",
+                    name="folder_button",
+                    tool_tip=_("Where snapshots are also written as CSV and extended XYZ; cancel for nowhere"),
+                ),
+                spacing=8,
+            ),
+            u.create_label(text="@binding(model.folder)", color="#808080", word_wrap=True),
+            spacing=4,
+        )
+
+    # --- what the widgets do ----------------------------------------------------------------------------------------
+
+    def start_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Start, or stop."""
+        if self.model.is_running:
+            self.model.stop()
+        else:
+            self.model.start()
+
+    def snapshot_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Keep what is shown."""
+        self.model.snapshot()
+
+    def folder_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Choose the folder for exports."""
+        folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Export to"), self.model.folder)
+        self.model.folder = folder
+
+    def help_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Explain the panel."""
+        HelpWindow(self.__window)
+
+
+class AtomsPanel(Panel.Panel):
+    """The panel that Swift puts into its dock."""
+
+    panel_id = "stem-ae-atoms-panel"
+    title = _("Atoms")
+
+    def __init__(
+        self,
+        window: DocumentController.DocumentController,
+        panel_id: str,
+        properties: typing.Mapping[str, typing.Any],
+    ) -> None:
+        super().__init__(window, panel_id, self.title)
+        self.model = AtomsModel(window)
+        self.handler = AtomsHandler(window, self.model)
+        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)

@@ -1,0 +1,278 @@
+"""The live worker: newest frame only, never blocking, one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.elit import Prediction, live
+from stem_ae.errors import StemAeError
+from stem_ae.imaging.adf import expected_fraction
+from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.imaging.specimens import graphene
+
+WORKING = 0.2
+
+
+class Brightest:
+    """An ensemble of one rule: the atom is at the brightest pixel. Waits for its gate."""
+
+    name, version, species, members = "brightest", "1", ("X",), (None,)
+    description = types.SimpleNamespace(lattice_constant=2.46)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.working = threading.Event()
+
+    def predict(self, image, sampling, threshold=0.5):
+        self.working.set()
+        assert self.gate.wait(10)
+        row, column = np.unravel_index(image.argmax(), image.shape)
+        xy = np.array([[column * sampling[1], row * sampling[0]]])
+        atoms = Atoms2D(xy, np.eye(2)[None] * 1e-4, [0], self.species, [[1.0]], [1.0], image.shape, sampling)
+        maps = np.zeros((1, 64, 64), np.float32)
+        return Prediction(maps, maps[0], WORKING, atoms, 0.0)
+
+
+def spot(column: int) -> np.ndarray:
+    image = np.zeros((32, 32))
+    image[3, column] = 1.0
+    return image
+
+
+def frame(image, calibration=(0.1, 0.1), **values) -> live.Frame:
+    return live.Frame(image, calibration, **values)
+
+
+class Listener:
+    """Remembers what the worker said, and can wait for it."""
+
+    def __init__(self) -> None:
+        self.results: list[live.Result] = []
+        self.errors: list[str] = []
+        self.calls = 0
+
+    def __call__(self, worker: live.LiveWorker) -> None:
+        if worker.result and (not self.results or worker.result is not self.results[-1]):
+            self.results.append(worker.result)
+        if worker.error:
+            self.errors.append(worker.error)
+        self.calls += 1
+
+    def wait(self, condition, timeout=10.0) -> None:
+        end = time.monotonic() + timeout
+        while not condition(self) and time.monotonic() < end:
+            time.sleep(0.002)
+        assert condition(self)
+
+
+@pytest.fixture
+def ensemble():
+    return Brightest()
+
+
+@pytest.fixture
+def listener():
+    return Listener()
+
+
+@pytest.fixture
+def worker(ensemble, listener):
+    worker = live.LiveWorker(lambda: ensemble, listener)
+    listener.wait(lambda _: worker.state == "running")
+    yield worker
+    ensemble.gate.set()
+    worker.close(timeout_s=5)
+    assert not worker._thread.is_alive()
+
+
+def found_columns(listener) -> list[int]:
+    return [round(result.prediction.atoms.positions_px[0, 0]) for result in listener.results]
+
+
+def test_only_the_newest_frame_is_looked_at(worker, ensemble, listener):
+    ensemble.gate.clear()
+    worker.submit(frame(spot(1)))
+    assert ensemble.working.wait(5)
+    start = time.perf_counter()
+    for column in range(2, 12):
+        worker.submit(frame(spot(column)))
+    assert time.perf_counter() - start < 0.05  # the sender does not wait for the net
+    ensemble.gate.set()
+    listener.wait(lambda seen: len(seen.results) == 2)
+    time.sleep(0.05)
+    assert found_columns(listener) == [1, 11]
+    statistics = worker.statistics
+    assert (statistics.seen, statistics.skipped, statistics.predicted, statistics.failed) == (11, 9, 2, 0)
+
+
+def test_what_is_wrong_with_a_frame_is_one_sentence_and_the_next_one_is_fine(worker, listener):
+    broken = spot(5)
+    broken[0, 0] = np.nan
+    bad = [broken, np.zeros(40), np.ones((32, 32)), np.zeros((0, 0)), spot(3) + 1j, np.zeros((3, 32, 32))]
+    for k, image in enumerate(bad):
+        worker.submit(frame(image))
+        listener.wait(lambda seen, k=k: len(seen.errors) == k + 1)
+    for sentence in listener.errors:
+        assert sentence.endswith((".", "?"))
+        assert "Traceback" not in sentence
+    assert len(set(listener.errors)) == len(bad)  # each says what is wrong with this one
+    worker.submit(frame(spot(7)))
+    listener.wait(lambda seen: seen.results)
+    assert worker.error == ""
+    assert found_columns(listener) == [7]
+    assert worker.statistics.failed == len(bad)
+
+
+def test_a_failing_net_is_reported_and_survived(worker, ensemble, listener, caplog):
+    def fail(image, sampling, threshold=0.5):
+        raise RuntimeError("out of memory")
+
+    whole = ensemble.predict
+    ensemble.predict = fail
+    worker.submit(frame(spot(1)))
+    listener.wait(lambda seen: seen.errors)
+    assert "out of memory" in listener.errors[0]
+    assert any(record.exc_info for record in caplog.records)  # whoever repairs it needs the traceback
+    ensemble.predict = whole
+    worker.submit(frame(spot(2)))
+    listener.wait(lambda seen: seen.results)
+
+
+@pytest.mark.parametrize("error", [StemAeError("There is no model 'x': train one."), ImportError("No module 'torch'")])
+def test_a_model_that_does_not_load(error, listener):
+    def load():
+        raise error
+
+    worker = live.LiveWorker(load, listener)
+    listener.wait(lambda seen: seen.errors)
+    assert worker.state == "failed"
+    assert str(error) in worker.error
+    worker.submit(frame(spot(1)))  # nobody listens any more, and nothing breaks
+    worker.close(timeout_s=5)
+
+
+def test_nothing_is_said_after_closing(ensemble, listener):
+    worker = live.LiveWorker(lambda: ensemble, listener)
+    listener.wait(lambda _: worker.state == "running")
+    ensemble.gate.clear()
+    worker.submit(frame(spot(1)))
+    assert ensemble.working.wait(5)
+    start = time.perf_counter()
+    worker.close()
+    assert time.perf_counter() - start < 0.05  # the caller does not wait for the net
+    calls = listener.calls
+    ensemble.gate.set()
+    worker.close(timeout_s=5)
+    assert not worker._thread.is_alive()
+    assert listener.calls == calls
+    worker.submit(frame(spot(2)))
+    assert worker.statistics.seen == 1
+
+
+def test_latency_is_measured_to_the_first_time_a_result_is_shown(worker, listener):
+    worker.submit(frame(spot(1), ready=time.perf_counter() - 0.5))
+    listener.wait(lambda seen: seen.results)
+    assert worker.statistics.latency_s == 0.0
+    worker.shown(worker.result)
+    first = worker.statistics.latency_s
+    assert 0.5 <= first < 1.5
+    time.sleep(0.05)
+    worker.shown(worker.result)  # drawn again because somebody zoomed
+    assert worker.statistics.latency_s == first
+
+
+def test_the_rate_counts_predictions_of_the_last_seconds(worker, listener):
+    for column in range(5):
+        worker.submit(frame(spot(column)))
+        listener.wait(lambda seen, n=column + 1: len(seen.results) == n)
+        time.sleep(0.05)
+    assert 5 < worker.statistics.rate < 20
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_of_the_calibration_or_as_typed(worker, listener):
+    worker.submit(frame(spot(1), calibration=(0.1, 0.12)))
+    listener.wait(lambda seen: len(seen.results) == 1)
+    assert listener.results[0].sampling.angstrom_per_px == (0.1, 0.12)
+    assert listener.results[0].prediction.atoms.positions[0] == pytest.approx([0.12, 0.3])
+    worker.submit(frame(spot(1), calibration=None))
+    listener.wait(lambda seen: seen.errors)
+    assert "type its sampling" in listener.errors[0]
+    worker.submit(frame(spot(1), calibration=None, choice=live.SamplingChoice("typed", 0.05)))
+    listener.wait(lambda seen: len(seen.results) == 2)
+    assert listener.results[1].sampling.angstrom_per_px == (0.05, 0.05)
+    assert "typed" in str(listener.results[1].sampling)
+
+
+def lattice_image(sampling: float) -> np.ndarray:
+    specimen = graphene((60.0, 60.0), silicon=0.0, rotation=12.0, seed=3)
+    xy = specimen.positions[:, :2]
+    image = expected_fraction(xy, np.ones(len(xy)), (256, 256), (sampling, sampling), GaussianProbe(0.4))
+    return image + np.random.default_rng(0).normal(0, 0.2 * image.std(), image.shape)
+
+
+def test_sampling_from_the_lattice_is_estimated_once_for_each_choice(worker, listener, monkeypatch):
+    estimates = []
+    estimate = live.estimate_sampling
+
+    def counting(*args):
+        estimates.append(estimate(*args))
+        return estimates[-1]
+
+    monkeypatch.setattr(live, "estimate_sampling", counting)
+    image = lattice_image(0.16)
+    choice = live.SamplingChoice("lattice")
+    for k in range(3):
+        worker.submit(frame(image, calibration=None, choice=choice))
+        listener.wait(lambda seen, k=k: len(seen.results) == k + 1)
+    assert len(estimates) == 1
+    assert listener.results[-1].sampling.angstrom_per_px[0] == pytest.approx(0.16, rel=0.02)
+    assert "lattice" in str(listener.results[-1].sampling)
+    worker.submit(frame(image, calibration=None, choice=live.SamplingChoice("lattice")))
+    listener.wait(lambda seen: len(seen.results) == 4)
+    assert len(estimates) == 2
+
+
+def test_no_lattice_no_sampling(worker, listener):
+    noise = np.random.default_rng(1).normal(size=(256, 256))
+    worker.submit(frame(noise, calibration=None, choice=live.SamplingChoice("lattice")))
+    listener.wait(lambda seen: seen.errors)
+    assert "No clear lattice" in listener.errors[0]
+
+
+# --- presence -------------------------------------------------------------------------------------------------------
+
+
+def test_the_threshold_picks_atoms_by_the_height_of_their_peak():
+    heights = np.array([0.9, 0.55, 0.3])
+    maps = np.zeros((2, 40, 50), np.float32)
+    pixels = np.array([[10, 5], [49, 39], [0, 0]])  # x, y: one inside, two in the corners
+    for height, (x, y), share in zip(heights, pixels, (1.0, 0.4, 0.5), strict=True):
+        maps[:, y, x] = height * share, height * (1 - share)
+    xy = pixels * WORKING + [[0.7 * WORKING, -0.4 * WORKING], [-0.6 * WORKING, 0.0], [0.0, 0.0]]  # refined positions
+    n = len(xy)
+    atoms = Atoms2D(xy, np.zeros((n, 2, 2)), np.zeros(n), ("A", "B"), np.full((n, 2), 0.5), np.ones(n), (80, 100), 0.1)
+    prediction = Prediction(maps, maps[0], WORKING, atoms, 0.0)
+    np.testing.assert_allclose(live.presence(prediction), heights, rtol=1e-6)
+    image = np.zeros((80, 100), np.float32)
+    result = live.Result(frame(image), image, live.Sampling((0.1, 0.1), "typed"), prediction, 0.0)
+    assert [len(result.atoms(t)) for t in (0.2, 0.3, 0.5, 0.6, 0.95)] == [3, 3, 2, 1, 0]
+    empty = dataclasses.replace(prediction, atoms=atoms[:0])
+    assert live.presence(empty).shape == (0,)
+
+
+def test_the_module_does_not_import_torch():
+    code = "import sys, stem_ae.elit.live; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
