@@ -1,4 +1,4 @@
-"""The simulated microscope in headless Swift: does every part agree on where an atom is, and does the beam do its work?"""
+"""The simulated microscope in headless Swift: every part agrees on where an atom is, and the beam does its work."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ GEOMETRIES = {
     "wide": {"size": (96, 160), "rotation_rad": 0.3},
     "tall": {"size": (160, 96), "rotation_rad": 0.3, "center_nm": (0.1, 0.2)},
     "sub-scan": {
-        "subscan_pixel_size": (96, 96), "subscan_fractional_size": (0.7, 0.7), "subscan_fractional_center": (0.55, 0.45),
+        "subscan_pixel_size": (96, 96), "subscan_fractional_size": (0.7, 0.7),
+        "subscan_fractional_center": (0.55, 0.45),
     },
     "rotated sub-scan of a rotated wide scan": {
         "size": (96, 160), "rotation_rad": 0.5, "subscan_pixel_size": (80, 100), "subscan_fractional_size": (0.8, 0.6),
@@ -111,8 +112,8 @@ GEOMETRIES = {
 
 def independent_position(xy, p, stage_nm=(0.0, 0.0), shift_nm=(0.0, 0.0)):
     """Where an atom (Å from the specimen's middle) must be in the frame, in pixels: Swift's own geometry, done anew."""
-    turned = Geometry.FloatPoint(y=xy[1] / 10 + stage_nm[0] - shift_nm[0] - p.center_nm.y,
-                                 x=xy[0] / 10 + stage_nm[1] - shift_nm[1] - p.center_nm.x).rotate(-p.rotation_rad)  # fmt: skip
+    offset = Geometry.FloatPoint(*stage_nm) - Geometry.FloatPoint(*shift_nm) - p.center_nm
+    turned = (Geometry.FloatPoint(y=xy[1], x=xy[0]) / 10 + offset).rotate(-p.rotation_rad)
     pixel_nm = p.fov_nm / max(p.pixel_size)
     height, width = p.pixel_size.height * pixel_nm, p.pixel_size.width * pixel_nm
     size = p.pixel_size

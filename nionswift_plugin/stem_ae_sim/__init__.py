@@ -1,7 +1,7 @@
 """A simulated Nion microscope with atoms in it, for Swift. Opt-in: nothing changes until it is asked for.
 
-It takes the place of Swift's stock simulator if the environment variable ``STEM_AE_SIMULATE=1`` is set when Swift starts, or
-if *Preferences > Simulated microscope* says so. It never takes the place of a real instrument.
+It takes the place of Swift's stock simulator if the environment variable ``STEM_AE_SIMULATE=1`` is set when Swift
+starts, or if *Preferences > Simulated microscope* says so. It never takes the place of a real instrument.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _remove_stock_simulator() -> None:
         return
     if instrument.instrument_id != _STOCK_INSTRUMENT:
         raise StemAeError(
-            f"Swift controls the instrument {instrument.instrument_id!r}, which the simulated microscope does not replace: "
-            f"switch the simulation off (Preferences, {ENVIRONMENT_VARIABLE})."
+            f"Swift controls the instrument {instrument.instrument_id!r}, which the simulated microscope does not "
+            f"replace: switch the simulation off (Preferences, {ENVIRONMENT_VARIABLE})."
         )
     from nion.swift import Workspace
 

@@ -73,8 +73,8 @@ class EELSCamera(AtomicCamera):
     @property
     def losses_ev(self) -> NDArray[numpy.float64]:
         """Energy loss of each column in eV."""
-        controls = self._column.controls
-        return controls.energy_offset_eV + controls.energy_per_channel_eV * numpy.arange(self._sensor_dimensions[1])
+        controls, channels = self._column.controls, numpy.arange(float(self._sensor_dimensions[1]))
+        return controls.energy_offset_eV + controls.energy_per_channel_eV * channels
 
     def expected_fraction(self) -> NDArray[numpy.float64]:
         """Return the spectrum of the place where the beam is."""

@@ -6,7 +6,7 @@ import typing
 
 from nion.instrumentation import scan_base
 from nion.usim_device import InstrumentDevice
-from nion.utils import Geometry
+from nion.utils import Geometry, ReferenceCounting
 
 from stem_ae.imaging.scan_field import ScanField
 from stem_ae.imaging.virtual_microscope import Beam, Rest, VirtualMicroscope
@@ -16,9 +16,6 @@ ANGSTROM_PER_NM = 10.0
 
 # Where the beam goes when nobody has set the probe's position: outside the frame, so that what is in view is spared.
 DEFAULT_PARK = Geometry.FloatPoint(y=-0.1, x=-0.1)
-
-_CONTROLS_THAT_MOVE_THE_BEAM = ("is_blanked", "BeamCurrent", "EHT", "ConvergenceAngle", "C10", "C12", "C30", "CSH",
-                                "beam_shift_m", "stage_position_m")  # fmt: skip
 
 SENSORS = {"ronchigram": (128, 128), "eels": (16, 1024)}  # (rows, columns): small, so that they are fast
 
@@ -62,11 +59,13 @@ class AtomicInstrument(InstrumentDevice.Instrument):
         self.SetVal("C10", 0.0)
         self.SetVal("S_VOA", 1.0)
         self.controls.energy_per_channel_eV = 1.0
+        track = ReferenceCounting.weak_partial(AtomicInstrument.track_beam, self)
         self._listeners = [
-            self.probe_state_changed_event.listen(lambda state, position: self.track_beam()),
-            self.scan_context_changed_event.listen(self.track_beam),
-            self.controls.property_changed_event.listen(self._control_changed),
-        ]
+            event.listen(track)
+            for event in (
+                self.probe_state_changed_event, self.scan_context_changed_event, self.controls.property_changed_event
+            )
+        ]  # fmt: skip
         self.track_beam()
 
     def close(self) -> None:
@@ -101,7 +100,7 @@ class AtomicInstrument(InstrumentDevice.Instrument):
         return Beam(
             energy_ev=self.GetVal("EHT"),
             semiangle_mrad=self.GetVal("ConvergenceAngle") * 1e3,
-            current_pA=self.GetVal("BeamCurrent") * 1e12,
+            current_pa=self.GetVal("BeamCurrent") * 1e12,
             defocus=self.GetVal("C10Control") * ANGSTROM_PER_M,
             cs=self.GetVal("C30Control") * ANGSTROM_PER_M,
             astigmatism=(astigmatism.x, astigmatism.y),
@@ -141,13 +140,9 @@ class AtomicInstrument(InstrumentDevice.Instrument):
         position = self.probe_position or DEFAULT_PARK
         return position.x, position.y
 
-    def track_beam(self) -> None:
-        """Tell the microscope where the beam rests from now on, if it rests."""
+    def track_beam(self, *what_changed: object) -> None:
+        """Tell the microscope where the beam rests from now on, if it rests. Called after every change."""
         resting = self.probe_state == "parked" and not self.is_blanked
         self.microscope.rest(Rest(self.context_field, self.parked_fraction, self.beam) if resting else None)
-
-    def _control_changed(self, name: str) -> None:
-        if name in _CONTROLS_THAT_MOVE_THE_BEAM:
-            self.track_beam()
 
 

@@ -52,7 +52,7 @@ class Handler(Declarative.Handler):
     def specimen_index(self, value: int) -> None:
         if value >= 0 and value != self.specimen_index:
             self._simulator.choose_specimen(catalogue.names()[value])
-            self._changed("specimen_index", "status")
+            self._changed("specimen_index", "contamination", "status")
 
     def on_renew(self, widget: Declarative.UIWidget) -> None:
         """Put the same specimen in again, whole."""

@@ -33,7 +33,12 @@ class Pane:
     identifier = "stem_ae_simulator"
     label = _("Simulated microscope")
 
-    def build(self, ui: UserInterface.UserInterface, event_loop: asyncio.AbstractEventLoop | None = None, **kwargs: typing.Any) -> Declarative.DeclarativeWidget:
+    def build(
+        self,
+        ui: UserInterface.UserInterface,
+        event_loop: asyncio.AbstractEventLoop | None = None,
+        **kwargs: typing.Any,
+    ) -> Declarative.DeclarativeWidget:
         """Return the page."""
         assert event_loop is not None
         return Declarative.DeclarativeWidget(ui, event_loop, _Handler())

@@ -1,4 +1,4 @@
-"""The simulated scan unit. Differs from the stock one where that misplaces the beam (positions, sub-scans, clocking)."""
+"""The simulated scan unit; it differs from the stock one where that misplaces the beam."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from stem_ae.imaging.virtual_microscope import ScanFrame
 
 _CHANNELS: dict[str, Detector] = {"HAADF": "HAADF", "MAADF": "MAADF"}
 
-# The kit waits until 50 ms have passed since its last read, and the stock device returns every 5 ms, so that every frame
-# costs a multiple of 50 ms. Reading on until the frame is complete gives one read, and no wait, per live frame.
+# The kit waits until 50 ms have passed since its last read, and the stock device returns every 5 ms, so that every
+# frame costs a multiple of 50 ms. Reading on until the frame is complete gives one read, and no wait, per live frame.
 _READ_S = 0.09
 
 
@@ -97,10 +97,13 @@ class AtomicScanDevice(ScanDevice.Device):
             self._frame = self.begin_frame(frame_parameters)
             self._frame_is_over = False
             self._exposed = 0
+        frame = self._frame
         name = channel.name if isinstance(channel, ScanDevice.Channel) else self.get_channel_name(channel)
         if name in _CHANNELS:
-            return self._frame.counts(_CHANNELS[name]).astype(numpy.float32)
-        return self._frame.dark_counts(numpy.prod(self._frame.shape)).reshape(self._frame.shape).astype(numpy.float32)
+            counts = frame.counts(_CHANNELS[name])
+        else:  # an input with no detector on it
+            counts = frame.dark_counts(frame.shape[0] * frame.shape[1]).reshape(frame.shape)
+        return counts.astype(numpy.float32)
 
     def _forget_frame(self) -> None:
         self._frame_is_over = True

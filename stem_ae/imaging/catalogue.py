@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from stem_ae.errors import StemAeError
+from stem_ae.imaging.defects import grain_boundary, hole
+from stem_ae.imaging.oxides import domain_walls, nio_lsmo
 from stem_ae.imaging.specimens import Specimen, graphene, mos2
 
 EXTENT = (160.0, 160.0)  # Å: leaves room around the usual fields of view for stage and drift
 
-_MAKERS: dict[str, Callable[[], Specimen]] = {
-    "graphene with silicon": lambda: graphene(EXTENT, silicon=0.01),
-    "graphene with vacancies": lambda: graphene(EXTENT, silicon=0.01, vacancies=0.01),
-    "MoS2 with vacancies": lambda: mos2(EXTENT),
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A specimen of the catalogue.
+
+    Parameters
+    ----------
+    make : callable
+        Returns it.
+    contamination : float
+        Fraction of its area that is under hydrocarbon.
+    """
+
+    make: Callable[[], Specimen]
+    contamination: float = 0.0
+
+
+_ENTRIES = {
+    "graphene with silicon": Entry(lambda: graphene(EXTENT, silicon=0.01)),
+    "graphene with vacancies": Entry(lambda: graphene(EXTENT, silicon=0.01, vacancies=0.01)),
+    "graphene with a grain boundary": Entry(lambda: grain_boundary(EXTENT)),
+    "graphene with a hole, contaminated": Entry(lambda: hole(EXTENT), contamination=0.3),
+    "MoS2 with vacancies": Entry(lambda: mos2(EXTENT)),
+    "NiO pillars in LSMO": Entry(lambda: nio_lsmo(EXTENT)),
+    "BiFeO3 with domain walls": Entry(lambda: domain_walls(EXTENT)),
 }
 
 
 def names() -> list[str]:
     """Return the names of all specimens."""
-    return list(_MAKERS)
+    return list(_ENTRIES)
 
 
-def make(name: str) -> Specimen:
-    """Return the specimen of that name.
+def entry(name: str) -> Entry:
+    """Return the entry of that name.
 
     Raises
     ------
     StemAeError
         If there is none.
     """
-    if name not in _MAKERS:
-        raise StemAeError(f"There is no specimen {name!r}: choose one of {', '.join(_MAKERS)}.")
-    return _MAKERS[name]()
+    if name not in _ENTRIES:
+        raise StemAeError(f"There is no specimen {name!r}: choose one of {', '.join(_ENTRIES)}.")
+    return _ENTRIES[name]

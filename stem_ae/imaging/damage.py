@@ -1,9 +1,10 @@
 """Atoms that the beam ejects: displacement cross sections, and the chance game of an exposure.
 
-Elastic knock-on is computed (:func:`knock_on_cross_section`). Sulphur in MoS2 is stated instead: at 60 kV an electron can
-hand it 4.4 eV at most, less than the 6.9 eV that its displacement takes (Komsa et al., PRL 109 (2012) 035503), and yet it
-leaves, because electronic excitation helps (Kretschmer et al., Nano Lett. 20 (2020) 2865; Speckmann et al., PRB 107 (2023)
-094112, who measured 55 to 90 keV). The values here are round numbers of the order of barns that such measurements give.
+Elastic knock-on is computed (:func:`knock_on_cross_section`). Sulphur in MoS2 is stated instead: at 60 kV an electron
+can hand it 4.4 eV at most, less than the 6.9 eV that its displacement takes (Komsa et al., PRL 109 (2012) 035503), and
+yet it leaves, because electronic excitation helps (Kretschmer et al., Nano Lett. 20 (2020) 2865; Speckmann et al., PRB
+107 (2023) 094112, who measured it from 55 to 90 keV). The values here are this simulator's own round numbers, of the
+order of barns as in those papers, not a fit to them.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _WIDE = 20.0  # Å: a scan larger than this doses its field evenly, but for a ri
 def knock_on_cross_section(number: int, threshold_ev: float, energy_ev: float, velocity: float | None = None) -> float:
     """Return the elastic displacement cross section in barn.
 
-    McKinley and Feshbach's approximation (Phys. Rev. 74 (1948) 1759), averaged over the thermal motion of the atom along
-    the beam as in Meyer et al., PRL 108 (2012) 196102.
+    McKinley and Feshbach's approximation (Phys. Rev. 74 (1948) 1759), averaged over the thermal motion of the atom
+    along the beam as in Meyer et al., PRL 108 (2012) 196102.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ def _knock_on(number: int, at_edge: bool, energy_ev: float) -> float:
 def ejection_cross_sections(specimen: Specimen, energy_ev: float) -> FloatArray:
     """Return each atom's cross section for being ejected, ``(N,)`` in barn, as its neighbours allow.
 
-    In a column of two S the one on the exit side leaves (the other would have to pass it); once alone, the second leaves
-    half as easily. Carbon with fewer than three neighbours is edge carbon.
+    In a column of two S the one on the exit side leaves (the other would have to pass it); once alone, the second
+    leaves half as easily. Carbon with fewer than three neighbours is edge carbon.
 
     Parameters
     ----------

@@ -2,8 +2,8 @@
 
 For a phase object the mean deflection of the beam is exactly ``lambda / (2 pi) * C * grad(V * p)``: the gradient of the
 projected potential seen through the probe's intensity, times the interaction constant (Müller et al., Nat. Commun. 5
-(2014) 5653; Lazić et al., Ultramicroscopy 160 (2016) 265). The pattern here is the aperture's disk moved by it, on a weak
-halo of electrons scattered farther; interference within the disk is left out.
+(2014) 5653; Lazić et al., Ultramicroscopy 160 (2016) 265). The pattern here is the aperture's disk moved by it, on a
+weak halo of electrons scattered farther; interference within the disk is left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Electron energy-loss spectra of the atoms under the beam.
 
-A deliberately simple, position-true model: a zero-loss peak, one plasmon-like peak per element, and core-loss edges, each
-proportional to the number of atoms that the beam, widened by the delocalisation of that loss, sees. Single scattering.
+A deliberately simple, position-true model: a zero-loss peak, one plasmon-like peak per element, and core-loss edges,
+each proportional to the number of atoms that the beam, widened by the delocalisation of that loss, sees. Single
+scattering.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def bethe_cross_section(edge: Edge, energy_ev: float) -> float:
 def delocalisation(loss_ev: float, energy_ev: float) -> float:
     """Return the standard deviation in Å of the area an energy loss comes from.
 
-    Half of the signal comes from within the diameter ``0.5 lambda / theta_E^(3/4)`` (Egerton, Ultramicroscopy 107 (2007)
-    575); a Gaussian holds half within 2.355 standard deviations.
+    Half of the signal comes from within the diameter ``0.5 lambda / theta_E^(3/4)`` (Egerton, Ultramicroscopy 107
+    (2007) 575); a Gaussian holds half within 2.355 standard deviations.
     """
     return float(0.5 * wavelength(energy_ev) / (loss_ev / (2 * energy_ev)) ** 0.75 / 2.355)
 
@@ -99,7 +100,9 @@ def areal_density(specimen: Specimen, points: ArrayLike, number: int, sigma: flo
     return density.reshape(points.shape[:-1])
 
 
-def edge_strength(specimen: Specimen, points: ArrayLike, edge: Edge, energy_ev: float, probe_sigma: float) -> FloatArray:
+def edge_strength(
+    specimen: Specimen, points: ArrayLike, edge: Edge, energy_ev: float, probe_sigma: float
+) -> FloatArray:
     """Return the chance per electron of exciting an edge at points ``(..., 2)`` in Å: the ground truth of a map."""
     sigma = float(np.hypot(probe_sigma, delocalisation(edge.onset_ev, energy_ev)))
     return areal_density(specimen, points, edge.number, sigma) * bethe_cross_section(edge, energy_ev)

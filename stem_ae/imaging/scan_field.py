@@ -1,8 +1,8 @@
 """Where a scan lies on the specimen: the one place that turns scan positions into specimen positions and back.
 
 A position in a scan is a *fraction*: (0, 0) is the top-left corner, (1, 1) the bottom-right one, so that pixel
-``(row, column)`` of an ``(H, W)`` frame is centred on ``((column + 0.5) / W, (row + 0.5) / H)``. This is what Swift draws,
-too. Points are arrays ``(..., 2)``, x then y (down); lengths are in Å.
+``(row, column)`` of an ``(H, W)`` frame is centred on ``((column + 0.5) / W, (row + 0.5) / H)``, as Swift draws it.
+Points are arrays ``(..., 2)``, x then y (down); lengths are in Å.
 """
 
 from __future__ import annotations

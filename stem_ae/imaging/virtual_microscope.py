@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from stem_ae.imaging.specimens import Specimen
 FloatArray = NDArray[np.float64]
 
 _LAYER_SAMPLING = 0.25  # Å, of the contamination's map
+_SUPPORTING_DENSITY = 0.1  # atoms per Å² that carry contamination (graphene has 0.38)
 _MARGIN = 3.0  # Å around the specimen that an image has to be computed for
 
 
@@ -43,7 +45,7 @@ class Beam:
         Beam energy in eV.
     semiangle_mrad : float
         Convergence semi-angle in mrad.
-    current_pA : float
+    current_pa : float
         Beam current in pA.
     defocus, cs : float
         C10 and C30 in Å.
@@ -53,14 +55,14 @@ class Beam:
 
     energy_ev: float = 60e3
     semiangle_mrad: float = 32.0
-    current_pA: float = 200.0
+    current_pa: float = 200.0
     defocus: float = 0.0
     cs: float = 0.0
     astigmatism: tuple[float, float] = (0.0, 0.0)
 
     def electrons(self, seconds: float) -> float:
         """Return how many electrons arrive in a time."""
-        return electrons_per_pixel(self.current_pA, seconds * 1e6)
+        return electrons_per_pixel(self.current_pa, seconds * 1e6)
 
     def probe(self, source_sigma: float, rotation: float = 0.0) -> AberratedProbe:
         """Return the focused beam as a scan turned by ``rotation`` (radians) sees it."""
@@ -174,6 +176,7 @@ class VirtualMicroscope:
             self._specimen = dataclasses.replace(specimen, positions=specimen.positions - middle)
             self.ejections: list[damage.Ejection] = []
             self._layer_seed = int(self._rng.integers(2**31))
+            self._layer: tuple[float, FloatArray] | None = None
             self._forget()
 
     def _forget(self) -> None:
@@ -242,7 +245,7 @@ class VirtualMicroscope:
             return ScanFrame(
                 specimen=self._specimen,
                 columns=self.columns,
-                layer=self._layer(),
+                layer=self._contamination(),
                 conditions=conditions,
                 field=field.moved(self.drift()),
                 shape=shape,
@@ -252,10 +255,15 @@ class VirtualMicroscope:
                 rng=np.random.default_rng(self._rng.integers(2**63)),
             )
 
-    def _layer(self) -> FloatArray | None:
-        """Carbon atoms per Å² of contamination, over the specimen's extent."""
+    def _contamination(self) -> FloatArray | None:
+        """Carbon atoms per Å² of hydrocarbon, over the specimen's extent."""
         coverage = self._conditions.contamination
-        return _contamination(self._specimen.extent, coverage, self._layer_seed) if coverage else None
+        if not coverage:
+            return None
+        if self._layer is None or self._layer[0] != coverage:
+            rng = np.random.default_rng(self._layer_seed)
+            self._layer = (coverage, contamination_layer(self._specimen, coverage, rng))
+        return self._layer[1]
 
     def spectrum(self, point: ArrayLike, losses_ev: FloatArray, beam: Beam) -> FloatArray:
         """Return the expected fraction of the beam per energy loss (eV) at a point (Å) of the specimen."""
@@ -372,7 +380,7 @@ class ScanFrame:
         return self.beam.electrons(self.dwell_us * 1e-6)
 
     def in_image(self, xy: FloatArray) -> FloatArray:
-        """Return where specimen positions appear, ``(N, 2)`` Å from the centre of the top-left pixel, drift included."""
+        """Return where specimen positions appear, ``(N, 2)`` Å from the top-left pixel's centre, drift included."""
         still = self.field.to_image(xy, self.shape)
         velocity = self.field.direction_in_image(self.conditions.drift)
         line_time = self.dwell_us * 1e-6 * self.shape[1]
@@ -391,7 +399,7 @@ class ScanFrame:
         """Return the expected fraction of the beam per pixel, ``(H, W)``."""
         result = self._atoms(detector) + self.conditions.background
         if self.layer is not None:
-            result += self._contamination(detector)
+            result += self._carbon_under_beam(self.layer) * float(cross_section(6, detector))
         return result
 
     def counts(self, detector: Detector) -> FloatArray:
@@ -429,22 +437,27 @@ class ScanFrame:
         )
         return image
 
-    def _contamination(self, detector: Detector) -> FloatArray:
-        assert self.layer is not None
+    def _carbon_under_beam(self, layer: FloatArray) -> FloatArray:
         xy = self.field.to_specimen(pixel_centres(self.shape)) + np.divide(self.specimen.extent, 2)
         index = (xy / _LAYER_SAMPLING).transpose(2, 0, 1)[::-1]
-        carbon = ndimage.map_coordinates(self.layer, index, order=1, mode="constant")
-        result: FloatArray = carbon * float(cross_section(6, detector))
-        return result
+        carbon: FloatArray = ndimage.map_coordinates(layer, index, order=1, mode="constant")
+        return carbon
 
 
-@functools.lru_cache(maxsize=4)
-def _contamination(extent: tuple[float, float], coverage: float, seed: int) -> FloatArray:
-    shape = (int(extent[1] / _LAYER_SAMPLING) + 1, int(extent[0] / _LAYER_SAMPLING) + 1)
-    scattered = hydrocarbon(shape, _LAYER_SAMPLING, coverage, np.random.default_rng(seed), detector="HAADF")
-    return scattered / float(cross_section(6, "HAADF"))
+def contamination_layer(specimen: Specimen, coverage: float, rng: np.random.Generator) -> FloatArray:
+    """Return carbon atoms per Å² of hydrocarbon on a specimen (positions from its middle), none where it has holes."""
+    width, height = specimen.extent
+    shape = (int(height / _LAYER_SAMPLING) + 1, int(width / _LAYER_SAMPLING) + 1)
+    carbon = hydrocarbon(shape, _LAYER_SAMPLING, coverage, rng) / float(cross_section(6))
+    edges = [
+        (np.arange(n + 1) - 0.5) * _LAYER_SAMPLING - size / 2 for n, size in zip(shape, (height, width), strict=True)
+    ]
+    x, y, _ = specimen.positions.T
+    atoms = ndimage.gaussian_filter(np.histogram2d(y, x, edges)[0], 1.5 / _LAYER_SAMPLING) / _LAYER_SAMPLING**2
+    carried: FloatArray = carbon * np.clip(atoms / _SUPPORTING_DENSITY, 0, 1)
+    return carried
 
 
 def _intervals(start: float, end: float, parts: int) -> list[tuple[float, float]]:
     edges = np.linspace(start, end, max(parts, 1) + 1)
-    return [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(float(a), float(b)) for a, b in itertools.pairwise(edges)]
