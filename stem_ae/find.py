@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from stem_ae.elit import Prediction
     from stem_ae.imageio import ImageStack
 
-CONFIDENT_LATTICE = 0.5
-"""Least confidence at which the lattice may speak against what the file states, or for it where it is silent."""
 DISAGREEMENT = 0.05
 """Relative difference between stated and measured sampling that is worth a warning."""
 
@@ -88,6 +86,7 @@ def choose_sampling(
         If there is neither a stated sampling nor a clear lattice.
     """
     from stem_ae.elit.calibrate import estimate_sampling
+    from stem_ae.elit.live import CONFIDENT_LATTICE
 
     measured, confidence = estimate_sampling(image, material) if material else (0.0, 0.0)
     clear = confidence >= CONFIDENT_LATTICE
@@ -197,10 +196,11 @@ def write(
     from stem_ae import picture
 
     note = f"{sampling.value[1]:.4f} Å/px, {sampling.source}" + (f"; {sampling.warning}" if sampling.warning else "")
-    figure = picture.found(image, prediction, title, note)
+    atoms, uncertainty = prediction.atoms, prediction.uncertainty
+    figure = picture.found(image, atoms, uncertainty, title, note)
     return {
-        "csv": prediction.atoms.write(folder / f"{name}_atoms.csv"),
-        "extxyz": prediction.atoms.write(folder / f"{name}_atoms.extxyz"),
+        "csv": atoms.write(folder / f"{name}_atoms.csv"),
+        "extxyz": atoms.write(folder / f"{name}_atoms.extxyz"),
         "picture": picture.save(figure, folder / f"{name}_atoms.png"),
-        "uncertainty": picture.save_uncertainty(folder / f"{name}_uncertainty.tif", prediction),
+        "uncertainty": picture.save_uncertainty(folder / f"{name}_uncertainty.tif", uncertainty, atoms.sampling),
     }

@@ -120,7 +120,8 @@ def find_signals(path: pathlib.Path) -> list[Signal]:
     """
     suffix = path.suffix.lower().lstrip(".")
     readers: dict[str, Callable[[pathlib.Path], list[Signal]]] = {
-        "npy": _read_npy, "ndata1": _read_ndata, "h5": _read_hdf5, "hdf5": _read_hdf5,
+        "npy": _read_npy, "ndata1": _read_ndata, "h5": _read_hdf5, "hdf5": _read_hdf5, "tif": _read_tiff,
+        "tiff": _read_tiff,
     }  # fmt: skip
     try:
         return readers.get(suffix, _read_rosettasciio)(path)
@@ -191,6 +192,21 @@ def _from_rosettasciio(entry: Mapping[str, Any], fallback_title: str) -> Signal:
         return Signal(title, data, None, images=False)
     y, x = (to_angstrom(axis.get("scale"), axis.get("units")) for axis in axes[-2:])
     return Signal(title, data, _pair(y, x))
+
+
+def _read_tiff(path: pathlib.Path) -> list[Signal]:
+    """Read a TIFF; RosettaSciIO understands Digital Micrograph's calibrations, and ImageJ's only in micrometres."""
+    import tifffile
+
+    signals = _read_with("rsciio.tiff", path)
+    with tifffile.TiffFile(path) as file:
+        units = (file.imagej_metadata or {}).get("unit")
+        tags = file.pages.first.tags
+        resolution = [tags[name].value for name in ("YResolution", "XResolution") if name in tags]
+    if len(resolution) < 2 or not all(pixels for pixels, _ in resolution):
+        return signals
+    y, x = (to_angstrom(lengths / pixels, units) for pixels, lengths in resolution)
+    return [dataclasses.replace(signal, sampling=signal.sampling or _pair(y, x)) for signal in signals]
 
 
 # --- Nion Swift and plain arrays --------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import Atoms2D
-from stem_ae.elit.prediction import Prediction
 from stem_ae.palette import color
 
 BACKGROUND, INK = "#15181c", "#e8eaed"
@@ -22,15 +21,17 @@ RING_RADIUS = 0.6
 """Å: less than half of the shortest bond, so that rings do not overlap."""
 
 
-def found(image: ArrayLike, prediction: Prediction, title: str = "", note: str = "") -> Figure:
+def found(image: ArrayLike, atoms: Atoms2D, uncertainty: ArrayLike, title: str = "", note: str = "") -> Figure:
     """Return a figure with the rings on the left and the ensemble's uncertainty on the right.
 
     Parameters
     ----------
     image : (H, W) array
         The frame.
-    prediction : Prediction
+    atoms : Atoms2D
         What was found in it.
+    uncertainty : (H, W) array
+        Standard deviation over the ensemble.
     title, note : str
         A line above and a line below.
     """
@@ -38,8 +39,8 @@ def found(image: ArrayLike, prediction: Prediction, title: str = "", note: str =
     size = 6.4 * np.array([2.12 * width, height]) / max(width, height, 1)
     figure = dark_figure(max(float(size[0]), 6.0), float(size[1]) + 0.9)
     left, right = figure.subplots(1, 2)
-    rings(left, image, prediction.atoms)
-    uncertainty_map(right, prediction)
+    rings(left, image, atoms)
+    uncertainty_map(right, uncertainty)
     figure.suptitle(title, color=INK, fontsize=11)
     if note:
         figure.supxlabel(note, color=INK, fontsize=8)
@@ -73,9 +74,9 @@ def rings(axes: Axes, image: ArrayLike, atoms: Atoms2D, legend: bool = True) -> 
         )
 
 
-def uncertainty_map(axes: Axes, prediction: Prediction) -> None:
+def uncertainty_map(axes: Axes, uncertainty: ArrayLike) -> None:
     """Draw the standard deviation over the ensemble, on a scale that does not depend on the frame."""
-    drawn = axes.imshow(prediction.uncertainty, cmap="magma", vmin=0.0, vmax=0.5, interpolation="nearest")
+    drawn = axes.imshow(np.asarray(uncertainty), cmap="magma", vmin=0.0, vmax=0.5, interpolation="nearest")
     axes.set_axis_off()
     bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.01)
     bar.set_label("uncertainty: std of the probability over the ensemble", color=INK, fontsize=8)
@@ -110,12 +111,12 @@ def save(figure: Figure, path: pathlib.Path, dpi: int = 130) -> pathlib.Path:
     return path
 
 
-def save_uncertainty(path: pathlib.Path, prediction: Prediction) -> pathlib.Path:
+def save_uncertainty(path: pathlib.Path, uncertainty: ArrayLike, sampling: tuple[float, float]) -> pathlib.Path:
     """Write the uncertainty map as 32-bit TIFF that carries its sampling, and return the path."""
     import tifffile
 
-    data: NDArray[np.float32] = np.ascontiguousarray(prediction.uncertainty, dtype=np.float32)
-    dy, dx = prediction.atoms.sampling
+    data: NDArray[np.float32] = np.ascontiguousarray(uncertainty, dtype=np.float32)
+    dy, dx = sampling
     metadata: dict[str, Any] = {"unit": "nm", "axes": "YX"}
     tifffile.imwrite(path, data, imagej=True, resolution=(10.0 / dx, 10.0 / dy), metadata=metadata)
     return path

@@ -61,6 +61,15 @@ def test_plain_tiff_and_png_have_no_sampling_until_given(tmp_path):
         assert imageio.read(tmp_path / name, sampling=0.2).sampling == (0.2, 0.2)
 
 
+@pytest.mark.parametrize(("unit", "per_unit"), [("nm", 10), ("micron", 1e4), ("um", 1e4), ("angstrom", 1)])
+def test_imagej_calibrations(tmp_path, unit, per_unit):
+    resolution = (per_unit / 0.12, per_unit / 0.08)
+    tifffile.imwrite(
+        tmp_path / "a.tif", IMAGE.astype(np.float32), imagej=True, resolution=resolution, metadata={"unit": unit}
+    )
+    assert imageio.read(tmp_path / "a.tif").sampling == pytest.approx((0.08, 0.12), rel=1e-4)
+
+
 SWIFT = {"title": "HAADF", "spatial_calibrations": [{"offset": -1.0, "scale": 0.01, "units": "nm"}] * 2}
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 import typing
 
-from nion.swift import DocumentController
+from nion.swift import DocumentController, Workspace
 from PIL import ImageGrab
 
 from stem_ae.errors import StemAeError
@@ -31,9 +31,16 @@ async def wait_until(condition: typing.Callable[[], typing.Any], what: str, time
     return value
 
 
+def workspace(window: DocumentController.DocumentController) -> Workspace.Workspace:
+    """Return the window's workspace: its displays and its panels."""
+    controller = window.workspace_controller
+    assert controller is not None
+    return controller
+
+
 def show_only(window: DocumentController.DocumentController, *panel_ids: str) -> None:
     """Show the named dock panels and hide the others at the sides."""
-    for dock_panel in window.workspace_controller.dock_panels:
+    for dock_panel in workspace(window).dock_panels:
         if dock_panel.panel_id in panel_ids:
             dock_panel.show()
         else:

@@ -20,7 +20,7 @@ def has_display() -> bool:
 
 
 @contextlib.contextmanager
-def virtual_display(size: tuple[int, int] = (1600, 1000)) -> Iterator[str]:
+def virtual_display(size: tuple[int, int] = (1760, 990)) -> Iterator[str]:
     """Run an X server without a screen and yield its name, such as ``":99"``.
 
     Parameters

@@ -13,6 +13,7 @@ import tempfile
 import time
 from typing import Any, BinaryIO
 
+import stem_ae
 from stem_ae.errors import StemAeError
 from stem_ae.launch import display
 from stem_ae.launch.order import Order
@@ -52,8 +53,14 @@ def start(
 
 
 def swift_environment(simulate: bool) -> dict[str, str]:
-    """Return this process's environment with the simulated microscope asked for, or left as it is."""
-    return {**os.environ, "STEM_AE_SIMULATE": "1"} if simulate else dict(os.environ)
+    """Return the environment for Swift: this process's, with this very stem_ae, and the simulator if it is wanted."""
+    environment = dict(os.environ)
+    root = pathlib.Path(stem_ae.__file__).parents[1]
+    if not root.is_relative_to(sys.prefix):  # used from a working tree: Swift's Python has to be told where
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    if simulate:
+        environment["STEM_AE_SIMULATE"] = "1"
+    return environment
 
 
 def run_swift(order: Order, simulate: bool) -> int:

@@ -1,0 +1,133 @@
+"""The real Nion Swift under Xvfb: started, scanning, rings on the atoms, kept results, closed."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stem_ae import Atoms2D, StemAeError, imageio
+from stem_ae.launch import demo, display, process
+from stem_ae.launch.order import Order
+from stem_ae.palette import PALETTE
+
+pytestmark = [pytest.mark.gui, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def scenarios(monkeypatch):
+    """Make the scenarios importable in Swift; where the window cannot be shown, skip, but never in CI."""
+    missing = [
+        what
+        for what, there in (
+            ("Nion Swift", importlib.util.find_spec("nion") is not None),
+            ("Xvfb", sys.platform != "linux" or shutil.which("Xvfb") is not None),
+        )
+        if not there
+    ]
+    if missing:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{' and '.join(missing)} not installed")
+    folder = str(pathlib.Path(__file__).parent / "scenarios")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run(name, folder, timeout_s=60, **options):
+    return process.run_scenario(
+        f"real_app_scenarios:{name}", folder, virtual=sys.platform == "linux", timeout_s=timeout_s, **options
+    )
+
+
+def near(picture, colour):
+    """Return how many pixels have nearly the colour."""
+    wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return int(np.all(np.abs(picture.astype(int) - wanted) < 40, axis=-1).sum())
+
+
+def test_the_demonstration_finds_the_simulated_atoms_and_leaves_its_files(tmp_path):
+    stages = demo.run(tmp_path, seconds=2.0)
+    assert [stage["name"] for stage in stages] == ["graphene", "mos2"]
+    for stage in stages:
+        assert stage["recall"] >= 0.98
+        assert stage["precision"] >= 0.98
+        assert stage["accuracy"] >= 0.95
+        assert stage["rmse"] < 0.15
+        folder = tmp_path / stage["name"]
+        atoms = Atoms2D.read(folder / "atoms.csv")
+        assert len(atoms) == len(Atoms2D.read(folder / "atoms.extxyz")) > 300
+        uncertainty = imageio.read(folder / "uncertainty.tif")
+        np.testing.assert_array_equal(uncertainty.frames[0], np.load(folder / "uncertainty.npy"))
+        assert uncertainty.sampling == pytest.approx(atoms.sampling, rel=1e-3)
+        assert stage["provenance"]["model"]["version"]
+        screen = np.asarray(Image.open(folder / "screen.png").convert("RGB"))
+        for colour in PALETTE[: 2 if stage["name"] == "graphene" else 3]:
+            assert near(screen, colour) > 100, f"no {colour} rings on the screen of {stage['name']}"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4
+    assert (tmp_path / "live_overlay.png").read_bytes() == (tmp_path / "graphene" / "screen.png").read_bytes()
+
+
+def test_settings_and_project_survive_a_restart_and_the_users_own_stay_untouched(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    run("set_threshold", tmp_path / "swift", value=0.73)
+    projects = list((tmp_path / "swift").rglob("*.nsproj"))
+    assert run("get_threshold", tmp_path / "swift") == pytest.approx(0.73)
+    assert list((tmp_path / "swift").rglob("*.nsproj")) == projects
+    assert not list(home.rglob("*.nsproj"))
+
+
+def test_without_being_asked_for_the_simulator_is_not_there_but_the_panel_is(tmp_path):
+    panels = run("panels", tmp_path, simulate=False)
+    assert "scan-control-panel-usim_scan_device" in panels
+    assert "stem-ae-atoms-panel" in panels
+    assert not [panel for panel in panels if "stem_ae_sim" in panel or "stem-ae-simulator" in panel]
+
+
+def test_unusable_images_get_a_sentence_in_the_panel(tmp_path):
+    images = {"blank": np.full((64, 64), 3.0), "volume": np.zeros((4, 4, 64)), "uncalibrated": np.eye(64) * 5.0}
+    for name, data in images.items():
+        np.save(tmp_path / f"{name}.npy", data)
+    said = run("unusable_images", tmp_path / "swift", images=[str(tmp_path / f"{name}.npy") for name in images])
+    assert len(set(said)) == 3
+    assert all(sentence.endswith(".") or sentence.endswith("?") for sentence in said)
+    assert "sampling" in said[2]
+
+
+def test_a_scenario_that_fails_or_hangs_is_an_error_and_nothing_is_left_running(tmp_path):
+    with pytest.raises(StemAeError, match="ValueError: as ordered"):
+        run("fail", tmp_path / "fail")
+    with pytest.raises(StemAeError, match="did not finish within 12 s"):
+        run("hang", tmp_path / "hang", timeout_s=12)
+    if sys.platform == "linux":
+        processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert str(tmp_path) not in processes
+
+
+def test_an_order_survives_its_file(tmp_path):
+    order = Order(tmp_path, "a.b:c", {"n": 1, "text": "Å"}, close=True, result=tmp_path / "result.json")
+    assert Order.read(order.write(tmp_path / "order.json")) == order
+    empty = Order()
+    assert dataclasses.asdict(Order.read(empty.write(tmp_path / "empty.json"))) == dataclasses.asdict(empty)
+    assert json.loads((tmp_path / "empty.json").read_text())["folder"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has Xvfb")
+def test_without_xvfb_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(StemAeError, match="apt-get install xvfb"), display.virtual_display():
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has Xvfb")
+def test_two_virtual_displays_do_not_meet():
+    with display.virtual_display() as first, display.virtual_display() as second:
+        assert first != second
