@@ -77,7 +77,8 @@ def build(
             "plan": dataclasses.asdict(plan), "conditions": dataclasses.asdict(material.conditions), "losses": losses,
         }
         description = Description(
-            name, material.species, WORKING_SAMPLING, material.lattice_constant, plan.recipe.width, provenance
+            name, material.species, WORKING_SAMPLING, material.lattice_constant, plan.recipe.width,
+            provenance=provenance,
         )
         ensemble = Ensemble(members, description)
         ensemble.save(path)

@@ -11,20 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional
 
-from stem_ae.atoms import as_sampling
+from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.elit.likelihood import fit
 from stem_ae.elit.network import MULTIPLE, UNet, fused
 from stem_ae.elit.peaks import find_atoms
+from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
-from stem_ae.elit.preprocess import Image, as_image, to_working_grid
+from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
 from stem_ae.errors import StemAeError
 
 _FORMAT = "stem_ae-ensemble-1"
+_FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Description:
         Å; 0 where the material has none to calibrate with.
     width : int
         Channels of the first level.
+    posterior : Posterior
+        How the networks' positions and the likelihood's are weighed, learnt on simulated frames.
     provenance : dict
         Where it came from: seed, recipe, conditions, parent version, figures.
     """
@@ -52,7 +57,8 @@ class Description:
     sampling: float
     lattice_constant: float
     width: int
-    provenance: dict[str, Any]
+    posterior: Posterior = Posterior()
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Ensemble:
@@ -94,7 +100,11 @@ class Ensemble:
         return hashlib.sha256(to_bytes(self._tensors())).hexdigest()[:12]
 
     def predict(
-        self, image: ArrayLike, sampling: float | tuple[float, float], threshold: float = 0.5
+        self,
+        image: ArrayLike,
+        sampling: float | tuple[float, float],
+        threshold: float = 0.5,
+        refine: bool = True,
     ) -> Prediction:
         """Find and classify the atoms of one frame.
 
@@ -106,6 +116,8 @@ class Ensemble:
             Å per pixel, ``(y, x)`` if two.
         threshold : float
             Smallest probability of being an atom at all.
+        refine : bool
+            Whether positions are fitted to the electrons; without, they are the networks'.
 
         Returns
         -------
@@ -116,21 +128,30 @@ class Ensemble:
         StemAeError
             If the image or the sampling cannot be used.
         """
-        array = as_image(image)
-        dy, dx = as_sampling(sampling)
-        frame = to_working_grid(array, (dy, dx), self.sampling)
-        probability = self._member_probabilities(frame)
+        array = repair(as_image(image))
+        step = as_sampling(sampling)
+        probability = self.member_probabilities(to_working_grid(array, step, self.sampling))
         mean = probability.mean(0)
-        spread = probability.std(0, correction=0).amax(0) if len(self.members) > 1 else torch.zeros_like(mean[0])
-        classes = mean[1:].numpy()
-        atoms = find_atoms(
-            classes, probability[:, 1:].numpy(), self.species, self.sampling, array, (dy, dx), threshold
+        spread = probability.std(0).max(0)
+        atoms = find_atoms(mean[1:], self.species, self.sampling, array, step, threshold)
+        if refine and len(atoms) >= _FEWEST_TO_FIT:
+            atoms = self._refined(array, atoms)
+        return Prediction(mean[1:], spread, self.sampling, atoms, novelty=0.0)
+
+    def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
+        """Return the atoms with positions, covariances and intensities from the electrons as well."""
+        fitted = fit(image, atoms.sampling, atoms.positions)
+        positions, covariance = self.description.posterior.combine(
+            atoms.positions, fitted.positions, fitted.covariance, fitted.converged
         )
-        return Prediction(classes, spread.numpy(), self.sampling, atoms, novelty=0.0)
+        area = 2 * np.pi * float(np.sqrt(np.linalg.det(fitted.probe)))
+        return dataclasses.replace(
+            atoms, positions=positions, covariance=covariance, intensity=fitted.amplitude * area
+        )
 
     @torch.inference_mode()
-    def _member_probabilities(self, frame: Image) -> Tensor:
-        """Return the probabilities ``(M, 1 + C, h, w)`` that each member gives."""
+    def member_probabilities(self, frame: Image) -> NDArray[np.float32]:
+        """Return the probabilities ``(M, 1 + C, h, w)`` that each member gives to a frame on the working grid."""
         if self._fused is None:
             self._fused = tuple(fused(_copy(member)) for member in self.members)
         h, w = frame.shape
@@ -138,7 +159,8 @@ class Ensemble:
         x = functional.pad(torch.from_numpy(np.ascontiguousarray(frame))[None, None], pad, mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
         logits = torch.cat([member(x)[..., :h, :w] for member in self._fused])
-        return torch.softmax(logits, 1)
+        result: NDArray[np.float32] = torch.softmax(logits, 1).numpy()
+        return result
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -179,7 +201,8 @@ class Ensemble:
         except Exception as error:  # safetensors raises its own kinds; whatever it is, the file is not ours
             raise StemAeError(f"{path.name} is not a stem_ae model ({error}).") from error
         names = [field.name for field in dataclasses.fields(Description)]
-        description = Description(**{name: facts[name] for name in names} | {"species": tuple(facts["species"])})
+        facts |= {"species": tuple(facts["species"]), "posterior": Posterior(**facts.get("posterior", {}))}
+        description = Description(**{name: facts[name] for name in names})
         members = []
         for k in range(facts["members"]):
             member = UNet(len(description.species), description.width)

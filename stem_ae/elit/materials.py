@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import ase
 import numpy as np
 
+from stem_ae.elit.calibrate import HEXAGONAL_LATTICE
 from stem_ae.elit.synthesis import Conditions, MakeSpecimen
-from stem_ae.imaging.specimens import Specimen, graphene, mos2
+from stem_ae.errors import StemAeError
+from stem_ae.imaging.specimens import Specimen, from_ase, graphene, mos2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Material:
     conditions : Conditions
         Microscope states to cover.
     lattice_constant : float
-        Å; of the hexagonal cell, or the shortest in-plane period.
+        Å, of the hexagonal lattice; 0 where there is none to measure a sampling from.
     """
 
     species: tuple[str, ...]
@@ -74,6 +78,36 @@ def _with_hole(specimen: Specimen, rng: np.random.Generator) -> Specimen:
 
 
 MATERIALS: dict[str, Material] = {
-    "graphene": Material(("C", "Si"), _random_graphene, Conditions(), 2.46),
-    "mos2": Material(("Mo", "S2", "S1"), _random_mos2, Conditions(log_dose=(3e3, 1e7)), 3.16),
+    "graphene": Material(("C", "Si"), _random_graphene, Conditions(), HEXAGONAL_LATTICE["graphene"]),
+    "mos2": Material(("Mo", "S2", "S1"), _random_mos2, Conditions(log_dose=(3e3, 1e7)), HEXAGONAL_LATTICE["mos2"]),
 }
+
+
+def crystal(atoms: ase.Atoms, zone: tuple[int, int, int], species: Sequence[str] = ()) -> Material:
+    """Return a material to train on from a crystal's unit cell.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The cell.
+    zone : (int, int, int)
+        Zone axis along the beam.
+    species : sequence of str
+        Columns to look for; all of them if empty.
+
+    Raises
+    ------
+    StemAeError
+        If the cell cannot be used or lacks one of ``species``.
+    """
+    present = sorted(set(from_ase(atoms, (30.0, 30.0), zone).columns()[1]))
+    missing = [name for name in species if name not in present]
+    if missing:
+        raise StemAeError(f"Seen along {list(zone)} there is no column {missing[0]!r}: choose from {', '.join(present)}.")
+
+    def make_specimen(extent: tuple[float, float], rng: np.random.Generator) -> Specimen:
+        specimen = from_ase(atoms, extent, zone, rng.uniform(0, 360))
+        specimen = specimen[rng.random(len(specimen)) >= rng.choice([0.0, 0.01, 0.05])]
+        return _with_hole(specimen, rng) if rng.random() < 0.3 else specimen
+
+    return Material(tuple(species) or tuple(present), make_specimen, Conditions(), 0.0)

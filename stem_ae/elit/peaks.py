@@ -14,12 +14,12 @@ FloatImage = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
 _SMALLEST_DISTANCE = 0.75  # Å: two peaks closer than this are one atom
+_USUAL_ERROR = 0.05  # Å per axis, of a position that only the networks know
 _CLASS_RADIUS = 0.4  # Å: the class is voted over this disc
 
 
 def find_atoms(
     probability: FloatImage,
-    member_probability: FloatImage,
     species: Sequence[str],
     working: float,
     image: FloatImage,
@@ -32,8 +32,6 @@ def find_atoms(
     ----------
     probability : (C, h, w) array
         Mean over the members.
-    member_probability : (M, C, h, w) array
-        Each member's.
     species : sequence of str
         Names of the C classes.
     working : float
@@ -49,17 +47,13 @@ def find_atoms(
     rows, columns = _peaks(atomness, working, threshold)
     if not len(rows):
         return Atoms2D.empty(species, (image.shape[0], image.shape[1]), sampling)
-    peak = _refined(atomness, rows, columns)
-    members = np.stack([_refined(member.sum(0), rows, columns) for member in member_probability])
-    spread = (members - members.mean(0)) * working
-    covariance = np.einsum("mni,mnj->nij", spread, spread) / len(members)
     votes = _disc_sum(probability, rows, columns, _CLASS_RADIUS / working).astype(float)
     votes /= votes.sum(1, keepdims=True)
-    positions = peak * working
+    positions = _refined(atomness, rows, columns) * working
     limit = np.array([(image.shape[1] - 1) * sampling[1], (image.shape[0] - 1) * sampling[0]])
     return Atoms2D(
         positions=np.clip(positions, 0, limit),
-        covariance=covariance + np.eye(2) * 1e-6,
+        covariance=np.tile(np.eye(2) * _USUAL_ERROR**2, (len(rows), 1, 1)),
         labels=votes.argmax(1),
         species=tuple(species),
         probabilities=votes,
@@ -109,12 +103,12 @@ def _disc_sum(
 
 
 def _intensity(image: FloatImage, positions: FloatArray, sampling: tuple[float, float]) -> FloatArray:
-    """Return the image's mean within 0.35 Å of each atom, less the frame's first percentile."""
+    """Return the image's sum within 0.35 Å of each atom, less the frame's first percentile, in image units times Å²."""
     dy, dx = sampling
     ry, rx = int(np.ceil(0.35 / dy)), int(np.ceil(0.35 / dx))
     y, x = np.mgrid[-ry : ry + 1, -rx : rx + 1]
     inside = np.hypot(x * dx, y * dy) <= max(0.35, dx, dy)
     r = np.clip(np.rint(positions[:, 1] / dy).astype(int)[:, None] + y[inside], 0, image.shape[0] - 1)
     c = np.clip(np.rint(positions[:, 0] / dx).astype(int)[:, None] + x[inside], 0, image.shape[1] - 1)
-    result: FloatArray = image[r, c].mean(1, dtype=float) - float(np.percentile(image, 1))
-    return result
+    above: FloatArray = image[r, c].mean(1, dtype=float) - float(np.percentile(image, 1))
+    return above * np.pi * 0.35**2

@@ -61,6 +61,44 @@ class Conditions:
     coverage: float = 0.6
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """One simulated frame and what is in it.
+
+    Attributes
+    ----------
+    counts : (H, W) float32 array
+        The recorded frame.
+    sampling : float
+        Å per pixel.
+    xy : (N, 2) array
+        Where the columns appear, in Å in the image's frame; some lie beyond its edge.
+    names : list of str
+        Their classes.
+    """
+
+    counts: Image
+    sampling: float
+    xy: FloatArray
+    names: list[str]
+
+
+def scene(make_specimen: MakeSpecimen, extent: float, conditions: Conditions, rng: np.random.Generator) -> Scene:
+    """Return a square frame of at least ``extent`` Å under random conditions."""
+    sampling = _log_uniform(rng, conditions.log_sampling)
+    pixels = int(np.ceil(extent / sampling)) + 1
+    margin = 6.0  # Å: atoms beyond the edge shine into the frame
+    specimen = make_specimen((extent + 2 * margin, extent + 2 * margin), rng)
+    specimen = _zoomed(specimen, rng.uniform(*conditions.zoom), margin)
+    specimen = dataclasses.replace(specimen, positions=_displaced(specimen.positions, conditions.displacement, rng))
+    jitter = line_jitter(pixels, rng.uniform(0, conditions.jitter) * (rng.random() < 0.6), rng, rng.uniform(0, 0.9))
+    counts = _record(specimen, (pixels, pixels), sampling, jitter, conditions, rng)
+    centres, names = specimen.columns()
+    line = np.clip(np.rint(centres[:, 1] / sampling), 0, pixels - 1).astype(int)
+    apparent = centres - np.column_stack([jitter[line], np.zeros(len(line))])
+    return Scene(counts.astype(np.float32), sampling, apparent, names)
+
+
 def patch(
     make_specimen: MakeSpecimen,
     species: Sequence[str],
@@ -78,20 +116,9 @@ def patch(
     (1 + C, size, size) float32 array
         Target probabilities; channel 0 is the background.
     """
-    extent = size * working
-    sampling = _log_uniform(rng, conditions.log_sampling)
-    pixels = int(np.ceil(extent / sampling)) + 1
-    margin = 6.0  # Å: atoms beyond the edge shine into the frame
-    specimen = make_specimen((extent + 2 * margin, extent + 2 * margin), rng)
-    specimen = _zoomed(specimen, rng.uniform(*conditions.zoom), margin)
-    specimen = dataclasses.replace(specimen, positions=_displaced(specimen.positions, conditions.displacement, rng))
-    jitter = line_jitter(pixels, rng.uniform(0, conditions.jitter) * (rng.random() < 0.6), rng, rng.uniform(0, 0.9))
-    counts = _record(specimen, (pixels, pixels), sampling, jitter, conditions, rng)
-    image = to_working_grid(counts.astype(np.float32), sampling, working)[:size, :size]
-    centres, names = specimen.columns()
-    line = np.clip(np.rint(centres[:, 1] / sampling), 0, pixels - 1).astype(int)
-    apparent = centres - np.column_stack([jitter[line], np.zeros(len(line))])
-    return image, target(apparent, names, species, (size, size), working)
+    shot = scene(make_specimen, size * working, conditions, rng)
+    image = to_working_grid(shot.counts, shot.sampling, working)[:size, :size]
+    return image, target(shot.xy, shot.names, species, (size, size), working)
 
 
 def target(

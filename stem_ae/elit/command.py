@@ -1,0 +1,152 @@
+"""``stem-ae train`` and ``stem-ae models``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from stem_ae.errors import StemAeError
+from stem_ae.store import models
+
+if TYPE_CHECKING:
+    from stem_ae.elit.materials import Material
+
+
+def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register both commands."""
+    train = subparsers.add_parser(
+        "train",
+        help="train a model for a structure",
+        description="Train an ensemble on simulated images of a structure. Called again after an interruption, "
+        "it goes on where it was.",
+    )
+    train.add_argument("structure", help="graphene, mos2, or a file that ASE reads (CIF, POSCAR, extended XYZ)")
+    train.add_argument("--name", help="name of the model (default: the structure's)")
+    train.add_argument("--zone", nargs=3, type=int, default=[0, 0, 1], metavar=("U", "V", "W"), help="zone axis")
+    train.add_argument("--species", nargs="+", default=[], help="columns to look for (default: all)")
+    train.add_argument("--members", type=int, default=5, help="networks in the ensemble (default: 5)")
+    train.add_argument("--steps", type=int, default=3000, help="training steps of each network (default: 3000)")
+    train.add_argument("--patches", type=int, default=4000, help="simulated training images (default: 4000)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
+    train.add_argument("--threads", type=int, help="threads for torch (default: all cores but one)")
+    train.add_argument("--output", type=pathlib.Path, help="file to write (default: the user's model store)")
+    train.set_defaults(run=_train)
+
+    listing = subparsers.add_parser("models", help="list, show and import models", description="The model store.")
+    actions = listing.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, text in (("list", "all models"), ("show", "one model's facts"), ("remove", "delete one of your own"),
+                         ("import", "copy a model file into the store")):
+        parser = actions.add_parser(action, help=text, description=text)
+        if action in ("show", "remove"):
+            parser.add_argument("name")
+        if action == "import":
+            parser.add_argument("file", type=pathlib.Path)
+            parser.add_argument("--name", help="name in the store (default: the model's own)")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.set_defaults(run=_MODEL_ACTIONS[action])
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    for option in ("members", "steps", "patches"):
+        if getattr(arguments, option) < 1:
+            raise StemAeError(f"--{option} is {getattr(arguments, option)}: give at least 1.")
+    material, default_name = _material(arguments)
+    name = arguments.name or default_name
+    path = arguments.output or _resumable_path(name)
+
+    import torch
+    from tqdm import tqdm
+
+    from stem_ae.elit.build import Plan, build
+    from stem_ae.elit.training import Recipe
+
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise StemAeError("There is no CUDA device here: use --device cpu.")
+    torch.set_num_threads(arguments.threads or max(1, (os.cpu_count() or 1) - 1))
+    plan = Plan(arguments.members, arguments.patches, recipe=Recipe(steps=arguments.steps), seed=arguments.seed)
+    bars: dict[str, tqdm[Any]] = {}
+
+    def report(what: str, done: int, total: int, loss: float) -> None:
+        bar = bars.setdefault(what, tqdm(total=total, desc=what, leave=True, mininterval=0.5))
+        bar.update(done - bar.n)
+        if loss:
+            bar.set_postfix(loss=f"{loss:.4f}")
+        if done == total:
+            bar.close()
+
+    ensemble = build(name, material, plan, path, device, report)
+    print(f"{path}: {len(ensemble.members)} networks for {', '.join(ensemble.species)}, version {ensemble.version}")
+
+
+def _resumable_path(name: str) -> pathlib.Path:
+    """Return where the model goes; one that a training left there is taken up again."""
+    own = models.user_folder() / f"{name}.safetensors"
+    return own if own.exists() else models.new_path(name)
+
+
+def _material(arguments: argparse.Namespace) -> tuple[Material, str]:
+    from stem_ae.elit.materials import MATERIALS, crystal
+
+    if arguments.structure in MATERIALS:
+        return MATERIALS[arguments.structure], f"my-{arguments.structure}"
+    import ase.io
+
+    path = pathlib.Path(arguments.structure)
+    if not path.is_file():
+        raise StemAeError(f"There is no structure {path}: give a file, or one of {', '.join(MATERIALS)}.")
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # ASE's readers raise whatever they like
+        raise StemAeError(f"ASE cannot read a structure from {path.name} ({error}).") from error
+    u, v, w = arguments.zone
+    return crystal(atoms, (u, v, w), arguments.species), path.stem
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    rows = [_facts(name) for name in models.names()]
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['name']:24} {row['version']}  {row['members']} networks  {', '.join(row['species'])}")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    print(json.dumps(_facts(arguments.name) | {"path": str(models.find(arguments.name))}, indent=2))
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    models.remove(arguments.name)
+    print(json.dumps({"removed": arguments.name}) if arguments.json else f"removed {arguments.name}")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from stem_ae import elit
+
+    ensemble = elit.load(arguments.file)
+    path = ensemble.save(models.new_path(arguments.name or ensemble.name))
+    print(json.dumps({"path": str(path)}) if arguments.json else f"imported as {path.stem}")
+
+
+def _facts(name: str) -> dict[str, Any]:
+    from stem_ae import elit
+
+    ensemble = elit.load(name)
+    return {
+        "name": name,
+        "version": ensemble.version,
+        "members": len(ensemble.members),
+        "species": list(ensemble.species),
+        "sampling": ensemble.sampling,
+        "provenance": ensemble.description.provenance,
+    }
+
+
+_MODEL_ACTIONS = {"list": _list, "show": _show, "remove": _remove, "import": _import}

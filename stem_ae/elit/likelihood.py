@@ -1,0 +1,426 @@
+"""Positions by maximum likelihood: every atom of a frame fitted together, and how well each is known.
+
+The local image model is ``mu(r) = b(r) + sum_i A_i exp(-(r - r_i)^T M (r - r_i) / 2)``: one probe for the frame, learnt
+from it; a background that varies slowly; neighbours that overlap, fitted jointly. The noise is that of counting, whatever
+the gain and offset of the recorded numbers: ``variance = gain * mu + floor``, learnt from the residual. Gauss-Newton
+steps for all unknowns together are solved by conjugate gradients with the sparse derivative of the image, so that
+overlapping neighbours, the background and the probe are accounted for exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import csc_matrix
+from scipy.sparse.linalg import LinearOperator, cg
+from scipy.spatial import cKDTree
+
+FloatArray = NDArray[np.float64]
+Image = NDArray[np.float32]
+
+_PIXELS_PER_SIGMA = 1.6  # pixels are binned down to about this, which widens the bound by 2 %
+_WINDOW = 2.8  # half width of an atom's window in units of the probe's sigma
+_NODE_SPACING = 8.0  # Å between the nodes of the background
+_LARGEST_STEP = 0.15  # Å per iteration
+_LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has lost it
+_NEIGHBOURS = 3  # that are as unknown as the atom itself when its covariance is stated
+_DAMPING = 0.01  # of the conjugate gradients, relative to each unknown's own information
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """Result of :func:`fit`.
+
+    Attributes
+    ----------
+    positions : (N, 2) array
+        x, y in Å.
+    covariance : (N, 2, 2) array
+        Å²: the inverse of the Fisher information.
+    amplitude : (N,) array
+        Height of each atom above the background, in the image's units.
+    amplitude_std : (N,) array
+        Its standard deviation.
+    probe : (2, 2) array
+        Covariance of the probe in Å² (thermal motion and pixel size included).
+    converged : (N,) bool array
+        False where the fit ran away; position and covariance are then of no use.
+    """
+
+    positions: FloatArray
+    covariance: FloatArray
+    amplitude: FloatArray
+    amplitude_std: FloatArray
+    probe: FloatArray
+    converged: NDArray[np.bool_]
+
+    @property
+    def sigma(self) -> float:
+        """Width of the probe in Å, the root mean square of its axes."""
+        return float(np.sqrt(np.trace(self.probe) / 2))
+
+
+def fit(
+    image: Image, sampling: tuple[float, float], seeds: FloatArray, sigma: float = 0.45, iterations: int = 4
+) -> Fit:
+    """Fit all atoms of a frame.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        Any gain and offset; finite; bad pixels repaired.
+    sampling : (float, float)
+        Å per pixel, ``(y, x)``.
+    seeds : (N, 2) array
+        Positions in Å to start from, good to about 0.3 Å.
+    sigma : float
+        First guess of the probe in Å.
+    iterations : int
+        Gauss-Newton steps.
+    """
+    frame = _Frame.binned(image, sampling, sigma)
+    state = _step(frame, _State.start(frame, seeds, sigma), seeds)
+    beyond = _beyond_the_edge(frame, state)
+    everyone = np.concatenate([seeds, beyond])
+    state = state.joined_by(beyond)
+    for _ in range(iterations - 1):
+        state = _step(frame, state, everyone)
+    return _summary(frame, state, everyone, len(seeds))
+
+
+# --- the data and the unknowns ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Frame:
+    """The binned image, the Å of its pixel (0, 0) and of its steps, x then y, and the averaged pixels in each."""
+
+    data: Image
+    origin: FloatArray
+    step: FloatArray
+
+    @classmethod
+    def binned(cls, image: Image, sampling: tuple[float, float], sigma: float) -> _Frame:
+        """Bin by whole pixels, so that the noise stays independent from pixel to pixel."""
+        fy, fx = (max(1, round(sigma / _PIXELS_PER_SIGMA / d)) for d in sampling)
+        h, w = image.shape[0] // fy, image.shape[1] // fx
+        cropped = image[: h * fy, : w * fx]
+        data = cropped.reshape(h, fy, w * fx).sum(1).reshape(h, w, fx).sum(2) / np.float32(fx * fy)
+        origin = np.array([(fx - 1) / 2 * sampling[1], (fy - 1) / 2 * sampling[0]])
+        return cls(data.astype(np.float32), origin, np.array([fx * sampling[1], fy * sampling[0]]))
+
+    @functools.cached_property
+    def hats(self) -> tuple[Image, Image]:
+        """Bilinear interpolation from background nodes to rows, and to columns."""
+        rows, columns = self.data.shape
+        return _hat_matrix(rows, float(self.step[1])), _hat_matrix(columns, float(self.step[0]))
+
+
+@functools.lru_cache(maxsize=32)
+def _hat_matrix(n: int, step: float) -> Image:
+    count = max(2, round((n - 1) * step / _NODE_SPACING) + 1)
+    at = np.linspace(0, count - 1, n)
+    weight: Image = np.clip(1 - np.abs(at[:, None] - np.arange(count)), 0, None).astype(np.float32)
+    return weight
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _State:
+    """All unknowns, and the noise."""
+
+    positions: FloatArray  # (N, 2) Å
+    amplitude: FloatArray  # (N,)
+    nodes: FloatArray  # background at its nodes
+    probe: FloatArray  # (2, 2) Å²
+    gain: float  # variance = gain * (mu - lowest) + floor
+    floor: float
+    lowest: float
+
+    @classmethod
+    def start(cls, frame: _Frame, seeds: FloatArray, sigma: float) -> _State:
+        low, high = (float(q) for q in np.percentile(frame.data[::2, ::2], [5, 95]))
+        rows, columns = frame.hats
+        return cls(
+            seeds.astype(float).copy(), np.full(len(seeds), max(high - low, 1e-9)),
+            np.full((rows.shape[1], columns.shape[1]), low), np.eye(2) * sigma**2, 0.0, float(frame.data.var()), low,
+        )
+
+    def joined_by(self, positions: FloatArray) -> _State:
+        """Return the state with more atoms, half as high as is usual until they are fitted."""
+        amplitude = np.full(len(positions), 0.5 * float(np.median(self.amplitude)))
+        return dataclasses.replace(
+            self,
+            positions=np.concatenate([self.positions, positions]),
+            amplitude=np.concatenate([self.amplitude, amplitude]),
+        )
+
+    @property
+    def precision(self) -> FloatArray:
+        result: FloatArray = np.linalg.inv(self.probe)
+        return result
+
+    def weight(self, mean: Image) -> Image:
+        """Return one over the variance of each pixel."""
+        return (1 / (self.gain * np.maximum(mean - self.lowest, 0) + self.floor)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Model:
+    """The image at one state, and its derivative with respect to every unknown.
+
+    Unknowns are in this order: all x, all y, all amplitudes, the nodes of the background, and the probe's xx, xy, yy.
+    """
+
+    frame: _Frame
+    columns: NDArray[np.float32]  # (3, N, P) derivative with respect to x, y and amplitude in each atom's window
+    index: NDArray[np.int32]  # (N, P) of the windows' pixels in the padded image
+    margin: int
+    probe: NDArray[np.float32]  # (3, h, w) derivative with respect to the probe
+    mean: Image  # (h, w)
+
+    @classmethod
+    def at(cls, frame: _Frame, state: _State) -> _Model:
+        h, w = frame.data.shape
+        reach = int(np.ceil(_WINDOW * np.sqrt(np.trace(state.probe) / 2) / frame.step.min()))
+        margin = reach + 2
+        oy, ox = (grid.astype(np.int32) for grid in np.mgrid[-reach : reach + 1, -reach : reach + 1])
+        disc = np.hypot(oy, ox) <= reach + 0.5
+        oy, ox = oy[disc], ox[disc]
+        pixel = (state.positions - frame.origin) / frame.step
+        # Windows of atoms beyond the edge must still lie in the padded image.
+        centre = np.clip(np.rint(pixel), -1, [w, h]).astype(np.int32)
+        start = ((centre - pixel) * frame.step).astype(np.float32)
+        away_x = start[:, :1] + (ox * frame.step[0]).astype(np.float32)
+        away_y = start[:, 1:] + (oy * frame.step[1]).astype(np.float32)
+        (a, b), (_, c) = state.precision.astype(np.float32)
+        pull_x, pull_y = a * away_x + b * away_y, b * away_x + c * away_y
+        shape = np.exp(-0.5 * (pull_x * away_x + pull_y * away_y))
+        height = shape * state.amplitude[:, None].astype(np.float32)
+        slope_x, slope_y = height * pull_x, height * pull_y
+        index = (centre[:, 1:] + margin) * np.int32(w + 2 * margin) + centre[:, :1] + margin
+        index = index + (oy * np.int32(w + 2 * margin) + ox)
+        model = cls(frame, np.stack([slope_x, slope_y, shape]), index, margin, np.zeros((0, h, w), np.float32), frame.data)
+        rows, columns = frame.hats
+        background = rows @ state.nodes.astype(np.float32) @ columns.T
+        # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
+        by_probe = [model.image_of(v) for v in (0.5 * slope_x * pull_x, slope_x * pull_y, 0.5 * slope_y * pull_y)]
+        return dataclasses.replace(model, probe=np.stack(by_probe), mean=model.image_of(height) + background)
+
+    def image_of(self, windows: NDArray[np.float32]) -> Image:
+        """Return the image that the sum of all windows makes."""
+        h, w = self.frame.data.shape
+        m = self.margin
+        flat = np.bincount(self.index.ravel(), windows.ravel(), (h + 2 * m) * (w + 2 * m)).astype(np.float32)
+        return flat.reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
+
+    def windows_of(self, image: Image) -> NDArray[np.float32]:
+        """Return what each atom's window sees of an image: nothing beyond its edge."""
+        result: NDArray[np.float32] = np.pad(image, self.margin).ravel()[self.index]
+        return result
+
+    @functools.cached_property
+    def _sparse(self) -> csc_matrix:
+        _, n, p = self.columns.shape
+        h, w = self.frame.data.shape
+        pointer = np.arange(3 * n + 1, dtype=np.int32) * np.int32(p)
+        index = np.tile(self.index.ravel(), 3)
+        return csc_matrix((self.columns.ravel(), index, pointer), ((h + 2 * self.margin) * (w + 2 * self.margin), 3 * n))
+
+    def forward(self, change: NDArray[np.float32]) -> Image:
+        """Return how the image changes with the unknowns."""
+        h, w = self.frame.data.shape
+        m, atoms = self.margin, self._sparse.shape[1]
+        rows, columns = self.frame.hats
+        image = (self._sparse @ change[:atoms]).reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
+        nodes = change[atoms:-3].reshape(rows.shape[1], columns.shape[1])
+        result: Image = image + rows @ nodes @ columns.T + np.tensordot(change[-3:], self.probe, 1)
+        return result
+
+    def backward(self, image: Image) -> NDArray[np.float32]:
+        """Return the derivative's transpose times an image."""
+        rows, columns = self.frame.hats
+        atoms = self._sparse.T @ np.pad(image, self.margin).ravel()
+        nodes = (rows.T @ image @ columns).ravel()
+        return np.concatenate([atoms, nodes, self.probe.reshape(3, -1) @ image.ravel()])
+
+    def diagonal(self, weight: Image) -> NDArray[np.float32]:
+        """Return the diagonal of the Fisher information."""
+        rows, columns = self.frame.hats
+        seen = self.windows_of(weight)
+        atoms = np.einsum("knp,knp,np->kn", self.columns, self.columns, seen).ravel()
+        nodes = ((rows**2).T @ weight @ columns**2).ravel()
+        probe = np.einsum("khw,khw,hw->k", self.probe, self.probe, weight)
+        return np.concatenate([atoms, nodes, probe])
+
+
+# --- the fit ----------------------------------------------------------------------------------------------------------
+
+
+def _step(frame: _Frame, state: _State, seeds: FloatArray) -> _State:
+    """One Gauss-Newton step for all unknowns."""
+    model = _Model.at(frame, state)
+    state = _with_noise(frame, state, model)
+    change = _solve(frame, state, model)
+    n = len(state.positions)
+    move = change[: 2 * n].reshape(2, n).T
+    positions = state.positions + _shortened(move, _LARGEST_STEP)
+    return dataclasses.replace(
+        state,
+        positions=seeds + _shortened(positions - seeds, _LARGEST_MOVE),
+        amplitude=np.maximum(state.amplitude + change[2 * n : 3 * n], 0.02 * np.median(state.amplitude)),
+        nodes=state.nodes + change[3 * n : -3].reshape(state.nodes.shape),
+        probe=_changed_probe(state.probe, change[-3:], float(frame.step.max())),
+    )
+
+
+def _shortened(vectors: FloatArray, longest: float) -> FloatArray:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: FloatArray = vectors * np.minimum(1, longest / np.maximum(length, 1e-12))
+    return result
+
+
+def _changed_probe(probe: FloatArray, change: FloatArray, pixel: float) -> FloatArray:
+    limit = 0.3 * float(np.trace(probe)) / 2
+    xx, xy, yy = np.clip(change, -limit, limit)
+    values, vectors = np.linalg.eigh(probe + np.array([[xx, xy], [xy, yy]]))
+    result: FloatArray = (vectors * np.clip(values, max(0.15, 0.4 * pixel) ** 2, 1.2**2)) @ vectors.T
+    return result
+
+
+def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
+    """Solve the damped normal equations by conjugate gradients, every unknown scaled to unit information."""
+    weight = state.weight(model.mean)
+    gradient = model.backward(weight * (frame.data - model.mean))
+    scale = 1 / np.sqrt(np.maximum(model.diagonal(weight), 1e-30))
+
+    def information(unknowns: NDArray[np.float32]) -> NDArray[np.float32]:
+        u = unknowns.astype(np.float32)
+        product: NDArray[np.float32] = model.backward(weight * model.forward(u * scale)) * scale + _DAMPING * u
+        return product
+
+    size = len(gradient)
+    operator = LinearOperator((size, size), information, dtype=np.float32)
+    solution, _ = cg(operator, gradient * scale, rtol=0.03, maxiter=20)
+    return np.asarray(solution * scale, dtype=float)
+
+
+def _with_noise(frame: _Frame, state: _State, model: _Model) -> _State:
+    """Fit ``variance = gain * (mu - lowest) + floor`` to the squared residual, in groups of pixels of like brightness."""
+    every = max(1, frame.data.size // 8000)
+    mean = model.mean.ravel()[::every]
+    square = (frame.data.ravel()[::every] - mean) ** 2
+    lowest = float(np.percentile(mean, 1))
+    groups = np.array_split(np.argsort(mean), 10)
+    brightness = np.array([mean[g].mean() for g in groups], dtype=float) - lowest
+    # Single bad pixels must not count: no square above sixteen times the usual.
+    spread = np.array([np.minimum(square[g], 16 * square[g].mean()).mean() for g in groups], dtype=float) + 1e-30
+    design = np.column_stack([brightness, np.ones(len(groups))]) / spread[:, None]
+    gain, floor = np.linalg.lstsq(design, np.ones(len(groups)), rcond=None)[0]
+    if gain <= 0:
+        gain, floor = 0.0, spread.mean()
+    return dataclasses.replace(state, gain=float(gain), floor=max(float(floor), 0.05 * spread.min()), lowest=lowest)
+
+
+def _beyond_the_edge(frame: _Frame, state: _State) -> FloatArray:
+    """Return where atoms outside the frame shine into it: left out, they would push the outermost atoms inwards."""
+    mean = _Model.at(frame, state).mean
+    residual = (frame.data - mean) * np.sqrt(state.weight(mean))
+    sigma = float(np.sqrt(np.trace(state.probe) / 2))
+    width, height = (np.array(frame.data.shape[::-1]) - 1) * frame.step
+    sides = [  # strip along the edge, step along it, where it is across, and which coordinate runs along it
+        (residual[:2], frame.step[0], -0.7 * sigma, 0),
+        (residual[-2:], frame.step[0], height + 0.7 * sigma, 0),
+        (residual[:, :2].T, frame.step[1], -0.7 * sigma, 1),
+        (residual[:, -2:].T, frame.step[1], width + 0.7 * sigma, 1),
+    ]
+    found = []
+    for strip, step, across, axis in sides:
+        blur = sigma / step
+        profile = ndimage.gaussian_filter1d(strip.mean(0), blur, mode="nearest")
+        # Averaging two rows and, along the edge, a Gaussian of this width leaves this much of unit noise.
+        noise = np.sqrt(0.5 / (2 * np.sqrt(np.pi) * max(blur, 0.3)))
+        apart = max(3, 2 * round(0.6 / step) + 1)
+        peaks = np.flatnonzero((profile == ndimage.maximum_filter1d(profile, apart)) & (profile > 4 * noise))
+        points = np.empty((len(peaks), 2))
+        points[:, axis], points[:, 1 - axis] = peaks * step, across
+        found.append(points + frame.origin)
+    return np.concatenate(found)
+
+
+# --- what is known in the end -------------------------------------------------------------------------------------------
+
+
+def _summary(frame: _Frame, state: _State, seeds: FloatArray, count: int) -> Fit:
+    """Return the fit of the first ``count`` atoms; the others lie beyond the edge."""
+    model = _Model.at(frame, state)
+    state = _with_noise(frame, state, model)
+    covariance = _covariance(frame, state, model)[:count]
+    lost = np.linalg.norm(state.positions - seeds, axis=1)[:count] > 0.99 * _LARGEST_MOVE
+    lost |= ~np.isfinite(covariance).all((1, 2)) | (np.diagonal(covariance, axis1=1, axis2=2) <= 0).any(1)
+    return Fit(
+        state.positions[:count],
+        covariance[:, :2, :2],
+        state.amplitude[:count],
+        np.sqrt(np.maximum(covariance[:, 2, 2], 0)),
+        state.probe,
+        ~lost,
+    )
+
+
+def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
+    """Return each atom's 3 x 3 covariance (x, y, amplitude), its nearest neighbours being as unknown as itself."""
+    n = len(state.positions)
+    k = min(_NEIGHBOURS, n - 1)
+    weight = state.weight(model.mean)
+    own = np.einsum("anp,bnp,np->nab", model.columns, model.columns, model.windows_of(weight), optimize=True)
+    near = cKDTree(state.positions).query(state.positions, k=k + 1)[1].reshape(n, k + 1)
+    local = np.zeros((n, k + 1, 3, k + 1, 3))
+    for a in range(k + 1):
+        local[:, a, :, a, :] = own[near[:, a]]
+        for b in range(a):
+            shared = _overlap(frame, state, weight, near[:, a], near[:, b])
+            local[:, a, :, b, :] = shared
+            local[:, b, :, a, :] = shared.transpose(0, 2, 1)
+    matrix = local.reshape(n, 3 * (k + 1), -1)
+    scale = 1 / np.sqrt(np.maximum(np.diagonal(matrix, axis1=1, axis2=2), 1e-30))
+    matrix = matrix * scale[:, :, None] * scale[:, None, :] + 1e-3 * np.eye(matrix.shape[-1])
+    right = np.broadcast_to(np.eye(matrix.shape[-1])[:, :3], (n, matrix.shape[-1], 3))
+    inverse = np.linalg.solve(matrix, right)[:, :3] * scale[:, :3, None] * scale[:, None, :3]
+    result: FloatArray = inverse * _noise_correlation(frame, model, weight)
+    return result
+
+
+def _overlap(
+    frame: _Frame, state: _State, weight: Image, i: NDArray[np.int64], j: NDArray[np.int64]
+) -> FloatArray:
+    """Return the 3 x 3 information that pairs of atoms share: the integral of two Gaussians is one of their distance."""
+    d = state.positions[i] - state.positions[j]
+    pull = d @ state.precision
+    middle = ((state.positions[i] + state.positions[j]) / 2 - frame.origin) / frame.step
+    c = np.clip(np.rint(middle), 0, np.array(weight.shape[::-1]) - 1).astype(int)
+    integral = np.pi * np.sqrt(np.linalg.det(state.probe)) * np.exp(-0.25 * (pull * d).sum(1)) / frame.step.prod()
+    integral = integral * weight[c[:, 1], c[:, 0]]
+    ai, aj = state.amplitude[i], state.amplitude[j]
+    blocks = np.empty((len(i), 3, 3))
+    curvature = state.precision / 2 - pull[:, :, None] * pull[:, None, :] / 4
+    blocks[:, :2, :2] = (ai * aj * integral)[:, None, None] * curvature
+    blocks[:, :2, 2] = -0.5 * (ai * integral)[:, None] * pull
+    blocks[:, 2, :2] = 0.5 * (aj * integral)[:, None] * pull
+    blocks[:, 2, 2] = integral
+    return blocks
+
+
+def _noise_correlation(frame: _Frame, model: _Model, weight: Image) -> float:
+    """Return how many pixels share their noise: 1 for independent counting, more where the image was smoothed."""
+    residual = (frame.data - model.mean) * np.sqrt(weight)
+    variance = float((residual**2).mean())
+    total = 1.0
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        a = residual[dy:, max(dx, 0) : residual.shape[1] + min(dx, 0)]
+        b = residual[: residual.shape[0] - dy, max(-dx, 0) : residual.shape[1] - max(dx, 0)]
+        total += 2 * float((a * b).mean()) / variance
+    return max(1.0, total)
