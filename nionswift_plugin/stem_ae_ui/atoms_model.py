@@ -506,7 +506,7 @@ class AtomsModel(Observable.Observable):
         if worker.state == "loading":
             return "Loading the model…", WAITING, ""
         if worker.error and self.__frame:
-            return "No atoms", BAD, worker.error
+            return "Not a usable image", BAD, worker.error
         if self.__marks is None:
             if isinstance(feed, swift.ScanFeed):
                 todo = f"Start the scan with {feed.channel.name} switched on; the panel never starts it by itself."

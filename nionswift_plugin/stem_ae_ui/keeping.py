@@ -79,11 +79,11 @@ class UncertaintyMap:
     def __init__(self, window: DocumentController.DocumentController) -> None:
         self.__window = window
         self.__reference = window.document_model.get_data_item_reference(MAP_REFERENCE)
-        self.__is_live = False
+        self.__transaction: DocumentModel.Transaction | None = None
 
     def show(self, result: live.Result) -> None:
         """Show the uncertainty of a result."""
-        if not self.__is_live:
+        if self.__transaction is None:
             self.__start()
         if item := self.__reference.data_item:
             metadata = {METADATA_KEY: {"kind": "uncertainty", "of": result.frame.origin.title}}
@@ -92,17 +92,15 @@ class UncertaintyMap:
 
     def stop(self) -> None:
         """Let go of the data item, which keeps the last map."""
-        if self.__is_live:
-            self.__reference.stop()
-            self.__is_live = False
+        if self.__transaction:
+            self.__transaction.close()
+            self.__transaction = None
 
     def __start(self) -> None:
-        if self.__reference.data_item is None:
-            self.__make()
-        self.__reference.start()  # holds a transaction: the file is written once, at the end
-        self.__is_live = True
+        item = self.__reference.data_item or self.__make()
+        self.__transaction = self.__window.document_model.item_transaction(item)  # written once, when it closes
 
-    def __make(self) -> None:
+    def __make(self) -> DataItem.DataItem:
         document_model = self.__window.document_model
         item = DataItem.DataItem(np.zeros((16, 16), np.float32))
         item.title = "Uncertainty of atoms"
@@ -120,6 +118,7 @@ class UncertaintyMap:
         empty = [panel for panel in panels if panel.display_panel_type == "empty"]
         if empty and len(empty) < len(panels):  # a place that nobody needs: the image itself is shown elsewhere
             empty[0].set_display_panel_display_item(display_item)
+        return item
 
 
 # --- snapshots ------------------------------------------------------------------------------------------------------

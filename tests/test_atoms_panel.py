@@ -1,0 +1,636 @@
+"""The Atoms panel in headless Swift, on the simulated microscope: what the user sees is where the atoms are."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import threading
+import time
+import types
+import unittest
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+pytest.importorskip("nion.instrumentation")
+
+from nion.data import Calibration, DataAndMetadata
+from nion.instrumentation import HardwareSource
+from nion.instrumentation.test import AcquisitionTestContext
+from nion.swift import Facade
+from nion.swift.model import DataItem
+from nion.swift.test import TestContext
+from nion.ui import DrawingContext, TestUI
+from nion.utils import Geometry
+
+import nionswift_plugin.stem_ae_ui as plugin
+from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+from nionswift_plugin.stem_ae_ui import atoms_panel, keeping
+from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
+from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.elit import Prediction
+from stem_ae.elit.calibrate import estimate_sampling
+from stem_ae.errors import StemAeError
+from stem_ae.imaging.adf import expected_fraction
+from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.imaging.specimens import graphene
+from stem_ae.imaging.virtual_microscope import Conditions
+
+Facade.initialize()
+
+WORKING = 0.2
+
+
+class Peaks:
+    """Finds atoms without a net: peaks of the smoothed image, the bright ones being Si. It can be made to wait."""
+
+    name, version, species, members = "peaks", "abc123", ("C", "Si"), (None,) * 5
+    description = types.SimpleNamespace(lattice_constant=2.46)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.calls = 0
+        self.novelty = 0.0
+
+    def predict(self, image, sampling, threshold=0.5):
+        self.calls += 1
+        assert self.gate.wait(20)
+        dy, dx = as_sampling(sampling)
+        smooth = ndimage.gaussian_filter(np.asarray(image, float), (0.35 / dy, 0.35 / dx))
+        size = (int(1.0 / dy) | 1, int(1.0 / dx) | 1)
+        peak = (smooth == ndimage.maximum_filter(smooth, size)) & (smooth > 0.5 * np.percentile(smooth, 98))
+        rows, columns = np.nonzero(peak)
+        heights = smooth[rows, columns]
+        labels = (heights > 1.8 * np.median(heights)).astype(int)
+        xy = np.column_stack([columns * dx, rows * dy])
+        maps = np.zeros((2, int(image.shape[0] * dy / WORKING) + 2, int(image.shape[1] * dx / WORKING) + 2), np.float32)
+        height = np.clip(0.35 + 0.5 * heights / np.median(heights), 0, 0.98)
+        maps[labels, np.rint(xy[:, 1] / WORKING).astype(int), np.rint(xy[:, 0] / WORKING).astype(int)] = height
+        probabilities = np.eye(2)[labels] * 0.8 + 0.1
+        n = len(xy)
+        covariance = np.broadcast_to(np.eye(2) * 1e-4, (n, 2, 2))
+        atoms = Atoms2D(xy, covariance, labels, self.species, probabilities, heights, image.shape, (dy, dx))
+        return Prediction(maps, maps.max(0) / 2, WORKING, atoms, self.novelty)
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """Settings that last as long as the test, as those of the real application last on the disk."""
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(
+        TestUI.UserInterface, "get_persistent_string", lambda self, key, default=None: kept.get(key, default or "")
+    )
+    monkeypatch.setattr(TestUI.UserInterface, "set_persistent_string", lambda self, key, value: kept.update({key: value}))
+    return kept
+
+
+@pytest.fixture
+def ensemble():
+    return Peaks()
+
+
+class Swift:
+    """Headless Swift with the simulated microscope and the panel."""
+
+    def __init__(self, folder, ensemble) -> None:
+        self.simulator = AtomicMicroscope(
+            str(folder), specimen="graphene with silicon", conditions=Conditions(damage=False), seed=2
+        )
+        self.simulator.instrument.SetVal("BeamCurrent", 200e-12)
+        self.context = AcquisitionTestContext.test_context(self.simulator, is_both_cameras=True, is_app=True)
+        self.ensemble = ensemble
+        self.window = self.context.document_controller
+        self.document = self.context.document_model
+        self.scan = self.context.scan_hardware_source
+        self.display = self.window.workspace_controller.display_panels[0]
+        panels = self.window.workspace_controller.dock_panels
+        self.handler = next(panel for panel in panels if panel.panel_id == "stem-ae-atoms-panel").handler
+        self.model = self.handler.model
+
+    def set_scan(self, size=(128, 128), fov_nm=3.0, dwell_us=2.0) -> None:
+        p = self.scan.get_current_frame_parameters()
+        p.pixel_size, p.fov_nm, p.pixel_time_us = Geometry.IntSize(*size), fov_nm, dwell_us
+        self.scan.set_current_frame_parameters(p)
+
+    def pump(self, condition, timeout=10.0) -> None:
+        """Run the user interface thread until the condition holds."""
+        end = time.monotonic() + timeout
+        while not condition() and time.monotonic() < end:
+            self.window.periodic()
+            time.sleep(0.003)
+        assert condition()
+
+    def pump_for(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.window.periodic()
+            time.sleep(0.003)
+
+    def scan_item(self, channel="a"):
+        return self.document.get_data_item_reference(f"{self.scan.hardware_source_id}_{channel}").data_item
+
+    def record(self) -> None:
+        """Scan one frame and let Swift make its data item."""
+        frame = self.scan.record_immediate(self.scan.get_current_frame_parameters())
+        assert frame
+        self.pump(lambda: self.scan_item() is not None)
+        self.pump(lambda: self.scan_item().xdata is not None)
+
+    def show(self, item, panel=None) -> None:
+        (panel or self.display).set_display_panel_data_item(item)
+
+    def open(self, image, calibrations=None, **values):
+        """Put an image into the project and show it in the selected display panel."""
+        xdata = DataAndMetadata.new_data_and_metadata(image, dimensional_calibrations=calibrations, **values)
+        item = DataItem.new_data_item(xdata)
+        item.title = "an image"
+        self.document.append_data_item(item)
+        self.window.selected_display_panel = self.display
+        self.show(item)
+        return item
+
+    @property
+    def message(self) -> str:
+        return self.model.texts.message
+
+    @property
+    def has_rings(self) -> bool:
+        return sum(self.counts.values()) > 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {item.name: int(item.count.replace(",", "")) for item in self.model.classes.items}
+
+    def choose_source(self, words: str) -> None:
+        self.model.source_index = next(i for i, name in enumerate(self.model.source_names) if words in name)
+
+    def drawn(self, panel=None, size=(640, 640)):
+        """Return what the display draws: radius -> centres (x, y) in points of each ring, and colours in order."""
+        canvas = (panel or self.display).display_canvas_item
+        canvas.layout_immediate(Geometry.IntSize(*size))
+        context = DrawingContext.DrawingContext()
+        canvas.repaint_immediate(context, canvas.canvas_size)
+        rings, color = [], None
+        for command in context.commands:
+            if command[0] == "strokeStyle":
+                color = command[1]
+            elif command[0] == "arc":
+                rings.append((command[1], command[2], command[3], color))
+        return rings
+
+    def rings_px(self, shape, color=None, **values):
+        """Return the rings' centres in pixels of an image of this shape, shown to fit a square of 640 points."""
+        rings = [r for r in self.drawn(**values) if r[2] != 5.0 and (color is None or r[3] == color)]  # 5: the legend
+        scale = 640 / max(shape)
+        offset = (640 - scale * np.array(shape[::-1])) / 2
+        return (np.array([r[:2] for r in rings]).reshape(-1, 2) - offset) / scale - 0.5
+
+
+@pytest.fixture
+def swift(tmp_path, monkeypatch, store, ensemble):
+    """Headless Swift with the panel, closed and checked for leaks at the end."""
+    monkeypatch.chdir(tmp_path)
+    model = functools.partial(atoms_panel.AtomsModel, load=lambda name: ensemble, names=lambda: ["peaks", "other"])
+    monkeypatch.setattr(atoms_panel, "AtomsModel", model)
+    AcquisitionTestContext.begin_leaks()
+    setup = TestContext.TestSetup(set_global=True)
+    plugin.run()
+    swift = Swift(tmp_path, ensemble)
+    with swift.context:
+        swift.set_scan()
+        yield swift
+        ensemble.gate.set()
+        swift.scan.abort_playing(sync_timeout=5.0)
+    plugin.stop()
+    swift.__dict__.clear()
+    del setup
+    AcquisitionTestContext.end_leaks(unittest.TestCase())
+
+
+def test_rings_are_where_the_atoms_are(swift):
+    swift.set_scan(size=(96, 160), fov_nm=4.0, dwell_us=8.0)
+    swift.record()
+    swift.show(swift.scan_item())
+    swift.handler.start_button.on_clicked()
+    swift.pump(lambda: swift.has_rings)
+    truth, names = swift.simulator.truth_in_frame()
+    sampling = 40.0 / 160
+    truth = truth / sampling
+    inside = np.all((truth > 3) & (truth < np.array([160, 96]) - 4), axis=1)
+    rings = swift.rings_px((96, 160))
+    distance, _ = cKDTree(rings).query(truth[inside])
+    assert np.median(distance) < 1.0  # the stand-in for the net answers in whole pixels
+    assert np.mean(distance < 1.5) > 0.9  # and misses a carbon beside a bright silicon
+    assert len(rings) == sum(swift.counts.values())
+    silicon = truth[inside & (np.array(names) == "Si")]
+    assert len(silicon) >= 3
+    colors = {item.name: item.color for item in swift.model.classes.items}
+    distance, _ = cKDTree(swift.rings_px((96, 160), colors["Si"])).query(silicon)
+    assert np.mean(distance < 1.5) > 0.9
+
+
+def test_live_frames_and_the_scan_is_never_started_from_here(swift):
+    swift.record()
+    swift.show(swift.scan_item())
+    swift.record()
+    swift.document.remove_data_item(swift.scan_item())
+    swift.model.start()
+    swift.pump_for(0.3)
+    assert not swift.scan.is_playing
+    assert swift.model.texts.status == "Waiting for a frame"
+    assert "never starts it" in swift.message
+    swift.scan.start_playing(sync_timeout=5.0)
+    swift.pump(lambda: swift.model.texts.status.startswith("Live"))
+    swift.show(swift.scan_item())
+    swift.pump(lambda: swift.ensemble.calls > 4)
+    assert len(swift.rings_px((128, 128))) == sum(swift.counts.values()) > 50
+    swift.pump(lambda: "frames/s" in swift.model.texts.statistics)
+    swift.scan.abort_playing(sync_timeout=5.0)
+    swift.pump(lambda: swift.model.texts.status.startswith("Scan stopped"))
+    assert len(swift.rings_px((128, 128))) > 50
+
+
+@pytest.fixture
+def running(swift):
+    """Swift with one frame scanned, displayed and looked at."""
+    swift.record()
+    swift.window.selected_display_panel = swift.display
+    swift.show(swift.scan_item())
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings)
+    return swift
+
+
+def test_the_threshold_acts_at_once_and_the_net_does_not_run_again(running):
+    calls = running.ensemble.calls
+    before = running.counts
+    assert len(running.rings_px((128, 128))) == sum(before.values())
+    running.model.threshold = 0.9
+    assert sum(running.counts.values()) < 0.7 * sum(before.values())
+    assert len(running.rings_px((128, 128))) == sum(running.counts.values())
+    running.model.threshold = 0.2
+    assert sum(running.counts.values()) >= sum(before.values())
+    running.pump_for(0.1)
+    assert running.ensemble.calls == calls
+
+
+def test_looks_of_the_rings(running):
+    silicon = running.model.classes.items[1]
+    shown = len(running.rings_px((128, 128)))
+    silicon.color = "#123456"
+    assert len(running.rings_px((128, 128), "#123456")) == running.counts["Si"] >= 2
+    silicon.visible = False
+    assert len(running.rings_px((128, 128), "#123456")) == 0
+    assert len(running.rings_px((128, 128))) == shown - running.counts["Si"]
+    silicon.visible = True
+    radius = [r[2] for r in running.drawn() if r[2] != 5.0]
+    assert radius[0] == pytest.approx(0.6 / 30 * 640)  # 0.6 Å of a field of view of 30 Å
+    running.model.radius = 1.2
+    assert next(r[2] for r in running.drawn() if r[2] != 5.0) == pytest.approx(1.2 / 30 * 640)
+    assert len([r for r in running.drawn() if r[2] == 5.0]) == 2  # the legend's two classes
+    running.model.legend = False
+    assert not [r for r in running.drawn() if r[2] == 5.0]
+    running.model.rings = False
+    assert not running.drawn()
+
+
+def items_of(canvas_item, kind):
+    """Return the canvas items of a kind inside another."""
+    inner = [found for child in canvas_item.canvas_items for found in items_of(child, kind)]
+    return inner + ([canvas_item] if isinstance(canvas_item, kind) else [])
+
+
+def overlays(panel) -> tuple[int, int]:
+    canvas = panel.display_canvas_item
+    return (len(items_of(canvas, RingsCanvasItem)), len(items_of(canvas, LegendCanvasItem))) if canvas else (0, 0)
+
+
+def test_rings_follow_their_image_from_display_to_display(running):
+    other = DataItem.new_data_item(DataAndMetadata.new_data_and_metadata(np.random.default_rng(0).random((32, 32))))
+    running.document.append_data_item(other)
+    assert overlays(running.display) == (1, 1)
+    running.show(other)
+    assert overlays(running.display) == (0, 0)
+    running.show(running.scan_item())
+    assert overlays(running.display) == (1, 1)
+    assert len(running.rings_px((128, 128))) == sum(running.counts.values())
+    workspace = running.window.workspace_controller
+    workspace.insert_display_panel(running.display, "right").close()
+    second = workspace.display_panels[1]
+    running.show(running.scan_item(), second)
+    assert overlays(running.display) == overlays(second) == (1, 1)
+    workspace.remove_display_panel(second).close()
+    running.model.threshold = 0.4
+    assert overlays(running.display) == (1, 1)
+    running.model.stop()
+    assert overlays(running.display) == (0, 0)
+    running.model.start()
+    running.pump(lambda: overlays(running.display) == (1, 1))
+
+
+def test_mouse_events_reach_the_image_through_the_rings(running):
+    canvas = running.display.display_canvas_item
+    canvas.layout_immediate(Geometry.IntSize(640, 640))
+    hit = next(item for item in canvas.canvas_items_at_point(320, 320) if item.wants_mouse_events)
+    assert not isinstance(hit, RingsCanvasItem | LegendCanvasItem)
+
+
+def test_the_user_interface_never_waits_for_the_net(swift):
+    swift.scan.start_playing(sync_timeout=5.0)
+    swift.ensemble.gate.clear()
+    swift.model.start()
+    swift.pump(lambda: swift.ensemble.calls == 1)
+    longest, end = 0.0, time.monotonic() + 1.0
+    while time.monotonic() < end:
+        start = time.perf_counter()
+        swift.window.periodic()
+        longest = max(longest, time.perf_counter() - start)
+        time.sleep(0.003)
+    start = time.perf_counter()
+    swift.choose_source("Displayed")
+    swift.model.start()
+    swift.model.stop()
+    assert time.perf_counter() - start < 0.3
+    assert longest < 0.3
+    assert swift.ensemble.calls == 1
+
+
+def test_a_result_that_comes_too_late_is_not_drawn_on_another_image(swift):
+    rng = np.random.default_rng(0)
+    calibrations = [Calibration.Calibration(0, 0.02, "nm")] * 2
+    swift.open(rng.random((64, 64)), calibrations)
+    swift.choose_source("Displayed")
+    swift.ensemble.gate.clear()
+    swift.model.start()
+    swift.pump(lambda: swift.ensemble.calls == 1)
+    swift.open(np.full((64, 64), np.nan), calibrations)
+    swift.ensemble.gate.set()
+    swift.pump(lambda: "NaN" in swift.message)
+    assert overlays(swift.display) == (0, 0)
+
+
+# --- displayed images, sampling, bad input --------------------------------------------------------------------------
+
+
+def lattice(sampling=0.15, shape=(160, 160)):
+    xy = graphene((50.0, 50.0), silicon=0.0, rotation=7.0, seed=1).positions[:, :2]
+    return expected_fraction(xy, np.ones(len(xy)), shape, (sampling, sampling), GaussianProbe(0.4))
+
+
+def nm(sampling, n=2):
+    return [Calibration.Calibration(0, sampling / 10, "nm")] * n
+
+
+@pytest.fixture
+def displayed(swift):
+    swift.choose_source("Displayed")
+    return swift
+
+
+def test_an_opened_image_and_then_another(displayed):
+    displayed.model.start()
+    displayed.pump_for(0.1)
+    assert displayed.model.texts.status == "Waiting for an image"
+    first = displayed.open(lattice(), nm(0.15))
+    displayed.pump(lambda: displayed.has_rings)
+    assert "0.1500 Å/px, from the image's calibration" in displayed.model.texts.sampling
+    assert len(displayed.rings_px((160, 160))) == displayed.counts["C"] > 200
+    calls = displayed.ensemble.calls
+    moved = np.roll(lattice(), 3, axis=0)  # new data in the same item
+    first.set_data_and_metadata(DataAndMetadata.new_data_and_metadata(moved, dimensional_calibrations=nm(0.15)))
+    displayed.pump(lambda: displayed.ensemble.calls > calls)
+    colours = (255 * lattice() / lattice().max()).astype(np.uint8)[..., None].repeat(3, axis=2)
+    displayed.open(colours, nm(0.15))
+    displayed.pump(lambda: displayed.has_rings and displayed.counts["C"] > 200)
+    stack = displayed.open(
+        np.stack([np.zeros((160, 160)), lattice()]), nm(0.15, 3),
+        data_descriptor=DataAndMetadata.DataDescriptor(True, 0, 2),
+    )
+    displayed.pump(lambda: "everywhere" in displayed.message)  # the first slice is empty
+    displayed.document.get_display_item_for_data_item(stack).display_data_channel.sequence_index = 1
+    displayed.pump(lambda: displayed.has_rings and displayed.counts["C"] > 200)
+
+
+def test_the_image_is_closed_while_it_is_looked_at(displayed):
+    item = displayed.open(lattice(), nm(0.15))
+    displayed.model.start()
+    displayed.pump(lambda: displayed.has_rings)
+    displayed.document.remove_data_item(item)
+    displayed.pump(lambda: displayed.model.texts.status == "Waiting for an image")
+    displayed.open(lattice(), nm(0.15))
+    displayed.pump(lambda: displayed.has_rings)
+
+
+def test_an_image_without_calibration(displayed):
+    image = lattice(shape=(256, 256))
+    first = displayed.open(image)
+    displayed.model.start()
+    displayed.pump(lambda: "no length calibration" in displayed.message)
+    assert overlays(displayed.display) == (0, 0)
+    displayed.model.typed_sampling = "a lot"
+    assert "not a sampling" in displayed.message
+    displayed.model.typed_sampling = "0,15"
+    displayed.pump(lambda: displayed.has_rings)
+    assert displayed.model.texts.sampling == "0.1500 Å/px, as typed here"
+    assert displayed.model.sampling_index == 1
+    displayed.model.sampling_index = 2
+    displayed.pump(lambda: "lattice" in displayed.model.texts.sampling)
+    expected, confidence = estimate_sampling(image, 2.46)
+    assert displayed.model.texts.sampling == f"{expected:.4f} Å/px, estimated from the lattice ({confidence:.0%} sure)"
+    displayed.open(lattice(0.1), nm(0.1))  # what was said of one image is not said of the next
+    displayed.pump(lambda: "0.1000 Å/px, from the image's calibration" in displayed.model.texts.sampling)
+    assert displayed.model.sampling_index == 0
+    displayed.show(first)
+    displayed.pump(lambda: "lattice" in displayed.model.texts.sampling)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (np.where(np.arange(160) == 7, np.nan, lattice()), "NaN"),
+        (np.zeros((64, 64)), "everywhere"),
+        (np.arange(64.0), "dimension"),
+    ],
+)
+def test_bad_images_get_a_sentence_and_a_good_one_is_found_again(displayed, data, words):
+    displayed.model.start()
+    displayed.open(data, nm(0.15, data.ndim))
+    displayed.pump(lambda: words in displayed.message)
+    assert displayed.model.texts.status == "Not a usable image"
+    displayed.open(lattice(), nm(0.15))
+    displayed.pump(lambda: displayed.has_rings and not displayed.message)
+
+
+def test_a_model_that_is_not_there(swift, monkeypatch):
+    def load(name):
+        raise StemAeError(f"There is no model {name!r}: choose another.")
+
+    model = atoms_panel.AtomsModel(swift.window, load=load)
+    model.start()
+    swift.pump(lambda: model.texts.message == "There is no model 'peaks': choose another.")
+    assert model.texts.status == "The model cannot be used"
+    model.close()
+    none = atoms_panel.AtomsModel(swift.window, names=lambda: [])
+    none.start()
+    assert "There is no model yet" in none.texts.message
+    none.close()
+
+
+def test_the_scan_goes_away(running):
+    manager = HardwareSource.HardwareSourceManager()
+    manager.unregister_hardware_source(running.scan)
+    try:
+        running.pump(lambda: running.model.texts.status == "The scan is gone")
+        assert running.model.source_names == ["Displayed image"]
+    finally:
+        manager.register_hardware_source(running.scan)
+    assert "HAADF (live scan)" in running.model.source_names
+
+
+def test_an_unfamiliar_frame_is_said_to_be(swift):
+    swift.ensemble.novelty = 2.4
+    swift.record()
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings)
+    assert "unlike what the model knows" in swift.model.texts.hint
+    swift.ensemble.novelty = 0.7
+    swift.record()
+    swift.pump(lambda: not swift.model.texts.hint)
+
+
+def test_a_sub_scan_has_its_own_image(running):
+    p = running.scan.get_current_frame_parameters()
+    p.subscan_pixel_size, p.subscan_fractional_size = Geometry.IntSize(96, 96), Geometry.FloatSize(0.6, 0.6)
+    p.subscan_fractional_center = Geometry.FloatPoint(0.5, 0.5)
+    calls = running.ensemble.calls
+    running.scan.record_immediate(p)
+    running.pump(lambda: running.scan_item("a_subscan") is not None and running.ensemble.calls > calls)
+    running.pump(lambda: overlays(running.display) == (0, 0))  # these rings do not belong on the whole image
+    running.show(running.scan_item("a_subscan"))
+    running.pump(lambda: overlays(running.display) == (1, 1))
+    assert running.model.texts.sampling.startswith("0.1875")  # 18 Å on 96 pixels
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def test_the_uncertainty_map_is_live_and_stays_away_when_deleted(running):
+    reference = running.document.get_data_item_reference(keeping.MAP_REFERENCE)
+    item = reference.data_item
+    running.pump(lambda: item.xdata.data_shape == (128, 128))
+    assert item.is_write_delayed
+    assert 0 < item.data.max() <= 0.5
+    assert item.dimensional_calibrations[0].scale == pytest.approx(3.0 / 128)
+    assert item.dimensional_calibrations[0].units == "nm"
+    running.model.uncertainty = False
+    assert not item.is_write_delayed
+    running.model.uncertainty = True
+    running.record()
+    running.pump(lambda: item.is_write_delayed)
+    running.document.remove_data_item(item)
+    calls = running.ensemble.calls
+    running.record()
+    running.pump(lambda: running.ensemble.calls > calls)
+    running.pump_for(0.1)
+    assert reference.data_item is None
+    running.model.stop()
+    running.model.start()
+    running.pump(lambda: reference.data_item is not None)
+
+
+def test_the_map_is_not_taken_for_an_image(displayed):
+    item = displayed.open(lattice(), nm(0.15))
+    displayed.model.start()
+    displayed.pump(lambda: displayed.has_rings)
+    calls = displayed.ensemble.calls
+    displayed.show(displayed.document.get_data_item_reference(keeping.MAP_REFERENCE).data_item)
+    displayed.pump_for(0.2)
+    assert displayed.ensemble.calls == calls
+    displayed.show(item)
+    displayed.pump(lambda: overlays(displayed.display) == (1, 1))
+
+
+def test_a_snapshot_keeps_frame_atoms_uncertainty_and_how_they_were_found(running, tmp_path):
+    running.model.threshold = 0.6
+    running.model.folder = str(tmp_path / "out" / "today")
+    counts = running.counts
+    before = set(running.document.data_items)
+    running.handler.snapshot_button.on_clicked()
+    frame, uncertainty = [item for item in running.document.data_items if item not in before]
+    record = frame.metadata["stem_ae"]
+    assert (record["model"]["name"], record["model"]["version"], record["model"]["members"]) == ("peaks", "abc123", 5)
+    assert record["parameters"] == {"threshold": 0.6}
+    assert record["sampling"]["source"] == "calibration"
+    assert record["sampling"]["angstrom_per_px"] == pytest.approx([30 / 128, 30 / 128])
+    assert record["counts"] == counts
+    assert frame.metadata["scan"] == running.scan_item().metadata["scan"]  # Swift's own record stays with the frame
+    np.testing.assert_array_equal(frame.data, running.scan_item().data)
+    assert frame.dimensional_calibrations[1].scale == pytest.approx(3.0 / 128)
+    assert uncertainty.metadata["stem_ae"]["kind"] == "uncertainty"
+    kept = keeping.kept_atoms(running.document, frame)
+    assert kept.counts() == counts
+
+    csv, = (tmp_path / "out" / "today").glob("*.csv")
+    for path in (csv, csv.with_suffix(".xyz")):
+        read = Atoms2D.read(path)
+        np.testing.assert_allclose(read.positions, kept.positions)
+        assert read.counts() == counts
+    assert json.loads(csv.with_suffix(".json").read_text())["model"]["version"] == "abc123"
+    assert csv.name in running.message
+
+    running.model.stop()
+    running.show(frame)  # a kept frame shows its rings
+    assert overlays(running.display) == (1, 1)
+    assert len(running.rings_px((128, 128))) == sum(counts.values())
+    running.document.remove_data_item(frame)
+    assert not running.document.data_structures
+
+
+def test_snapshots_need_something_to_keep_and_somewhere_to_go(swift, tmp_path):
+    swift.model.snapshot()
+    assert "nothing to keep" in swift.message
+    swift.record()
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings)
+    (tmp_path / "file").write_text("in the way")
+    swift.model.folder = str(tmp_path / "file")
+    swift.model.snapshot()
+    assert "Kept" in swift.message
+    assert "choose another folder" in swift.message
+
+
+def test_settings_survive_a_restart(running, store):
+    model = running.model
+    model.threshold, model.radius, model.legend = 0.65, 0.9, False
+    model.classes.items[1].color = "#00FF00"
+    model.classes.items[0].visible = False
+    model.model_index = 1
+    running.choose_source("MAADF")
+    running.pump(lambda: bool(store))
+    running.pump_for(0.05)
+    again = atoms_panel.AtomsModel(running.window)
+    assert (again.threshold, again.radius, again.legend, again.rings) == (0.65, 0.9, False, True)
+    assert "MAADF" in again.source_names[again.source_index]
+    assert again.model_names[again.model_index] == "other"
+    assert again.settings.color("Si", 1) == "#00FF00"
+    assert again.settings.hidden == ["C"]
+    again.close()
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"threshold": "high", "unknown": 1}'])
+def test_damaged_settings_are_left_at_their_first_values(swift, store, damaged):
+    for key in list(store) or ["stem_ae/atoms_panel"]:
+        store[key] = damaged
+    model = atoms_panel.AtomsModel(swift.window)
+    assert (model.threshold, model.source_index) == (0.5, 0)
+    model.close()
+
+
+def test_the_panel_does_not_import_torch():
+    code = "import sys, nionswift_plugin.stem_ae_ui, stem_ae.elit as e; e.available(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
