@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import patheffects
@@ -47,9 +47,9 @@ def found(image: ArrayLike, atoms: Atoms2D, uncertainty: ArrayLike, title: str =
     return figure
 
 
-def dark_figure(width: float, height: float) -> Figure:
+def dark_figure(width: float, height: float, layout: Literal["compressed", "none"] = "compressed") -> Figure:
     """Return an empty figure, in inches, that needs no screen."""
-    figure = Figure(figsize=(width, height), facecolor=BACKGROUND, layout="compressed")
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -83,12 +83,16 @@ def uncertainty_map(axes: Axes, uncertainty: ArrayLike) -> None:
     bar.ax.tick_params(colors=INK, labelsize=7)
 
 
-def show_image(axes: Axes, image: ArrayLike, sampling: tuple[float, float]) -> None:
-    """Draw a frame in grey, its darkest and brightest 0.3 % clipped, with a scale bar."""
+def show_image(axes: Axes, image: ArrayLike, sampling: tuple[float, float] | None) -> None:
+    """Draw a frame in grey, its darkest and brightest 0.3 % clipped, with a scale bar where the sampling is known."""
     pixels = np.asarray(image, dtype=float)
     low, high = np.nanpercentile(pixels, [0.3, 99.7])
-    axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect=sampling[0] / sampling[1])
+    axes.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.autoscale(False)  # rings at the border do not make the view wider than the image
     axes.set_axis_off()
+    if sampling is None:
+        return
+    axes.set_aspect(sampling[0] / sampling[1])
     height, width = pixels.shape
     length = scale_bar(width * sampling[1])
     x, y = 0.04 * width, 0.95 * height

@@ -1,0 +1,148 @@
+"""Contact sheet: the bundled models on real images that they were not trained on, with what is right and wrong.
+
+    python benchmarks/real_images.py FOLDER                     # writes docs/images/contact_sheet.png and its table
+    python benchmarks/real_images.py FOLDER --all sheet.png     # every image, for looking only
+
+FOLDER holds the images, which are not part of this project. Only those whose licence permits it are on the sheet in
+docs; the others can be looked at with ``--all``, outside the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from stem_ae import elit, find, imageio, picture
+from stem_ae.errors import StemAeError
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+COLUMNS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One image: how to look at it, what came out in the eyes of a person, and whose it is.
+
+    ``credit`` is empty where no licence permits showing the image.
+    """
+
+    file: str
+    model: str
+    remark: str
+    credit: str = ""
+    sampling: str | None = None
+    dataset: str | None = None
+    columns_shown: int | None = None
+
+
+SCILINK = "ziatdinovmax/SciLink, MIT"
+ATOMSEGNET = "xinhuolin/AtomSegNet, MIT"
+TEMUL = "PinkShnack/TEMUL, GPL-3.0"
+
+ENTRIES = [
+    Entry("MoS2_stem_Exp-000-2.npy", "mos2", "", SCILINK),
+    Entry("MoS2_stem_Exp-002-5.npy", "mos2", "", SCILINK, sampling="lattice"),
+    Entry("CdTe_twin_HAADF26.dm3", "mos2", "", "MaterialEyes/ingrained, GPL-3.0; Guo et al., APL 115, 153901"),
+    Entry("AtomSegNet_Si110_5nm_25us.png", "graphene", "", ATOMSEGNET, sampling=str(50 / 512)),
+    Entry("AtomSegNet_10_dso_8nm.png", "mos2", "", ATOMSEGNET, sampling=str(80 / 1024)),
+    Entry("TEMUL_PTO-SRO_aligned.hspy", "mos2", "", TEMUL, columns_shown=260),
+    Entry("TEMUL_Au_NP_Atom_Lattice.hdf5", "mos2", "", TEMUL, sampling="0.15", dataset="image_data0"),
+    Entry("particlespy_SiO2_HAADF.hspy", "graphene", "", "ePSIC-DLS/particlespy, GPL-3.0"),
+    Entry("G-GrainBoundary-6nm.npy", "graphene", "", sampling="lattice"),
+    Entry("G-Si-2nm.npy", "graphene", "", sampling="0.078"),
+    Entry("G-trimSi.hdf5", "graphene", "", sampling="0.0383"),
+    Entry("hyperspy-demos_ABF_movie_5f.hspy", "mos2", ""),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the program said: a line of figures, or the sentence with which it declined."""
+
+    entry: Entry
+    line: str
+
+
+def show(axes: Axes, entry: Entry, folder: pathlib.Path) -> Outcome:
+    """Find the atoms of one image and draw them, or say why not."""
+    measure = entry.sampling == "lattice"
+    stated = None if measure else find.parse_sampling(entry.sampling)
+    stack = imageio.read(folder / entry.file, dataset=entry.dataset, sampling=stated)
+    frame = stack.frames[0]
+    ensemble = elit.load(entry.model)
+    try:
+        constant = ensemble.description.lattice_constant
+        sampling = find.choose_sampling(frame, stack.sampling, stack.sampling_source, constant, measure)
+        prediction = ensemble.predict(frame, sampling=sampling.value)
+    except StemAeError as error:
+        picture.show_image(axes, frame, stack.sampling)
+        return Outcome(entry, f"{entry.model}: {error}")
+    picture.rings(axes, frame, prediction.atoms)
+    counts = ", ".join(f"{count} {name}" for name, count in prediction.atoms.counts().items())
+    line = f"{entry.model}: {counts}; {sampling.value[1]:.4f} Å/px {sampling.source}; novelty {prediction.novelty:.2f}"
+    return Outcome(entry, line + (f" (warned: {sampling.warning})" if sampling.warning else ""))
+
+
+def sheet(entries: list[Entry], folder: pathlib.Path, path: pathlib.Path) -> list[Outcome]:
+    """Write the contact sheet and return what was said about each image."""
+    rows = -(-len(entries) // COLUMNS)
+    figure = picture.dark_figure(6.0 * COLUMNS, 7.4 * rows, layout="none")
+    grid = np.ravel(figure.subplots(rows, COLUMNS, squeeze=False))
+    top = 1 - 0.4 / (7.4 * rows)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=1.45 / (7.4 * rows), top=top, wspace=0.03, hspace=0.33)
+    outcomes = []
+    for axes, entry in zip(grid, entries, strict=False):
+        outcome = show(axes, entry, folder)
+        outcomes.append(outcome)
+        print(f"{entry.file}: {outcome.line}", flush=True)
+        axes.set_title(entry.file, color=picture.INK, fontsize=11)
+        axes.set_anchor("N")
+        if entry.columns_shown:
+            axes.set_xlim(-0.5, entry.columns_shown - 0.5)
+        words = [line for text in (outcome.line, entry.remark, entry.credit) for line in textwrap.wrap(text, 82)]
+        cell = axes.get_subplotspec().get_position(figure)  # type: ignore[union-attr]
+        figure.text(cell.x0, cell.y0 - 0.003, "\n".join(words), color=picture.INK, fontsize=9.5, va="top")
+    for axes in grid[len(entries) :]:
+        axes.set_axis_off()
+    picture.save(figure, path, dpi=90)
+    return outcomes
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Return the sheet's words as Markdown."""
+    lines = [
+        "# Real images",
+        "",
+        "The bundled models on images that other people have published, none of which was used in training. Every line",
+        "below the pictures is the program's own; the remarks are ours, after looking.",
+        "",
+        "![contact sheet](images/contact_sheet.png)",
+        "",
+        "| image | what the program says | what is right and wrong | source, licence |",
+        "|---|---|---|---|",
+    ]
+    rows = [f"| {o.entry.file} | {o.line} | {o.entry.remark} | {o.entry.credit} |" for o in outcomes]
+    command = "`python benchmarks/real_images.py FOLDER`"
+    return "\n".join([*lines, *rows, "", f"Made by {command}; the images themselves are not part of this project.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path, help="where the images are")
+    parser.add_argument("--all", type=pathlib.Path, metavar="PNG", help="write a sheet of every image here instead")
+    arguments = parser.parse_args()
+    if arguments.all:
+        sheet(ENTRIES, arguments.folder, arguments.all)
+        return
+    published = [entry for entry in ENTRIES if entry.credit]
+    outcomes = sheet(published, arguments.folder, DOCS / "images" / "contact_sheet.png")
+    (DOCS / "real_images.md").write_text(table(outcomes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
