@@ -31,6 +31,7 @@ import nionswift_plugin.stem_ae_ui as plugin
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import atoms_panel, keeping
 from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
+from stem_ae import elit
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit import Prediction
 from stem_ae.elit.calibrate import estimate_sampling
@@ -85,7 +86,7 @@ def store(monkeypatch):
     monkeypatch.setattr(
         TestUI.UserInterface, "get_persistent_string", lambda self, key, default=None: kept.get(key, default or "")
     )
-    monkeypatch.setattr(TestUI.UserInterface, "set_persistent_string", lambda self, key, value: kept.update({key: value}))
+    monkeypatch.setattr(TestUI.UserInterface, "set_persistent_string", lambda self, key, text: kept.update({key: text}))
     return kept
 
 
@@ -212,26 +213,49 @@ def swift(tmp_path, monkeypatch, store, ensemble):
     AcquisitionTestContext.end_leaks(unittest.TestCase())
 
 
+def truth_inside(swift, shape, sampling, margin):
+    """Return the true columns in pixels and their names, those a little inside the frame."""
+    truth, names = swift.simulator.truth_in_frame()
+    truth = truth / sampling
+    inside = np.all((truth > margin) & (truth < np.array(shape[::-1]) - 1 - margin), axis=1)
+    return truth[inside], np.array(names)[inside]
+
+
 def test_rings_are_where_the_atoms_are(swift):
     swift.set_scan(size=(96, 160), fov_nm=4.0, dwell_us=8.0)
     swift.record()
     swift.show(swift.scan_item())
     swift.handler.start_button.on_clicked()
     swift.pump(lambda: swift.has_rings)
-    truth, names = swift.simulator.truth_in_frame()
-    sampling = 40.0 / 160
-    truth = truth / sampling
-    inside = np.all((truth > 3) & (truth < np.array([160, 96]) - 4), axis=1)
+    truth, names = truth_inside(swift, (96, 160), 40.0 / 160, margin=3)
     rings = swift.rings_px((96, 160))
-    distance, _ = cKDTree(rings).query(truth[inside])
+    distance, _ = cKDTree(rings).query(truth)
     assert np.median(distance) < 1.0  # the stand-in for the net answers in whole pixels
     assert np.mean(distance < 1.5) > 0.9  # and misses a carbon beside a bright silicon
     assert len(rings) == sum(swift.counts.values())
-    silicon = truth[inside & (np.array(names) == "Si")]
+    silicon = truth[names == "Si"]
     assert len(silicon) >= 3
     colors = {item.name: item.color for item in swift.model.classes.items}
     distance, _ = cKDTree(swift.rings_px((96, 160), colors["Si"])).query(silicon)
     assert np.mean(distance < 1.5) > 0.9
+
+
+def test_rings_of_the_bundled_ensemble(swift, monkeypatch):
+    monkeypatch.setattr(swift.model, "_AtomsModel__load", lambda name: elit.load("graphene"))
+    swift.set_scan(size=(192, 192), fov_nm=3.0, dwell_us=16.0)
+    swift.record()
+    swift.show(swift.scan_item())
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings, timeout=60)
+    sampling = 30.0 / 192
+    truth, names = truth_inside(swift, (192, 192), sampling, margin=2)
+    colors = {item.name: item.color for item in swift.model.classes.items}
+    assert set(names) == set(colors) == {"C", "Si"}
+    distance, _ = cKDTree(swift.rings_px((192, 192))).query(truth)
+    assert np.mean(distance * sampling < 0.5) >= 0.98
+    for name, color in colors.items():
+        distance, _ = cKDTree(swift.rings_px((192, 192), color)).query(truth[names == name])
+        assert np.mean(distance * sampling < 0.5) >= 0.95
 
 
 def test_live_frames_and_the_scan_is_never_started_from_here(swift):
@@ -289,7 +313,7 @@ def test_looks_of_the_rings(running):
     assert len(running.rings_px((128, 128))) == shown - running.counts["Si"]
     silicon.visible = True
     radius = [r[2] for r in running.drawn() if r[2] != 5.0]
-    assert radius[0] == pytest.approx(0.6 / 30 * 640)  # 0.6 Å of a field of view of 30 Å
+    assert radius[0] == pytest.approx(0.55 / 30 * 640)  # 0.55 Å of a field of view of 30 Å
     running.model.radius = 1.2
     assert next(r[2] for r in running.drawn() if r[2] != 5.0) == pytest.approx(1.2 / 30 * 640)
     assert len([r for r in running.drawn() if r[2] == 5.0]) == 2  # the legend's two classes
@@ -431,6 +455,7 @@ def test_an_image_without_calibration(displayed):
     first = displayed.open(image)
     displayed.model.start()
     displayed.pump(lambda: "no length calibration" in displayed.message)
+    assert displayed.model.texts.status == "Sampling unknown"
     assert overlays(displayed.display) == (0, 0)
     displayed.model.typed_sampling = "a lot"
     assert "not a sampling" in displayed.message
@@ -461,7 +486,7 @@ def test_bad_images_get_a_sentence_and_a_good_one_is_found_again(displayed, data
     displayed.model.start()
     displayed.open(data, nm(0.15, data.ndim))
     displayed.pump(lambda: words in displayed.message)
-    assert displayed.model.texts.status == "Not a usable image"
+    assert displayed.model.texts.status == "No rings"
     displayed.open(lattice(), nm(0.15))
     displayed.pump(lambda: displayed.has_rings and not displayed.message)
 

@@ -34,7 +34,7 @@ FAMILIAR = 1.0  # novelty up to here is what the model knows
 STATISTICS_PERIOD_S = 0.25  # readable, and cheap
 UPDATE_TASK, SAVE_TASK = "stem_ae atoms update", "stem_ae atoms settings"
 
-GOOD, WAITING, BAD, OFF = "#1A8F3C", "#B26A00", "#C62828", "#808080"
+GOOD, WAITING, BAD, OFF = "#1A8F3C", "#B26A00", "#C62828", "#707070"
 
 
 class AtomClass(Observable.Observable):
@@ -94,6 +94,7 @@ class Texts:
     """What is wrong or was done, and what to do about it."""
     hint: str = ""
     """What to be careful about."""
+    model: str = ""
     sampling: str = ""
     statistics: str = ""
 
@@ -371,6 +372,10 @@ class AtomsModel(Observable.Observable):
             result.prediction.uncertainty  # noqa: B018  (is worked out when first asked for: here, not later)
         self.__ask_for_update()
 
+    def __drawn(self, worker: live.LiveWorker, result: live.Result) -> None:
+        worker.shown(result)
+        self.__ask_for_update()  # the figures have changed
+
     def __ask_for_update(self) -> None:
         with self.__lock:
             if not self.__closed:
@@ -430,7 +435,7 @@ class AtomsModel(Observable.Observable):
         worker, result = self.__worker, self.__result
         if worker and result and self.__is_shown:
             atoms = result.atoms(self.settings.threshold)
-            self.__marks = self.__marks_of(atoms, functools.partial(worker.shown, result))
+            self.__marks = self.__marks_of(atoms, functools.partial(self.__drawn, worker, result))
         else:
             self.__marks = None
         for index, item in enumerate(self.classes.items):
@@ -488,7 +493,13 @@ class AtomsModel(Observable.Observable):
     def __describe(self) -> None:
         status, color, message = self.__state()
         texts = Texts(
-            status, color, self.__note or message, self.__hint(), self.__sampling_text(), self.__statistics_text()
+            status=status,
+            status_color=color,
+            message=self.__note or message,
+            hint=self.__hint(),
+            model=self.__model_text(),
+            sampling=self.__sampling_text(),
+            statistics=self.__statistics_text(),
         )
         if texts != self.texts:
             self.texts = texts
@@ -506,7 +517,8 @@ class AtomsModel(Observable.Observable):
         if worker.state == "loading":
             return "Loading the model…", WAITING, ""
         if worker.error and self.__frame:
-            return "Not a usable image", BAD, worker.error
+            status, color = ("Sampling unknown", WAITING) if worker.lacks_sampling else ("No rings", BAD)
+            return status, color, worker.error
         if self.__marks is None:
             if isinstance(feed, swift.ScanFeed):
                 todo = f"Start the scan with {feed.channel.name} switched on; the panel never starts it by itself."
@@ -525,6 +537,9 @@ class AtomsModel(Observable.Observable):
             f"This frame is unlike what the model knows (novelty {novelty:.1f}, familiar is up to 1): do not trust the "
             "rings blindly; check model, sampling and focus."
         )
+
+    def __model_text(self) -> str:
+        return f"version {self.__model.version}, {self.__model.members} networks" if self.__model else ""
 
     def __sampling_text(self) -> str:
         return str(self.__result.sampling) if self.__result and self.__marks else ""

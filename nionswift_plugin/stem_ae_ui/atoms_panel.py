@@ -16,11 +16,12 @@ _ = gettext.gettext
 u = Declarative.DeclarativeUI()
 
 LABEL_WIDTH = 72
+QUIET, CAREFUL = "#707070", "#B26A00"
 
 
 def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str) -> Declarative.UIDescription:
     """Return a row with its name in front."""
-    name = u.create_label(text=label, width=LABEL_WIDTH, tool_tip=tool_tip)
+    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
     return u.create_row(name, *widgets, spacing=6)
 
 
@@ -72,9 +73,15 @@ class ClassHandler(Declarative.Handler):
         self.ui_view = u.create_row(
             u.create_check_box(checked="@binding(item.visible)", tool_tip=_("Draw the rings of this class")),
             {"type": "nionswift.color_chooser", "color": "@binding(item.color)"},
-            u.create_label(text=item.name, font="bold 14px", width=44),
+            u.create_label(text=item.name, font="bold 14px", width=44, text_alignment_vertical="vcenter"),
             u.create_stretch(),
-            u.create_label(text="@binding(item.count)", font="14px", width=80, text_alignment_horizontal="right"),
+            u.create_label(
+                text="@binding(item.count)",
+                font="bold 14px",
+                width=80,
+                text_alignment_horizontal="right",
+                text_alignment_vertical="vcenter",
+            ),
             spacing=8,
         )
 
@@ -101,6 +108,7 @@ class AtomsHandler(Declarative.Handler):
         self.angstrom_text = TextConverter("{:.2f} Å")
         self.status_text = TextConverter("{0.status}")
         self.status_color = TextConverter("{0.status_color}")
+        self.model_text = TextConverter("{0.model}")
         self.message_text = TextConverter("{0.message}")
         self.hint_text = TextConverter("{0.hint}")
         self.sampling_text = TextConverter("{0.sampling}")
@@ -151,7 +159,15 @@ class AtomsHandler(Declarative.Handler):
                 ),
                 tool_tip=_("A channel of the scan, frame by frame, or the image in the selected display panel"),
             ),
-            _row(_("Model"), models, u.create_stretch(), tool_tip=_("What the networks were trained to recognise")),
+            _row(
+                _("Model"),
+                models,
+                u.create_label(
+                    text="@binding(model.texts, converter=model_text)", color=QUIET, text_alignment_vertical="vcenter"
+                ),
+                u.create_stretch(),
+                tool_tip=_("What the networks were trained to recognise"),
+            ),
             spacing=6,
         )
 
@@ -162,6 +178,7 @@ class AtomsHandler(Declarative.Handler):
                     text="@binding(model.texts, converter=status_text)",
                     color="@binding(model.texts, converter=status_color)",
                     font="bold 18px",
+                    text_alignment_vertical="vcenter",
                     name="status_label",
                 ),
                 u.create_stretch(),
@@ -183,13 +200,13 @@ class AtomsHandler(Declarative.Handler):
             u.create_label(
                 text="@binding(model.texts, converter=hint_text)",
                 visible="@binding(model.texts, converter=has_hint)",
-                color="#B26A00",
+                color=CAREFUL,
                 word_wrap=True,
                 name="hint_label",
             ),
             u.create_label(
                 text="@binding(model.texts, converter=statistics_text)",
-                color="#808080",
+                color=QUIET,
                 name="statistics_label",
                 tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
             ),
@@ -201,7 +218,9 @@ class AtomsHandler(Declarative.Handler):
             number = f"@binding({value}, converter={text})"
             return [
                 u.create_slider(value=f"@binding({value}, converter=hundredths)", minimum=low, maximum=high),
-                u.create_label(text=number, width=48, text_alignment_horizontal="right"),
+                u.create_label(
+                    text=number, width=48, text_alignment_horizontal="right", text_alignment_vertical="vcenter"
+                ),
             ]
 
         return u.create_column(
@@ -249,7 +268,7 @@ class AtomsHandler(Declarative.Handler):
                     width=64,
                     name="sampling_edit",
                 ),
-                u.create_label(text="Å/px"),
+                u.create_label(text="Å/px", text_alignment_vertical="vcenter"),
                 u.create_stretch(),
                 tool_tip=_(
                     "Size of a pixel. Images without calibration need it typed, in Å per pixel, or estimated from the "
@@ -259,7 +278,7 @@ class AtomsHandler(Declarative.Handler):
             u.create_row(
                 u.create_spacing(LABEL_WIDTH + 6),
                 u.create_label(
-                    text="@binding(model.texts, converter=sampling_text)", color="#808080", name="sampling_label"
+                    text="@binding(model.texts, converter=sampling_text)", color=QUIET, name="sampling_label"
                 ),
                 u.create_stretch(),
             ),
@@ -276,7 +295,9 @@ class AtomsHandler(Declarative.Handler):
                     tool_tip=_("Keep the newest frame, its atoms and its uncertainty, with how they were found"),
                 ),
                 u.create_stretch(),
-                u.create_label(text="@binding(model.folder, converter=folder_text)", color="#808080"),
+                u.create_label(
+                    text="@binding(model.folder, converter=folder_text)", color=QUIET, text_alignment_vertical="vcenter"
+                ),
                 u.create_push_button(
                     text=_("Folder…"),
                     on_clicked="folder_clicked",
@@ -285,7 +306,7 @@ class AtomsHandler(Declarative.Handler):
                 ),
                 spacing=8,
             ),
-            u.create_label(text="@binding(model.folder)", color="#808080", word_wrap=True),
+            u.create_label(text="@binding(model.folder)", color=QUIET, word_wrap=True),
             spacing=4,
         )
 

@@ -24,7 +24,7 @@ from stem_ae.microscope import swift
 METADATA_KEY = "stem_ae"
 ATOMS_TYPE = "stem_ae.atoms"
 MAP_REFERENCE = "stem_ae_uncertainty"
-LARGEST_DEVIATION = 0.5  # of numbers between 0 and 1
+MAP_LIMIT = 0.25  # standard deviation that is shown brightest; half of what is possible at all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class UncertaintyMap:
         display_item = document_model.get_display_item_for_data_item(item)
         assert display_item
         if channel := display_item.display_data_channel:
-            channel.display_limits = (0.0, LARGEST_DEVIATION)
+            channel.display_limits = (0.0, MAP_LIMIT)
             channel.color_map_id = "magma"
         assert self.__window.workspace_controller
         panels = self.__window.workspace_controller.display_panels

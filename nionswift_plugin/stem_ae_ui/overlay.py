@@ -164,7 +164,7 @@ class _LegendComposer(_MarksComposer):
         if marks is None or not marks.legend:
             return
         rows = list(zip(marks.names, marks.counts, marks.colors, strict=True))
-        width = 56 + 9 * (max(len(name) for name in marks.names) + len(str(max(marks.counts))))
+        width = 56 + 9 * (max(len(name) for name in marks.names) + len(f"{max(marks.counts):,}"))
         left, top = canvas_bounds.left + LEGEND_MARGIN, canvas_bounds.top + LEGEND_MARGIN
         with drawing_context.saver():
             drawing_context.begin_path()
@@ -185,7 +185,7 @@ class _LegendComposer(_MarksComposer):
                 drawing_context.text_align = "left"
                 drawing_context.fill_text(name, left + 28, y)
                 drawing_context.text_align = "right"
-                drawing_context.fill_text(str(count), left + width - 10, y)
+                drawing_context.fill_text(f"{count:,}", left + width - 10, y)
 
 
 # --- attaching them to the displays ---------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Settings:
     model: str = ""
     threshold: float = 0.5
     """Least probability of an atom that is shown, 0 to 1."""
-    radius: float = 0.6
+    radius: float = 0.55
     """Radius of a ring in Å."""
     rings: bool = True
     legend: bool = True

@@ -33,6 +33,10 @@ CONFIDENT_LATTICE = 0.5
 """Least confidence (0 to 1) at which a sampling that was estimated from the lattice is used."""
 
 
+class UnknownSamplingError(StemAeError):
+    """It is not known how large a pixel is; the message says how to tell."""
+
+
 # --- frames and their sampling --------------------------------------------------------------------------------------
 
 
@@ -106,18 +110,18 @@ class _SamplingFinder:
 
         Raises
         ------
-        StemAeError
+        UnknownSamplingError
             If the chosen source does not yield one.
         """
         choice = frame.choice
         if choice.source == "typed":
             if choice.typed is None:
-                raise StemAeError("Type the sampling of this image in Å per pixel.")
+                raise UnknownSamplingError("Type the sampling of this image in Å per pixel.")
             return Sampling(as_sampling(choice.typed), "typed")
         if choice.source == "lattice":
             return self._from_lattice(frame, pixels)
         if frame.calibration is None:
-            raise StemAeError(
+            raise UnknownSamplingError(
                 "This image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
                 "lattice."
             )
@@ -128,7 +132,7 @@ class _SamplingFinder:
         if self._estimate is None or key != self._estimated_for:
             value, confidence = estimate_sampling(pixels, self._material)
             if not confidence >= CONFIDENT_LATTICE:
-                raise StemAeError(
+                raise UnknownSamplingError(
                     f"No clear lattice was found in this image ({confidence:.0%} sure): type its sampling in Å per "
                     "pixel."
                 )
@@ -276,6 +280,8 @@ class LiveWorker:
         """The newest result, of the newest frame that could be used."""
         self.error = ""
         """One sentence on what is wrong with the model or the newest frame; empty if nothing is."""
+        self.lacks_sampling = False
+        """Whether that is the frame's sampling."""
         self._thread = threading.Thread(target=self._run, name="stem-ae live", daemon=True)
         self._thread.start()
 
@@ -341,11 +347,11 @@ class LiveWorker:
             prediction = ensemble.predict(pixels, sampling.angstrom_per_px, threshold=LEAST_PRESENCE)
         except Exception as error:  # a frame that cannot be used must not end the live view
             self._meter.count("failed")
-            self._tell(error=_sentence(error))
+            self._tell(error=_sentence(error), lacks_sampling=isinstance(error, UnknownSamplingError))
             return
         self._meter.count("predicted")
         result = Result(frame, pixels, sampling, prediction, time.perf_counter() - start)
-        self._tell(result=result, error="")
+        self._tell(result=result, error="", lacks_sampling=False)
 
     def _tell(self, **changes: Any) -> None:
         with self._condition:
