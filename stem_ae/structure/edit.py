@@ -1,0 +1,134 @@
+"""Small changes to a structure: ad-atoms, CHx groups, vacancies."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import ase
+import numpy as np
+from ase.data import atomic_numbers, covalent_radii
+from numpy.typing import NDArray
+
+from stem_ae.errors import StemAeError
+from stem_ae.structure.bonding import bonded
+from stem_ae.structure.rings import rings
+
+FloatArray = NDArray[np.float64]
+Site = Literal["top", "bridge", "hollow"]
+
+_CH_BOND = 1.09
+_VACUUM_ABOVE = 10.0
+"""Å that a patch in vacuum keeps above what was added."""
+_TETRAHEDRAL = np.arccos(-1 / 3)
+
+
+def sites(atoms: ase.Atoms, kind: Site) -> FloatArray:
+    """Return the adsorption sites of a sheet, ``(K, 3)`` in Å, in its plane: on atoms, on bonds, or in rings' centres.
+
+    Raises
+    ------
+    StemAeError
+        If ``kind`` is not one of the three.
+    """
+    if kind == "top":
+        return np.array(atoms.positions[atoms.numbers > 1])
+    if kind == "bridge":
+        first, second, vectors = bonded(atoms)
+        once = (first < second) & (atoms.numbers[first] > 1) & (atoms.numbers[second] > 1)
+        return np.array(atoms.positions[first[once]] + vectors[once] / 2)
+    if kind == "hollow":
+        centres = []
+        for ring in rings(atoms):
+            to_others = atoms.get_distances(ring.atoms[0], list(ring.atoms), mic=True, vector=True)
+            centres.append(atoms.positions[ring.atoms[0]] + to_others.mean(axis=0))
+        return np.array(centres).reshape(-1, 3)
+    raise StemAeError(f"The site {kind!r} is not known: choose top, bridge or hollow.")
+
+
+def add_adatom(
+    atoms: ase.Atoms, element: str, site: Site, *, near: tuple[float, float] | None = None, height: float | None = None
+) -> ase.Atoms:
+    """Return a copy with one atom above the sheet.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The sheet, about normal to z.
+    element : str
+        Such as ``"Cr"``.
+    site : {"top", "bridge", "hollow"}
+        Kind of site.
+    near : (float, float), optional
+        The site nearest to this x, y (Å, the structure's frame); the middle of the sheet by default.
+    height : float, optional
+        Å above the sheet; by default the one that makes the bonds as long as the covalent radii say.
+
+    Raises
+    ------
+    StemAeError
+        If the element or the site does not exist.
+    """
+    if element not in atomic_numbers:
+        raise StemAeError(f"{element!r} is not an element: give its symbol, such as Cr.")
+    places = sites(atoms, site)
+    if len(places) == 0:
+        raise StemAeError(f"The structure has no {site} site.")
+    target = np.asarray(near if near is not None else atoms.positions[:, :2].mean(axis=0))
+    place = places[np.argmin(np.linalg.norm(places[:, :2] - target, axis=1))]
+    if height is None:
+        nearest = int(np.argmin(np.linalg.norm(atoms.positions - place, axis=1)))
+        bond = covalent_radii[atomic_numbers[element]] + covalent_radii[atoms.numbers[nearest]]
+        aside = np.linalg.norm(atoms.positions[nearest] - place)
+        height = float(np.sqrt(max(bond**2 - aside**2, 1.0)))
+    return _with(atoms, ase.Atoms([element], [place + np.array([0, 0, height])]))
+
+
+def add_group(atoms: ase.Atoms, group: Literal["CH", "CH2", "CH3"], site: Site = "top", *,
+              near: tuple[float, float] | None = None) -> ase.Atoms:  # fmt: skip
+    """Return a copy with a CH, CH2 or CH3 group above the sheet, its carbon on the site as an ad-atom.
+
+    Raises
+    ------
+    StemAeError
+        If the group or the site does not exist.
+    """
+    if group not in ("CH", "CH2", "CH3"):
+        raise StemAeError(f"The group {group!r} is not known: choose CH, CH2 or CH3.")
+    count = 1 if group == "CH" else int(group[2])
+    with_carbon = add_adatom(atoms, "C", site, near=near)
+    carbon = with_carbon.positions[-1]
+    tilt = np.pi - _TETRAHEDRAL if count > 1 else 0.0
+    turns = 2 * np.pi * np.arange(count) / count
+    directions = np.column_stack(
+        [np.sin(tilt) * np.cos(turns), np.sin(tilt) * np.sin(turns), np.full(count, np.cos(tilt))]
+    )
+    return _with(with_carbon, ase.Atoms(["H"] * count, carbon + _CH_BOND * directions))
+
+
+def add_vacancy(atoms: ase.Atoms, *indices: int) -> ase.Atoms:
+    """Return a copy without these atoms.
+
+    Raises
+    ------
+    StemAeError
+        If one does not exist.
+    """
+    wrong = [k for k in indices if not 0 <= k < len(atoms)]
+    if wrong:
+        raise StemAeError(f"There is no atom {wrong[0]}: the structure has {len(atoms)} atoms, counted from 0.")
+    result: ase.Atoms = atoms.copy()
+    del result[list(indices)]
+    return result
+
+
+def _with(atoms: ase.Atoms, added: ase.Atoms) -> ase.Atoms:
+    """Return both; what the image says about atoms stays empty for the added ones."""
+    result: ase.Atoms = atoms.copy()
+    result += added
+    if result.has("image_atom"):
+        result.arrays["image_atom"][-len(added) :] = -1
+        result.arrays["image_position"][-len(added) :] = added.positions
+        result.arrays["probability"][-len(added) :] = 1.0
+    if not result.pbc.any() and result.cell.rank == 3:
+        result.cell[2, 2] = max(result.cell[2, 2], result.positions[:, 2].max() + _VACUUM_ABOVE)
+    return result

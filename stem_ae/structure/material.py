@@ -1,0 +1,92 @@
+"""What a column in the image stands for: its atoms along the beam, and how far its neighbours should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import ase.data
+
+from stem_ae.errors import StemAeError
+
+COVALENCE = {"B": 3, "C": 3, "N": 3, "Si": 3}
+"""Bonds of an atom inside a sheet; fewer at an edge are made up with hydrogen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """A template that turns projected columns into atoms.
+
+    Parameters
+    ----------
+    name : str
+        What a person calls it.
+    columns : mapping
+        For each class of column the atoms in it, as ``(element, height)``; height in Å towards the electron source.
+    spacing : float
+        Projected distance of nearest columns in Å, of the undisturbed material: the known constant that the image's
+        scale is calibrated against.
+    period : float or None
+        Repeat along the beam in Å, for crystals; ``None`` for sheets.
+    """
+
+    name: str
+    columns: Mapping[str, tuple[tuple[str, float], ...]]
+    spacing: float
+    period: float | None = None
+
+    def atoms_of(self, column: str) -> tuple[tuple[str, float], ...]:
+        """Return the atoms of one class of column.
+
+        Raises
+        ------
+        StemAeError
+            If the class is neither in the template nor the name of an element.
+        """
+        if column in self.columns:
+            return self.columns[column]
+        if column in ase.data.atomic_numbers and column != "X":
+            return ((column, 0.0),)
+        raise StemAeError(
+            f"The class {column!r} is not a column of {self.name} nor an element: pass a Material that says which "
+            "atoms it stands for."
+        )
+
+
+GRAPHENE = Material("graphene", {"C": (("C", 0.0),), "Si": (("Si", 0.0),)}, spacing=1.42)
+
+# a = 3.16 Å, so the projected Mo-S distance is a / sqrt(3). Knock-on damage takes the sulphur where the beam leaves the
+# sheet, hence the one that stays in S1 is on the source's side (Komsa et al., Phys. Rev. Lett. 109, 035503 (2012)).
+MOS2 = Material(
+    "MoS2",
+    {"Mo": (("Mo", 0.0),), "S2": (("S", 1.56), ("S", -1.56)), "S1": (("S", 1.56),)},
+    spacing=1.824,
+)
+
+# Perovskite along [001], a = 3.905 Å: Sr and O share no column, Ti and O do. Pure oxygen columns, which ADF images do
+# not show, are not made up.
+SRTIO3 = Material(
+    "SrTiO3 [001]", {"Sr": (("Sr", 0.0),), "Ti": (("Ti", 1.9525), ("O", 0.0))}, spacing=2.761, period=3.905
+)
+
+MATERIALS = (GRAPHENE, MOS2, SRTIO3)
+
+
+def material_for(species: Sequence[str]) -> Material:
+    """Return the first known material that has all of these classes.
+
+    Raises
+    ------
+    StemAeError
+        If there is none.
+    """
+    for material in MATERIALS:
+        if set(species) <= set(material.columns):
+            return material
+    graphene_like = {re.sub(r"\d+$", "", name) for name in species} <= set(ase.data.chemical_symbols[1:])
+    if graphene_like and "C" in species:
+        return GRAPHENE
+    raise StemAeError(
+        f"No known material has the classes {', '.join(species)}: pass a Material with its columns and their spacing."
+    )

@@ -1,0 +1,146 @@
+"""Bonds, angles and rings of a sheet, and the defects they show."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import ase
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.structure.bonding import bonded
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_LARGEST = 14
+"""Larger faces are holes or the outside."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """One ring: its atoms in order, the mean length of its bonds in Å, and the mean angle in degrees."""
+
+    atoms: tuple[int, ...]
+    bond: float
+    angle: float
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+
+def bond_lengths(atoms: ase.Atoms) -> dict[str, FloatArray]:
+    """Return the lengths of all bonds in Å by their elements, such as ``{"C-C": ..., "C-H": ...}``."""
+    first, second, vectors = bonded(atoms)
+    distance = np.linalg.norm(vectors, axis=1)
+    once = first < second
+    symbols = atoms.get_chemical_symbols()
+    names = ["-".join(sorted((symbols[i], symbols[j]))) for i, j in zip(first[once], second[once], strict=True)]
+    result: dict[str, FloatArray] = {}
+    for name in sorted(set(names)):
+        result[name] = distance[once][np.array(names) == name]
+    return result
+
+
+def rings(atoms: ase.Atoms) -> list[Ring]:
+    """Return the rings of a sheet seen along z: the faces of its bond graph.
+
+    For sheets one atom thick, whose bonds do not cross in projection: at every atom the bonds are sorted by their
+    direction, and turning always left walks round one face. Bonds across periodic borders are followed.
+    """
+    first, second, vectors = bonded(atoms)
+    heavy = (atoms.numbers[first] > 1) & (atoms.numbers[second] > 1)
+    first, second, vectors = first[heavy], second[heavy], vectors[heavy]
+    order = np.lexsort([np.arctan2(vectors[:, 1], vectors[:, 0]), first])
+    first, second, vectors = first[order], second[order], vectors[order]
+    following = _next_edge(first, second, vectors)
+    found: list[Ring] = []
+    seen = np.zeros(len(first), bool)
+    for start in range(len(first)):
+        walk: list[int] = []
+        edge = start
+        while not seen[edge]:
+            seen[edge] = True
+            walk.append(edge)
+            edge = int(following[edge])
+        if 3 <= len(walk) <= _LARGEST and edge == start and _closes(vectors[walk]):
+            found.append(_ring(first[walk], vectors[walk]))
+    return found
+
+
+def _next_edge(first: IntArray, second: IntArray, vectors: FloatArray) -> IntArray:
+    """Return for each directed bond the one that follows it round the face on its left."""
+    start = np.searchsorted(first, np.arange(first.max() + 2 if len(first) else 1))
+    reverse: dict[tuple[int, int, int, int], int] = {}
+    for k, (i, j, v) in enumerate(zip(first, second, vectors, strict=True)):
+        reverse[(int(i), int(j), round(100 * v[0]), round(100 * v[1]))] = k
+    result = np.zeros(len(first), np.int64)
+    for k, (i, j, v) in enumerate(zip(first, second, vectors, strict=True)):
+        back = reverse[(int(j), int(i), round(-100 * v[0]), round(-100 * v[1]))]
+        # The bond just clockwise of the way back keeps the face on the left.
+        result[k] = back - 1 if back > start[j] else start[j + 1] - 1
+    return result
+
+
+def _closes(vectors: FloatArray) -> bool:
+    """Say whether a walk returns to where it began, anticlockwise (the outside is walked clockwise)."""
+    corners = np.cumsum(vectors, axis=0)
+    area = 0.5 * np.sum(corners[:, 0] * np.roll(corners[:, 1], -1) - np.roll(corners[:, 0], -1) * corners[:, 1])
+    return bool(np.linalg.norm(corners[-1]) < 1e-3 and area > 0)
+
+
+def _ring(members: IntArray, vectors: FloatArray) -> Ring:
+    lengths = np.linalg.norm(vectors, axis=1)
+    unit = vectors / lengths[:, None]
+    angles = 180 - np.degrees(np.arccos(np.clip(np.sum(unit * np.roll(unit, 1, axis=0), axis=1), -1, 1)))
+    return Ring(tuple(int(k) for k in members), float(lengths.mean()), float(angles.mean()))
+
+
+def defects(atoms: ase.Atoms, found: list[Ring] | None = None) -> list[dict[str, object]]:
+    """Return the defects of a hexagonal sheet, each with its kind, its atoms and its centre (Å).
+
+    Kinds: ``Stone-Wales`` (5-7-7-5 about one bond), ``divacancy 5-8-5``, ``vacancy`` (a ring larger than 8),
+    ``dopant`` (an element that is not the commonest), and ``ring of n`` for other odd rings.
+    """
+    found = rings(atoms) if found is None else found
+    odd = [ring for ring in found if len(ring) != 6]
+    share = [
+        [k for k, other in enumerate(odd) if other is not ring and set(ring.atoms) & set(other.atoms)] for ring in odd
+    ]
+    result: list[dict[str, object]] = []
+    for group in _groups(share):
+        sizes = tuple(sorted(len(odd[k]) for k in group))
+        members = sorted(set().union(*(odd[k].atoms for k in group)))
+        result.append({"kind": _KINDS.get(sizes) or _name(sizes), "atoms": members})
+    heavy = atoms.numbers[atoms.numbers > 1]
+    if len(heavy):
+        usual = collections.Counter(heavy.tolist()).most_common(1)[0][0]
+        for k in np.flatnonzero((atoms.numbers > 1) & (atoms.numbers != usual)):
+            result.append({"kind": f"dopant {atoms.symbols[int(k)]}", "atoms": [int(k)]})
+    for defect in result:
+        defect["centre"] = atoms.positions[defect["atoms"]].mean(axis=0).tolist()
+    return result
+
+
+_KINDS = {(5, 5, 7, 7): "Stone-Wales", (5, 5, 8): "divacancy 5-8-5", (5, 9): "vacancy, reconstructed"}
+
+
+def _name(sizes: tuple[int, ...]) -> str:
+    if len(sizes) == 1:
+        return "vacancy" if sizes[0] > 8 else f"ring of {sizes[0]}"
+    return "rings " + "-".join(str(size) for size in sizes)
+
+
+def _groups(share: list[list[int]]) -> list[list[int]]:
+    """Return the connected groups of a small graph."""
+    left, result = set(range(len(share))), []
+    while left:
+        group, edge = set(), [left.pop()]
+        while edge:
+            k = edge.pop()
+            group.add(k)
+            edge += [other for other in share[k] if other not in group]
+        left -= group
+        result.append(sorted(group))
+    return result
