@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +20,10 @@ from nion.swift import Facade
 from nion.swift.test import TestContext
 from nion.utils import Geometry
 
+from nionswift_plugin import stem_ae_sim
+from nionswift_plugin.stem_ae_sim import panel
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+from stem_ae.imaging import diffraction
 from stem_ae.imaging.specimens import Specimen
 from stem_ae.imaging.virtual_microscope import Conditions
 
@@ -153,3 +161,311 @@ def test_the_two_detectors_see_the_same_atoms_differently(swift):
     haadf, maadf = (xdata.data for xdata in swift.scan_hardware_source.record_immediate(p))
     assert maadf.sum() > 1.5 * haadf.sum()
     assert np.corrcoef(haadf.ravel(), maadf.ravel())[0, 1] > 0.98  # one scan, so one jitter
+
+
+def test_drift_moves_the_image_and_shears_the_frame(swift):
+    microscope = swift.simulator.microscope
+    p = parameters(swift, dwell_us=20.0)
+    still = scan(swift, p).data
+    truth_still, _ = swift.simulator.truth_in_frame()
+    microscope.conditions = dataclasses.replace(microscope.conditions, drift=(1.0, -2.0))  # Å/s
+    swift.clock.now += 0.5
+    moved = scan(swift, p).data
+    truth_moved, _ = swift.simulator.truth_in_frame()
+    sampling = 30.0 / 128
+    before = fitted_positions(still, truth_still / sampling)
+    after = fitted_positions(moved, truth_moved / sampling)
+    lines = before[:, 1] * 128 * 20e-6  # s until the beam is at the atom
+    shift = (after - before) * sampling
+    assert np.all(inside(before, still.shape))
+    np.testing.assert_allclose(shift[:, 0], 0.5 + lines, atol=0.03)
+    np.testing.assert_allclose(shift[:, 1], -1.0 - 2.0 * lines, atol=0.05)
+
+
+def test_choosing_a_specimen_acts_on_the_next_frame(swift):
+    p = parameters(swift)
+    scan(swift, p)
+    swift.simulator.choose_specimen("MoS2 with vacancies")
+    scan(swift, p)
+    assert set(swift.simulator.truth_in_frame()[1]) <= {"Mo", "S2", "S1"}
+
+
+# --- what the beam does ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mos2(swift):
+    """The same with MoS2, 60 pA at 80 kV and damage."""
+    swift.simulator.microscope.conditions = Conditions()
+    swift.simulator.choose_specimen("MoS2 with vacancies")
+    swift.instrument.SetVal("EHT", 80e3)
+    swift.instrument.SetVal("BeamCurrent", 60e-12)
+    swift.scan_hardware_source.set_current_frame_parameters(parameters(swift, fov_nm=4.0))
+    return swift
+
+
+def park_on(swift, kind):
+    """Park the beam on a column of that kind near the scan's middle; return the column's position on the specimen."""
+    columns, names = swift.simulator.microscope.columns
+    central = [k for k, name in enumerate(names) if name == kind and np.all(np.abs(columns[k]) < 12)]
+    x, y = swift.instrument.context_field.to_fraction(columns[central[0]])
+    swift.scan_hardware_source.probe_position = Geometry.FloatPoint(y=y, x=x)
+    return columns[central[0]]
+
+
+def wait(swift, seconds):
+    swift.clock.now += seconds
+    swift.simulator.microscope.advance()
+
+
+def test_the_parked_beam_ejects_one_sulphur_then_the_other(mos2):
+    place = park_on(mos2, "S2")
+    microscope = mos2.simulator.microscope
+    while not microscope.ejections:
+        wait(mos2, 0.005)
+    assert microscope.ejections[0].symbol == "S"
+    np.testing.assert_allclose(microscope.ejections[0].position, place, atol=0.01)
+    columns, names = microscope.columns
+    nearest = np.argmin(np.linalg.norm(columns - place, axis=1))
+    assert names[nearest] == "S1"
+    wait(mos2, 60.0)
+    columns, _ = microscope.columns
+    assert np.min(np.linalg.norm(columns - place, axis=1)) > 1.0
+
+
+def test_blanking_and_switching_damage_off_spare_the_specimen(mos2):
+    park_on(mos2, "S2")
+    microscope = mos2.simulator.microscope
+    mos2.instrument.controls.is_blanked = True
+    microscope.ejections.clear()
+    wait(mos2, 1000.0)
+    assert not microscope.ejections
+    microscope.conditions = dataclasses.replace(microscope.conditions, damage=False)
+    mos2.instrument.SetVal("C_Blank", 0.0)
+    wait(mos2, 1000.0)
+    assert not microscope.ejections
+    microscope.conditions = dataclasses.replace(microscope.conditions, damage=True)
+    wait(mos2, 1000.0)
+    assert microscope.ejections
+
+
+def test_carbon_withstands_60_kv_and_an_unparked_beam_spares_the_view(swift):
+    swift.simulator.choose_specimen("graphene with silicon")
+    swift.simulator.microscope.conditions = Conditions()
+    swift.scan_hardware_source.set_current_frame_parameters(parameters(swift, fov_nm=4.0))
+    park_on(swift, "C")
+    wait(swift, 10.0)
+    assert not swift.simulator.microscope.ejections
+    swift.instrument.SetVal("BeamCurrent", 60e-12)
+    swift.scan_hardware_source.probe_position = None
+    swift.simulator.choose_specimen("MoS2 with vacancies")
+    wait(swift, 20.0)
+    ejections = swift.simulator.microscope.ejections
+    assert ejections
+    assert all(np.max(np.abs(hit.position)) > 20.0 for hit in ejections)
+
+
+def test_scanning_doses_by_area(mos2):
+    """Frames over 4 nm at 5 nA: as many S leave as their cross sections and the dose say."""
+    mos2.instrument.SetVal("BeamCurrent", BRIGHT)
+    mos2.instrument.SetVal("C_Blank", 0.0)
+    p = parameters(mos2, size=(64, 64), fov_nm=4.0, dwell_us=10.0)
+    microscope = mos2.simulator.microscope
+    _, names = microscope.columns
+    microscope.ejections.clear()
+    columns = microscope.columns[0][[name == "S2" for name in names]]
+    seen = np.all(np.abs(columns) < 20, axis=1).sum()
+    frames = 4
+    for _ in range(frames):
+        scan(mos2, p)
+    dose = frames * BRIGHT / 1.602e-19 * 10e-6 / (40 / 64) ** 2
+    expected = seen * dose * 5e-8  # 5 barn at 80 kV
+    assert expected > 10
+    first = [hit for hit in microscope.ejections if np.max(np.abs(hit.position)) < 20]
+    assert abs(len(first) - expected) < 4 * np.sqrt(expected)
+
+
+def test_the_blanker_darkens_the_rest_of_a_frame(swift):
+    """What is scanned before it closes is there, what comes after is dark (no readout noise in this fixture)."""
+    p = parameters(swift, dwell_us=40.0)  # a frame of 0.66 s
+    assert scan(swift, p).data[-40:].sum() > 0
+    closer = threading.Timer(0.3, swift.instrument.SetVal, ("C_Blank", 1.0))
+    closer.start()
+    data = scan(swift, p).data
+    closer.join()
+    assert data[:20].sum() > 0
+    assert data[-30:].sum() == 0
+    assert scan(swift, p).data.sum() == 0
+
+
+# --- cameras ---------------------------------------------------------------------------------------------------------
+
+
+def camera_parameters(camera, exposure_ms=5, processing=None):
+    p = camera.get_current_frame_parameters()
+    p.exposure_ms, p.binning, p.processing = exposure_ms, 1, processing
+    return p
+
+
+def exposure_at(swift, camera, position):
+    """Park the beam at a position on the specimen (Å) and expose once."""
+    x, y = swift.instrument.context_field.to_fraction(position)
+    swift.scan_hardware_source.probe_position = Geometry.FloatPoint(y=y, x=x)
+    camera.set_current_frame_parameters(camera_parameters(camera, 20))
+    camera.grab_sequence_prepare(1)
+    return camera.grab_sequence(1)[0].data[0]
+
+
+def spectrum_at(swift, position):
+    return exposure_at(swift, swift.instrument.eels_camera, position).sum(axis=0)
+
+
+def test_spectra_belong_to_the_place(swift):
+    swift.simulator.choose_specimen("graphene with silicon")
+    swift.scan_hardware_source.set_current_frame_parameters(parameters(swift, fov_nm=6.0))
+    columns, names = swift.simulator.microscope.columns
+    near = np.all(np.abs(columns) < 25, axis=1)
+    silicon = np.array([n == "Si" for n in names])
+    distance = np.min(np.linalg.norm(columns[:, None] - columns[silicon], axis=2), axis=1)
+    on, off = columns[near & silicon][0], columns[near & (distance > 15)][0]
+    step = lambda s: s[119:180].sum() / s[60:119].sum()  # noqa: E731  (Si L at 99 eV: channel 119)
+    assert step(spectrum_at(swift, on)) > 1.05 * step(spectrum_at(swift, off))
+    swift.instrument.controls.is_blanked = True
+    dark = spectrum_at(swift, on)
+    assert abs(dark.mean()) < 3 * 2 * np.sqrt(16) / np.sqrt(1024) * 4
+
+
+@pytest.mark.parametrize("geometry", ["plain", "rotated and off centre", "sub-scan"])
+def test_synchronised_cameras_expose_every_pixel_where_the_image_has_it(swift, geometry, monkeypatch):
+    camera = swift.instrument.ronchigram_camera
+    simulator = swift.simulator.ronchigram_camera_device.simulator
+
+
+    def picture_of_the_position():
+        picture = np.zeros(tuple(simulator._sensor_dimensions))
+        picture[0, :2] = simulator.beam_position + 100
+        return picture
+
+    monkeypatch.setattr(simulator, "expected_fraction", picture_of_the_position)
+    values = dict(GEOMETRIES[geometry], size=(6, 8), dwell_us=1000.0)
+    if "subscan_pixel_size" in values:
+        values["subscan_pixel_size"] = (5, 7)
+    p = parameters(swift, **values)
+    swift.scan_hardware_source.set_current_frame_parameters(p)
+    _, (xdata,) = swift.scan_hardware_source.grab_synchronized(
+        scan_frame_parameters=p, camera=camera, camera_frame_parameters=camera_parameters(camera, 4)
+    )
+    electrons = swift.instrument.beam.electrons(4e-3) * swift.instrument.counts_per_electron
+    measured = xdata.data[..., 0, :2] / electrons - 100
+    shape = measured.shape[:2]
+    expected = swift.instrument.frame_field(p).to_specimen(
+        np.stack(np.meshgrid((np.arange(shape[1]) + 0.5) / shape[1], (np.arange(shape[0]) + 0.5) / shape[0]), axis=-1)
+    )
+    np.testing.assert_allclose(measured, expected, atol=0.05)
+
+
+def test_the_centre_of_mass_follows_the_field(swift):
+    """On the flank of an atom the pattern moves towards it, by what the ground truth says."""
+    swift.scan_hardware_source.set_current_frame_parameters(parameters(swift))
+    beam, microscope = swift.instrument.beam, swift.simulator.microscope
+    probe = beam.probe(microscope.conditions.source_sigma)
+    for apart in ((-0.5, 0.0), (0.3, 0.4)):
+        place = microscope.specimen.positions[0, :2] + apart
+        picture = exposure_at(swift, swift.instrument.ronchigram_camera, place)
+        rows, columns = np.indices(picture.shape)
+        disk = np.where(np.hypot(rows - 63.5, columns - 63.5) < 50, picture, 0)
+        measured = np.array([(disk * (index - 63.5)).sum() / disk.sum() for index in (columns, rows)])  # 1 mrad/pixel
+        expected = diffraction.deflection(microscope.specimen, place, probe, beam.energy_ev)
+        assert np.dot(expected, apart) < 0
+        np.testing.assert_allclose(measured, expected, rtol=0.1, atol=0.05)
+
+
+# --- opting in -------------------------------------------------------------------------------------------------------
+
+
+START_OF_SWIFT = """
+import os, sys
+from nion.swift import Facade
+from nion.swift.model import ApplicationData, Notification
+from nion.swift.test import TestContext
+from nion.utils import Registry
+Facade.initialize()
+setup = TestContext.TestSetup()
+from nionswift_plugin import nion_instrumentation_ui, stem_ae_sim, usim
+nion_instrumentation_ui.configuration_location = os.getcwd()
+nion_instrumentation_ui.run()
+usim.run()
+{before}
+stem_ae_sim.run()
+print("INSTRUMENT", Registry.get_component("stem_controller").instrument_id)
+print("CAMERAS", sorted(c.camera_device.camera_id for c in Registry.get_components_by_type("camera_module")))
+print("MESSAGES", [note.text for note in Registry.get_component("notification-source").notifications])
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def start_of_swift(folder, before="", **environment):
+    """Load the plug-ins as Swift does, in a process of its own, and return what it says."""
+    clean = {name: value for name, value in os.environ.items() if name != stem_ae_sim.ENVIRONMENT_VARIABLE}
+    clean["PYTHONPATH"] = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), clean.get("PYTHONPATH", "")])
+    script = START_OF_SWIFT.format(before=before)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=clean | environment, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_nothing_changes_unless_asked_for(tmp_path):
+    assert "INSTRUMENT usim_stem_controller" in start_of_swift(tmp_path)
+
+
+def test_the_environment_asks_for_it(tmp_path):
+    answer = start_of_swift(tmp_path, STEM_AE_SIMULATE="1")
+    assert "INSTRUMENT stem_ae_sim_controller" in answer
+    assert "CAMERAS ['stem_ae_sim_cbed', 'stem_ae_sim_eels']" in answer
+
+
+def test_the_preference_asks_for_it(tmp_path):
+    assert "INSTRUMENT stem_ae_sim_controller" in start_of_swift(tmp_path, "stem_ae_sim.preferences.want(True)")
+
+
+def test_never_takes_the_place_of_a_real_instrument(tmp_path):
+    real = "Registry.get_component('stem_controller').instrument_id = 'the real one'"
+    answer = start_of_swift(tmp_path, real, STEM_AE_SIMULATE="1")
+    assert "INSTRUMENT the real one" in answer
+    assert "CAMERAS ['usim_eels_camera', 'usim_ronchigram_camera']" in answer
+    assert "does not replace" in answer.split("MESSAGES")[1]
+
+
+def test_the_panel_sets_the_simulation(swift):
+    handler = panel.Handler(swift.simulator, swift.document_controller.event_loop)
+    seen = []
+    listener = handler.property_changed_event.listen(seen.append)
+    handler.specimen_index = handler.specimen_names.index("graphene with a hole, contaminated")
+    conditions = swift.simulator.microscope.conditions
+    assert conditions.contamination > 0
+    assert "contamination" in seen
+    assert "Si" in swift.simulator.microscope.columns[1]
+    handler.drift_x, handler.drift_y, handler.jitter, handler.damage = 6.0, -3.0, 0.2, True
+    conditions = swift.simulator.microscope.conditions
+    assert conditions.drift == pytest.approx((0.1, -0.05))
+    assert (conditions.jitter, conditions.damage) == (0.2, True)
+    handler.drift_x = None  # a field that holds no number
+    handler.current_pa = -5.0
+    assert swift.simulator.microscope.conditions == conditions
+    handler.current_pa, handler.defocus_nm, handler.energy_kv = 80.0, 4.0, 80.0
+    beam = swift.instrument.beam
+    assert (beam.current_pa, beam.defocus, beam.energy_ev) == pytest.approx((80.0, 40.0, 80e3))
+    handler.blanked = True
+    assert swift.instrument.is_blanked
+    swift.document_controller.periodic()
+    assert {"current_pa", "defocus_nm", "energy_kv", "blanked"} <= set(seen)
+    listener.close()
+    handler.close()
+
+
+def test_the_panel_opens_and_closes_with_its_window(swift):
+    widget = panel.SimulatorPanel(swift.document_controller, panel.PANEL_ID, {"simulator": swift.simulator})
+    widget.close()

@@ -15,7 +15,7 @@ ANGSTROM_PER_M = 1e10
 ANGSTROM_PER_NM = 10.0
 
 # Where the beam goes when nobody has set the probe's position: outside the frame, so that what is in view is spared.
-DEFAULT_PARK = Geometry.FloatPoint(y=-0.1, x=-0.1)
+DEFAULT_PARK = Geometry.FloatPoint(y=-0.2, x=-0.2)
 
 SENSORS = {"ronchigram": (128, 128), "eels": (16, 1024)}  # (rows, columns): small, so that they are fast
 

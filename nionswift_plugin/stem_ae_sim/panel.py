@@ -33,8 +33,9 @@ class Handler(Declarative.Handler):
         self._listener = simulator.instrument.controls.property_changed_event.listen(self._control_changed)
         self._shown_status = self.status
         self._timer = event_loop.call_later(_REFRESH_S, self._refresh)
+        self.specimen_names = catalogue.names()
         self.number = Converter.FloatToStringConverter("{:.4g}")
-        self.ui_view = _view(catalogue.names())
+        self.ui_view = _view(self.specimen_names)
 
     def close(self) -> None:
         """Let go of the simulator."""
@@ -45,13 +46,13 @@ class Handler(Declarative.Handler):
     @property
     def specimen_index(self) -> int:
         """Which specimen of the catalogue is in."""
-        names = catalogue.names()
-        return names.index(self._simulator.specimen_name) if self._simulator.specimen_name in names else -1
+        name = self._simulator.specimen_name
+        return self.specimen_names.index(name) if name in self.specimen_names else -1
 
     @specimen_index.setter
     def specimen_index(self, value: int) -> None:
         if value >= 0 and value != self.specimen_index:
-            self._simulator.choose_specimen(catalogue.names()[value])
+            self._simulator.choose_specimen(self.specimen_names[value])
             self._changed("specimen_index", "contamination", "status")
 
     def on_renew(self, widget: Declarative.UIWidget) -> None:

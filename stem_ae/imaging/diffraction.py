@@ -89,18 +89,19 @@ def pattern(
     """
     shift = np.asarray(shift_mrad, dtype=float)
     rows, columns = np.indices(shape, dtype=float)
-    x = (columns - (shape[1] - 1) / 2) * mrad_per_pixel
-    y = (rows - (shape[0] - 1) / 2) * mrad_per_pixel
-    radius = np.hypot(x - shift[0], y - shift[1])
-    disk = np.clip((semiangle_mrad - radius) / mrad_per_pixel + 0.5, 0, 1)
-    halo = (_HALO_MRAD / np.pi) ** 2 * np.pi * mrad_per_pixel**2 / ((x**2 + y**2) + _HALO_MRAD**2) ** 2
-    result: FloatArray = (1 - scattered) * disk / disk.sum() + scattered * halo * np.pi
+    x = (columns - (shape[1] - 1) / 2) * mrad_per_pixel - shift[0]
+    y = (rows - (shape[0] - 1) / 2) * mrad_per_pixel - shift[1]
+    radius2 = x**2 + y**2
+    disk = np.clip((semiangle_mrad - np.sqrt(radius2)) / mrad_per_pixel + 0.5, 0, 1)
+    disk /= np.pi * (semiangle_mrad / mrad_per_pixel) ** 2
+    halo = _HALO_MRAD**2 / np.pi * mrad_per_pixel**2 / (radius2 + _HALO_MRAD**2) ** 2
+    result: FloatArray = (1 - scattered) * disk + scattered * halo
     return result
 
 
 def scattered_fraction(specimen: Specimen, point: ArrayLike, probe_sigma: float) -> float:
-    """Return the fraction of the beam that leaves the disk for the halo at a point (Å): ten times the MAADF signal."""
+    """Return the fraction of the beam that leaves the disk for the halo at a point (Å): twice the MAADF signal."""
     point = np.asarray(point, dtype=float)
     d2 = ((specimen.positions[:, :2] - point) ** 2).sum(axis=1)
     profile = np.exp(-d2 / (2 * probe_sigma**2)) / (2 * np.pi * probe_sigma**2)
-    return float(min(10 * (profile * cross_section(specimen.numbers, "MAADF")).sum(), 0.9))
+    return float(min(2 * (profile * cross_section(specimen.numbers, "MAADF")).sum(), 0.9))
