@@ -89,7 +89,7 @@ async def begin(window: Any, model: str, size: int) -> Any:
     atoms = demo.show(window, scan)
     demo.beside(window)
     await demo.scanning(window, scan)
-    atoms.model_index = atoms.model_names.index(model)
+    atoms.source_index, atoms.model_index = 0, atoms.model_names.index(model)
     atoms.start()
     await screen.wait_until(lambda: atoms.texts.status.startswith("Live"), "rings", 90)
     return atoms
