@@ -6,11 +6,22 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
 from stem_ae.elit import synthesis, training
 from stem_ae.elit.ensemble import Description, Ensemble
+from stem_ae.elit.likelihood import fit
 from stem_ae.elit.materials import Material
 from stem_ae.elit.network import UNet
+from stem_ae.elit.novelty import Familiar
+from stem_ae.elit.posterior import learn
+from stem_ae.elit.preprocess import repair, to_working_grid
 
+FloatArray = NDArray[np.float64]
+
+_FRAME_EXTENT = 48.0  # Å: frames on which a trained ensemble is checked
 WORKING_SAMPLING = 0.2  # Å per pixel: a probe of 0.35 Å is still two pixels wide
 
 Report = Callable[[str, int, int, float], None]
@@ -54,7 +65,7 @@ def build(
     training goes on where it was.
     """
     members, losses = _finished(path, plan)
-    if len(members) == plan.members:
+    if len(members) == plan.members and Ensemble.read(path).familiar is not None:
         return Ensemble.read(path)
     images, targets = synthesis.data_set(
         material.make_specimen, material.species, plan.patches, plan.size, WORKING_SAMPLING, material.conditions,
@@ -80,9 +91,55 @@ def build(
             name, material.species, WORKING_SAMPLING, material.lattice_constant, plan.recipe.width,
             provenance=provenance,
         )
-        ensemble = Ensemble(members, description)
-        ensemble.save(path)
+        Ensemble(members, description).save(path)
+    ensemble = finished(Ensemble.read(path), material, plan.seed, report)
+    ensemble.save(path)
     return ensemble
+
+
+def finished(
+    ensemble: Ensemble,
+    material: Material,
+    seed: int,
+    report: Report = lambda what, done, total, loss: None,
+    frames: int = 120,
+) -> Ensemble:
+    """Return the ensemble with what it can say about itself: how good its positions are, and what is familiar to it.
+
+    Both are learnt on new simulated frames: all training conditions are familiar, and positions are judged on clean ones.
+    """
+    errors: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+    features = []
+    for k in range(frames):
+        rng = np.random.default_rng([seed, 1, k])
+        shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, material.conditions, rng)
+        working = to_working_grid(repair(shot.counts), shot.sampling, ensemble.sampling)
+        features.append(ensemble.member_probabilities(working)[1])
+        report("familiar frames", k + 1, frames, 0.0)
+    for k in range(frames // 2):
+        rng = np.random.default_rng([seed, 2, k])
+        shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, material.conditions.clean, rng)
+        errors.append(_errors(ensemble, shot))
+        report("position errors", k + 1, frames // 2, 0.0)
+    network, likelihood, variance = (np.concatenate(part) for part in zip(*errors, strict=True))
+    description = dataclasses.replace(ensemble.description, posterior=learn(network, likelihood, variance))
+    return Ensemble(ensemble.members, description, Familiar.learn(np.concatenate(features, axis=1)))
+
+
+def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the networks' and the likelihood's errors ``(N, 2)`` in Å, and the stated variance ``(N,)`` per axis."""
+    none = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0)
+    atoms = ensemble.predict(shot.counts, shot.sampling, refine=False).atoms
+    if len(atoms) < 20:
+        return none
+    result = fit(repair(shot.counts), atoms.sampling, atoms.positions)
+    distance, nearest = cKDTree(shot.xy).query(atoms.positions)
+    limit = (np.array(shot.counts.shape[::-1]) - 1) * shot.sampling
+    inner = np.all((atoms.positions > 1.0) & (atoms.positions < limit - 1.0), axis=1)
+    chosen = np.flatnonzero((distance < 0.5) & result.converged & inner)
+    truth = shot.xy[nearest[chosen]]
+    variance = np.trace(result.covariance[chosen], axis1=1, axis2=2) / 2
+    return atoms.positions[chosen] - truth, result.positions[chosen] - truth, variance
 
 
 def _finished(path: pathlib.Path, plan: Plan) -> tuple[list[UNet], list[float]]:

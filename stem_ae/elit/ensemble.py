@@ -20,6 +20,7 @@ from torch.nn import functional
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit.likelihood import fit
 from stem_ae.elit.network import MULTIPLE, UNet, fused
+from stem_ae.elit.novelty import Familiar, tile_features
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
@@ -70,13 +71,16 @@ class Ensemble:
         Trained networks.
     description : Description
         Their common facts.
+    familiar : Familiar, optional
+        What training frames look like to the networks; without it, nothing is novel.
     """
 
-    def __init__(self, members: Sequence[UNet], description: Description) -> None:
+    def __init__(self, members: Sequence[UNet], description: Description, familiar: Familiar | None = None) -> None:
         if not members:
             raise StemAeError("An ensemble needs at least one trained network.")
         self.members = tuple(member.eval() for member in members)
         self.description = description
+        self.familiar = familiar
         self._fused: tuple[UNet, ...] | None = None
 
     @property
@@ -130,13 +134,14 @@ class Ensemble:
         """
         array = repair(as_image(image))
         step = as_sampling(sampling)
-        probability = self.member_probabilities(to_working_grid(array, step, self.sampling))
+        probability, features = self.member_probabilities(to_working_grid(array, step, self.sampling))
         mean = probability.mean(0)
         spread = probability.std(0).max(0)
         atoms = find_atoms(mean[1:], self.species, self.sampling, array, step, threshold)
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
-        return Prediction(mean[1:], spread, self.sampling, atoms, novelty=0.0)
+        novelty = self.familiar.novelty(features) if self.familiar is not None else 0.0
+        return Prediction(mean[1:], spread, self.sampling, atoms, novelty)
 
     def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
         """Return the atoms with positions, covariances and intensities from the electrons as well."""
@@ -150,26 +155,36 @@ class Ensemble:
         )
 
     @torch.inference_mode()
-    def member_probabilities(self, frame: Image) -> NDArray[np.float32]:
-        """Return the probabilities ``(M, 1 + C, h, w)`` that each member gives to a frame on the working grid."""
+    def member_probabilities(self, frame: Image) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return what each member says of a frame on the working grid.
+
+        Returns
+        -------
+        (M, 1 + C, h, w) array
+            Probabilities; class 0 is the background.
+        (M, T, F) array
+            Deep features of the frame's tiles, see :mod:`stem_ae.elit.novelty`.
+        """
         if self._fused is None:
             self._fused = tuple(fused(_copy(member)) for member in self.members)
         h, w = frame.shape
         pad = (0, -w % MULTIPLE, 0, -h % MULTIPLE)
         x = functional.pad(torch.from_numpy(np.ascontiguousarray(frame))[None, None], pad, mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
-        logits = torch.cat([member(x)[..., :h, :w] for member in self._fused])
-        result: NDArray[np.float32] = torch.softmax(logits, 1).numpy()
-        return result
+        answers = [member.with_features(x) for member in self._fused]
+        logits = torch.cat([answer[..., :h, :w] for answer, _ in answers])
+        probability: NDArray[np.float32] = torch.softmax(logits, 1).numpy()
+        return probability, tile_features([features for _, features in answers])
 
     # --- files ------------------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {
+        weights = {
             f"{k}.{name}": tensor.contiguous()
             for k, member in enumerate(self.members)
             for name, tensor in member.state_dict().items()
         }
+        return weights | (self.familiar.tensors() if self.familiar is not None else {})
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Write weights and description to one safetensors file."""
@@ -209,7 +224,7 @@ class Ensemble:
             prefix = f"{k}."
             member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
-        return cls(members, description)
+        return cls(members, description, Familiar.from_tensors(tensors))
 
 
 def _copy(member: UNet) -> UNet:

@@ -31,6 +31,11 @@ LEAST_PRESENCE = 0.2
 """Peaks below this probability are not looked at; what is shown above it can be changed without predicting again."""
 CONFIDENT_LATTICE = 0.5
 """Least confidence (0 to 1) at which a sampling that was estimated from the lattice is used."""
+CERTAIN_LATTICE = 0.9
+"""Confidence from which the estimate may contradict a calibration."""
+TOLERANCE = 0.1
+"""Part by which calibration and lattice may differ: distortion and strain are smaller, wrong calibrations larger."""
+LATTICE_RETRY_S = 5.0
 
 
 class UnknownSamplingError(StemAeError):
@@ -49,6 +54,19 @@ class Sampling:
     source: Literal["calibration", "typed", "lattice"]
     confidence: float = 1.0
     """How sure the estimate from the lattice is, 0 to 1."""
+    lattice: float | None = None
+    """Å per pixel by the lattice, where a calibration is used and the lattice is clearly seen."""
+
+    @property
+    def doubt(self) -> str:
+        """One sentence if the lattice contradicts the calibration, else empty."""
+        stated = float(np.mean(self.angstrom_per_px))
+        if self.lattice is None or abs(self.lattice / stated - 1) < TOLERANCE:
+            return ""
+        return (
+            f"The calibration says {stated:.3f} Å/px, the lattice looks like {self.lattice:.3f}: is the calibration "
+            "wrong, or is this another material?"
+        )
 
     def __str__(self) -> str:
         y, x = self.angstrom_per_px
@@ -65,7 +83,7 @@ class Sampling:
 class SamplingChoice:
     """How the sampling of a frame is found: its own calibration, a typed number (Å per pixel), or its lattice.
 
-    The estimate from the lattice is made once for each choice, and again when the frame's shape or calibration changes.
+    The estimate from the lattice is made anew for each choice.
     """
 
     source: Literal["calibration", "typed", "lattice"] = "calibration"
@@ -86,6 +104,8 @@ class Frame:
         Where the sampling shall come from.
     ready : float
         ``time.perf_counter()`` when the frame was complete.
+    subject : str
+        Frames of the same subject, shape and calibration have the same sampling.
     origin : object
         Whatever the sender needs to recognise the frame by; not looked at here.
     """
@@ -94,16 +114,18 @@ class Frame:
     calibration: tuple[float, float] | None
     choice: SamplingChoice = dataclasses.field(default_factory=SamplingChoice)
     ready: float = dataclasses.field(default_factory=time.perf_counter)
+    subject: str = ""
     origin: Any = None
 
 
 class _SamplingFinder:
-    """Finds the sampling of frames; remembers the last estimate from a lattice."""
+    """Finds the sampling of frames, and asks the lattice what it thinks of it."""
 
     def __init__(self, material: str | float) -> None:
         self._material = material
         self._estimated_for: tuple[Any, ...] = ()
-        self._estimate: Sampling | None = None
+        self._estimate = (0.0, 0.0)
+        self._good_until = 0.0
 
     def find(self, frame: Frame, pixels: Image) -> Sampling:
         """Return the sampling to use for the frame.
@@ -125,19 +147,31 @@ class _SamplingFinder:
                 "This image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
                 "lattice."
             )
-        return Sampling(as_sampling(frame.calibration), "calibration")
+        return Sampling(as_sampling(frame.calibration), "calibration", lattice=self._second_opinion(frame, pixels))
 
     def _from_lattice(self, frame: Frame, pixels: Image) -> Sampling:
-        key = (frame.choice, pixels.shape, frame.calibration)
-        if self._estimate is None or key != self._estimated_for:
-            value, confidence = estimate_sampling(pixels, self._material)
-            if not confidence >= CONFIDENT_LATTICE:
-                raise UnknownSamplingError(
-                    f"No clear lattice was found in this image ({confidence:.0%} sure): type its sampling in Å per "
-                    "pixel."
-                )
-            self._estimate = Sampling(as_sampling(value), "lattice", confidence)
+        value, confidence = self._ask_lattice(frame, pixels)
+        if not confidence >= CONFIDENT_LATTICE:
+            raise UnknownSamplingError(
+                f"No clear lattice was found in this image ({confidence:.0%} sure): type its sampling in Å per pixel."
+            )
+        return Sampling(as_sampling(value), "lattice", confidence)
+
+    def _second_opinion(self, frame: Frame, pixels: Image) -> float | None:
+        try:
+            value, confidence = self._ask_lattice(frame, pixels)
+        except StemAeError:  # a material without a lattice to go by
+            return None
+        return value if confidence >= CERTAIN_LATTICE else None
+
+    def _ask_lattice(self, frame: Frame, pixels: Image) -> tuple[float, float]:
+        """Return estimate and confidence: once while it is a good one, else every few seconds."""
+        key = (frame.subject, frame.choice, pixels.shape, frame.calibration)
+        now = time.perf_counter()
+        if key != self._estimated_for or now > self._good_until:
+            self._estimate = estimate_sampling(pixels, self._material)
             self._estimated_for = key
+            self._good_until = np.inf if self._estimate[1] >= CERTAIN_LATTICE else now + LATTICE_RETRY_S
         return self._estimate
 
 
@@ -240,7 +274,6 @@ def _sentence(error: Exception) -> str:
     """Return what to tell the user about an error."""
     if isinstance(error, StemAeError):
         return str(error)
-    logging.getLogger(__name__).exception("live prediction failed", exc_info=error)
     return f"The prediction failed: {error or type(error).__name__} (the log has the details)."
 
 
@@ -326,6 +359,7 @@ class LiveWorker:
             ensemble = self._load()
             model = Model(ensemble.name, ensemble.version, tuple(ensemble.species), len(ensemble.members))
         except Exception as error:  # whatever a model file or its import can raise, the user must read of it
+            self._log(error)
             self._tell(state="failed", error=_sentence(error))
             return
         self._tell(state="running", model=model)
@@ -347,11 +381,17 @@ class LiveWorker:
             prediction = ensemble.predict(pixels, sampling.angstrom_per_px, threshold=LEAST_PRESENCE)
         except Exception as error:  # a frame that cannot be used must not end the live view
             self._meter.count("failed")
+            self._log(error)
             self._tell(error=_sentence(error), lacks_sampling=isinstance(error, UnknownSamplingError))
             return
         self._meter.count("predicted")
         result = Result(frame, pixels, sampling, prediction, time.perf_counter() - start)
         self._tell(result=result, error="", lacks_sampling=False)
+
+    def _log(self, error: Exception) -> None:
+        """Log what is not for the user to put right, once in a row: frames come many times a second."""
+        if not isinstance(error, StemAeError) and _sentence(error) != self.error:
+            logging.getLogger(__name__).error("live prediction failed", exc_info=error)
 
     def _tell(self, **changes: Any) -> None:
         with self._condition:

@@ -45,12 +45,16 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits ``(B, 1 + classes, h, w)`` for images ``(B, 1, h, w)``."""
+        return self.with_features(image)[0]
+
+    def with_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the deepest features ``(B, 4 width, h / 8, w / 8)``."""
         first = self.down1(functional.pixel_unshuffle(image, 2))
         second = self.down2(functional.max_pool2d(first, 2))
         bottom = self.bottom(functional.max_pool2d(second, 2))
         second = self.up2(torch.cat([_twice(bottom), second], 1))
         first = self.up1(torch.cat([_twice(second), first], 1))
-        return functional.pixel_shuffle(self.head(first), 2)
+        return functional.pixel_shuffle(self.head(first), 2), bottom
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -82,13 +82,13 @@ def learn(network: FloatArray, likelihood: FloatArray, variance: FloatArray) -> 
         Å² per axis that the Fisher information stated.
     """
     # Atoms that one of them lost say nothing about the usual error.
-    usual = (np.abs(network).max(1) < 0.35) & (np.abs(likelihood).max(1) < np.maximum(0.35, 4 * np.sqrt(variance)))
+    usual = (np.abs(network).max(1) < 0.35) & (np.abs(likelihood).max(1) < np.maximum(0.35, 4 * np.sqrt(np.maximum(variance, 0))))
     network, likelihood, variance = network[usual], likelihood[usual], variance[usual]
     order = np.argsort(variance)
     groups = np.array_split(order, 12)
     v = np.array([np.median(variance[g]) for g in groups])
     n2 = np.array([(network[g] ** 2).mean() for g in groups])
-    m2 = np.array([(likelihood[g] ** 2).mean() for g in groups])
+    m2 = np.array([np.median(np.abs(likelihood[g])) ** 2 / 0.4549 for g in groups])  # of a normal distribution
     nm = np.array([(network[g] * likelihood[g]).mean() for g in groups])
     design = np.column_stack([np.ones_like(v), v]) / n2[:, None]
     floor2, share = np.linalg.lstsq(design, np.ones_like(v), rcond=None)[0]

@@ -50,6 +50,8 @@ class Conditions:
         Largest RMS line jitter in Å.
     coverage : float
         Largest fraction of the area under hydrocarbon.
+    smoothed : float
+        Fraction of the frames that something blurred after they were counted.
     """
 
     log_dose: tuple[float, float] = (3e4, 3e7)
@@ -59,6 +61,12 @@ class Conditions:
     displacement: float = 0.08
     jitter: float = 0.15
     coverage: float = 0.6
+    smoothed: float = 0.2
+
+    @property
+    def clean(self) -> Conditions:
+        """The same without line jitter, hydrocarbon and smoothing."""
+        return dataclasses.replace(self, jitter=0.0, coverage=0.0, smoothed=0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,14 +189,14 @@ def _record(
         fraction = (1 - share) * fraction + share * tails
     typical = float(np.percentile(fraction, 95)) + 1e-12
     background = typical * rng.uniform(0, 0.5) * (1 + _gradient(shape, rng) * rng.uniform(0, 0.7))
-    if rng.random() < 0.45:
+    if conditions.coverage and rng.random() < 0.45:
         scale = rng.uniform(0.1, 2.5) * typical / float(cross_section(6, detector))
-        coverage = rng.uniform(0.05, conditions.coverage)
+        coverage = rng.uniform(min(0.05, conditions.coverage), conditions.coverage)
         background = background + hydrocarbon(shape, sampling, coverage, rng, scale, rng.uniform(0.1, 0.5), detector)
     electrons = electrons_for_dose(_log_uniform(rng, conditions.log_dose), sampling)
     readout = rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0
     counts = detect(fraction, electrons, rng, background, readout)
-    if rng.random() < 0.2:  # cameras and software smooth images too
+    if rng.random() < conditions.smoothed:  # cameras and software smooth images too
         counts = ndimage.gaussian_filter(counts, rng.uniform(0.6, 1.5))
     return counts * (1 + 0.3 * rng.random() * _gradient(shape, rng))
 
