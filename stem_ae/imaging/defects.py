@@ -54,7 +54,7 @@ def grain_boundary(
 
     left = grains[0][grains[0][:, 0] < line(grains[0][:, 1])]
     right = grains[1][grains[1][:, 0] >= line(grains[1][:, 1])]
-    crowded = cKDTree(left).query(right)[0] < 0.75 * a
+    crowded = cKDTree(left).query(right)[0] < 0.6 * a
     centres = np.vstack([left, right[~crowded]])
     triangles = Delaunay(centres)
     atoms = centres[triangles.simplices].mean(axis=1)

@@ -90,7 +90,9 @@ def domain_walls(
     layers: int = 4,
     seed: int = 0,
 ) -> Specimen:
-    """Return BiFeO3 along [001] whose Fe is off centre, in stripes of two directions with slightly wavy walls.
+    """Return BiFeO3 along [001] whose Fe columns are off centre, in stripes of two directions with slightly wavy walls.
+
+    The oxygen that shares a column with Fe moves with it, so that the column stays straight.
 
     Parameters
     ----------
@@ -108,15 +110,16 @@ def domain_walls(
         Of the walls' waves.
     """
     positions, numbers = _perovskite(BISMUTH_FERRITE_LATTICE, (_BISMUTH, _IRON), extent, layers)
-    iron = numbers == _IRON
-    positions[iron, :2] += iron_displacement(positions[iron, :2], displacement, period, width, seed)
+    within_cell = positions[:, :2] / BISMUTH_FERRITE_LATTICE % 1
+    centred = np.all(np.abs(within_cell - within_cell[numbers == _IRON][0]) < 0.1, axis=1)
+    positions[centred, :2] += iron_displacement(positions[centred, :2], displacement, period, width, seed)
     return Specimen(positions, numbers, "ferroelectric domain walls in BiFeO3", (), extent)
 
 
 def iron_displacement(
     xy: ArrayLike, displacement: float = 0.35, period: float = 55.0, width: float = 6.0, seed: int = 0
 ) -> FloatArray:
-    """Return the displacement (x, y) in Å of Fe at points ``(..., 2)`` in Å; parameters as in :func:`domain_walls`.
+    """Return the displacement (x, y) in Å of Fe columns at points ``(..., 2)`` in Å; as for :func:`domain_walls`.
 
     Its x component is the same everywhere, its y component changes sign at the walls (which are therefore uncharged).
     """
