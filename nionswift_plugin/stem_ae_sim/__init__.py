@@ -6,9 +6,11 @@ starts, or if *Preferences > Simulated microscope* says so. It never takes the p
 
 from __future__ import annotations
 
+import importlib
 import os
 import typing
 
+from nion.swift import Workspace
 from nion.swift.model import ApplicationData, Notification
 from nion.ui import PreferencesDialog
 from nion.utils import Registry
@@ -87,9 +89,5 @@ def _remove_stock_simulator() -> None:
             f"Swift controls the instrument {instrument.instrument_id!r}, which the simulated microscope does not "
             f"replace: switch the simulation off (Preferences, {ENVIRONMENT_VARIABLE})."
         )
-    from nion.swift import Workspace
-
-    from nionswift_plugin import usim
-
-    usim.stop()
+    importlib.import_module("nionswift_plugin.usim").stop()
     Workspace.WorkspaceManager().unregister_panel(_STOCK_PANEL)

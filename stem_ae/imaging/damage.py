@@ -15,7 +15,7 @@ import functools
 import numpy as np
 from ase.data import atomic_masses, chemical_symbols
 from numpy.typing import ArrayLike, NDArray
-from scipy import constants, ndimage
+from scipy import constants, fft, ndimage
 from scipy.spatial import cKDTree
 
 from stem_ae.imaging.probe import Probe
@@ -38,7 +38,7 @@ _LONE_SULPHUR = 0.5  # of it, for the S that is left in an S1 column
 
 _COLUMN = 0.5  # Å: atoms closer than this in projection are one column
 _BOND = 1.9  # Å: carbon's neighbours
-_REACH = 10.0  # Å: how far the tails of a parked beam are followed
+_REACH = 10.0  # Å: how far the tails of a focused beam are followed
 _WIDE = 20.0  # Å: a scan larger than this doses its field evenly, but for a rim that does not matter
 
 
@@ -140,21 +140,22 @@ def fluence(probe: Probe, size: tuple[float, float], points: ArrayLike) -> Float
     """
     points = np.asarray(points, dtype=float)
     if min(size) > _WIDE:
-        inside = np.all(np.abs(points) <= np.asarray(size) / 2, axis=1)
-        return inside / (size[0] * size[1])
+        result: FloatArray = np.all(np.abs(points) <= np.asarray(size) / 2, axis=1) / (size[0] * size[1])
+        return result
     spacing, table = _fluence_table(probe, size)
     index = points[:, ::-1] / spacing + np.array(table.shape)[None, :] // 2
-    result: FloatArray = ndimage.map_coordinates(table, index.T, order=1, mode="constant")
+    result = ndimage.map_coordinates(table, index.T, order=1, mode="constant")
     return result
 
 
 @functools.lru_cache(maxsize=32)
 def _fluence_table(probe: Probe, size: tuple[float, float]) -> tuple[float, FloatArray]:
-    spacing = 0.08
-    nx, ny = (2 * int((side / 2 + _REACH) / spacing) for side in size)
-    fy, fx = np.fft.fftfreq(ny, spacing)[:, None], np.fft.fftfreq(nx, spacing)[None, :]
+    wide, high = (side + 2 * _REACH + 8 * probe.sigma for side in size)
+    spacing = max(0.08, max(wide, high) / 1024)  # Å
+    fy, fx = (fft.fftfreq(2 * int(length / 2 / spacing), spacing) for length in (high, wide))
+    fx, fy = np.meshgrid(fx, fy)
     spectrum = probe.otf(fx, fy) * np.sinc(fx * size[0]) * np.sinc(fy * size[1])
-    table = np.fft.fftshift(np.fft.ifft2(spectrum).real) / spacing**2
+    table = fft.fftshift(fft.ifft2(spectrum).real) / spacing**2
     return spacing, np.maximum(table, 0.0)
 
 

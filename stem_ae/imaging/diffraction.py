@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import constants, ndimage
+from scipy import constants, fft, ndimage
 
 from stem_ae.imaging.probe import Probe, wavelength
 from stem_ae.imaging.scattering import cross_section
@@ -56,13 +56,12 @@ def _gradient(probe: Probe, number: int) -> FloatArray:
     The atom is a nucleus screened as in Wentzel's model, with the radius ``0.885 a0 Z^(-1/3)``.
     """
     n = 2 * int(_REACH / _SPACING)
-    f = np.fft.fftfreq(n, _SPACING)
-    fx, fy = f[None, :], f[:, None]
+    fx, fy = np.meshgrid(fft.fftfreq(n, _SPACING), fft.fftfreq(n, _SPACING))
     screening = 1 / (0.885 * _BOHR * number ** (-1 / 3))
     potential = 4 * np.pi * number * _COULOMB / (4 * np.pi**2 * (fx**2 + fy**2) + screening**2)
     seen = potential * probe.otf(fx, fy) / _SPACING**2
-    parts = [np.fft.ifft2(2j * np.pi * component * seen).real for component in (fx, fy)]
-    return np.fft.fftshift(np.stack(parts), axes=(1, 2))
+    parts = [fft.fftshift(fft.ifft2(2j * np.pi * component * seen).real) for component in (fx, fy)]
+    return np.stack(parts)
 
 
 def pattern(

@@ -75,7 +75,7 @@ _WHITE_LINE_EV = 2.0
 def bethe_cross_section(edge: Edge, energy_ev: float) -> float:
     """Return the ionisation cross section of a shell in Å² (Bethe 1930, constants b = 0.9, c = 0.65 of Powell 1976)."""
     ratio = max(0.65 * energy_ev / edge.onset_ev, 1.0)
-    return 6.51e-14 * edge.electrons * 0.9 / (edge.onset_ev * energy_ev) * np.log(ratio) * 1e16
+    return float(6.51e-14 * edge.electrons * 0.9 / (edge.onset_ev * energy_ev) * np.log(ratio) * 1e16)
 
 
 def delocalisation(loss_ev: float, energy_ev: float) -> float:
@@ -92,11 +92,11 @@ def areal_density(specimen: Specimen, points: ArrayLike, number: int, sigma: flo
     points = np.asarray(points, dtype=float)
     flat = points.reshape(-1, 2)
     atoms = specimen.positions[specimen.numbers == number, :2]
-    density = np.zeros(len(flat))
-    if len(atoms):
-        near = cKDTree(flat).sparse_distance_matrix(cKDTree(atoms), 5 * sigma, output_type="coo_matrix")
-        weights = np.exp(-(near.data**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
-        density = np.bincount(near.row, weights, len(flat))
+    if not len(atoms):
+        return np.zeros(points.shape[:-1])
+    near = cKDTree(flat).sparse_distance_matrix(cKDTree(atoms), 5 * sigma, output_type="coo_matrix")
+    weights = np.exp(-(near.data**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    density: FloatArray = np.bincount(near.row, weights, len(flat)).astype(float)
     return density.reshape(points.shape[:-1])
 
 
@@ -142,7 +142,8 @@ def spectrum(
             chance = float(edge_strength(specimen, point, edge, energy_ev, probe_sigma))
             result += chance * np.diff(_edge_below(bounds, edge))
             lost += chance
-    return result + max(1.0 - lost, 0.0) * np.diff(ndtr(bounds / _ZERO_LOSS_EV))
+    result += max(1.0 - lost, 0.0) * np.diff(ndtr(bounds / _ZERO_LOSS_EV))
+    return result
 
 
 def _plasmon_below(loss_ev: FloatArray, peak_ev: float) -> FloatArray:
@@ -157,4 +158,5 @@ def _edge_below(loss_ev: FloatArray, edge: Edge) -> FloatArray:
     """Fraction of an edge below a loss: a power law behind the onset, and its white line."""
     tail = 1 - (np.maximum(loss_ev, edge.onset_ev) / edge.onset_ev) ** (1 - _EDGE_EXPONENT)
     line = ndtr((loss_ev - edge.onset_ev - 2 * _WHITE_LINE_EV) / _WHITE_LINE_EV)
-    return (1 - edge.white_line) * tail + edge.white_line * line
+    result: FloatArray = (1 - edge.white_line) * tail + edge.white_line * line
+    return result

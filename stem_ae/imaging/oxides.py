@@ -129,7 +129,8 @@ def iron_displacement(
     from_wall = (across + period / 2) % period - period / 2  # Å to the nearest wall, signed
     side = np.where(np.rint(across / period).astype(int) % 2 == 0, 1.0, -1.0)
     along_y = side * np.tanh(from_wall / width)
-    return displacement / np.sqrt(2) * np.stack([np.ones_like(along_y), along_y], axis=-1)
+    result: FloatArray = displacement / np.sqrt(2) * np.stack([np.ones_like(along_y), along_y], axis=-1)
+    return result
 
 
 def _perovskite(

@@ -325,6 +325,8 @@ class VirtualMicroscope:
         total = left
         while left > 0:
             barn = self._cross_sections(beam.energy_ev)
+            if not barn.any():
+                return
             within = scan.to_fraction(self._specimen.positions[:, :2]) - 0.5
             rates = barn * damage.BARN * damage.fluence(probe, size, within)
             hit = damage.first_ejection(rates, left, self._rng)
