@@ -46,7 +46,8 @@ def main() -> None:
                 scan.set_current_frame_parameters(parameters)
                 possible, rate = 1e6 / (pixels**2 * dwell_us), frame_rate(scan, seconds)
                 cost_ms = 1e3 * frame_cost(simulator, parameters)
-                print(f"{name:34} {pixels:6} {dwell_us:5.1f} {fov_nm:4.1f} {possible:10.1f} {rate:8.1f} {cost_ms:12.1f}")
+                scan_settings = f"{name:34} {pixels:6} {dwell_us:5.1f} {fov_nm:4.1f}"
+                print(f"{scan_settings} {possible:10.1f} {rate:8.1f} {cost_ms:12.1f}", flush=True)
     del setup
 
 
