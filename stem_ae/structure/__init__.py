@@ -1,7 +1,7 @@
 """From atoms in an image to structures: patches, cells, termination, ad-atoms, variants."""
 
 from stem_ae.structure.bonding import bonded
-from stem_ae.structure.build import build, variants
+from stem_ae.structure.build import build, to_image, variants
 from stem_ae.structure.edit import add_adatom, add_group, add_vacancy, sites
 from stem_ae.structure.lattice import Calibration, calibrate
 from stem_ae.structure.material import GRAPHENE, MOS2, SRTIO3, Material
@@ -29,5 +29,6 @@ __all__ = [
     "rings",
     "select",
     "sites",
+    "to_image",
     "variants",
 ]

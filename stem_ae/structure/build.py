@@ -120,6 +120,7 @@ def build(
         structure = _periodic(sheet, vacuum, material)
     else:
         structure = _in_cell(sheet, cells.given_cell(cell))
+    shift = structure.positions[0, :2] - columns.xy[0] * [1, -1]
     structure.info["stem_ae"] = {
         "material": material.name,
         "calibration": {
@@ -128,6 +129,7 @@ def build(
             "scale_error": correction.scale_error,
             "shear": correction.shear,
         },
+        "shift": shift.tolist(),
         "classes": list(atoms.species),
         "columns": len(columns.xy),
         "notes": notes,
@@ -166,6 +168,22 @@ def variants(atoms: Atoms2D, count: int, region: Any = None, *, seed: int = 0, *
             labels=np.where(chosen, drawn, atoms.labels),
         )
         result.append(build(sample, chosen, **options))
+    return result
+
+
+def to_image(structure: ase.Atoms) -> FloatArray:
+    """Return where a structure's atoms are in the image it was built from, ``(N, 2)`` in the image's Å, y down.
+
+    Raises
+    ------
+    StemAeError
+        If it was not built from an image.
+    """
+    report = structure.info.get("stem_ae")
+    if not report:
+        raise StemAeError("This structure was not built from an image.")
+    xy = (structure.positions[:, :2] - np.array(report["shift"])) * [1, -1]
+    result: FloatArray = xy @ np.linalg.inv(np.array(report["calibration"]["matrix"]).reshape(2, 2)).T
     return result
 
 

@@ -1,0 +1,129 @@
+"""``stem-ae jobs`` and ``stem-ae worker``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stem_ae.jobs.queue import Queue, Row
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Register the commands."""
+    jobs = subparsers.add_parser("jobs", help="list, watch and cancel background jobs")
+    what = jobs.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, help_, handler in (
+        ("list", "list the jobs, newest first", _list),
+        ("show", "show one job: state, progress, result or error", _show),
+        ("log", "print the end of what a job's engine printed", _log),
+        ("wait", "wait until a job is over; exit code 1 if it did not finish", _wait),
+        ("cancel", "take a job out of the queue and stop its process", _cancel),
+        ("retry", "queue a failed or cancelled job again, from its checkpoint", _retry),
+        ("result", "copy a job's final structure, or print its summary", _result),
+    ):
+        parser = what.add_parser(name, help=help_)
+        parser.set_defaults(run=handler)
+        parser.add_argument("--queue", metavar="FOLDER", help="the queue's folder (default: yours)")
+        if name != "list":
+            parser.add_argument("job", help="its number, or the end of it")
+        if name in ("list", "show", "result"):
+            parser.add_argument("--json", action="store_true", help="print JSON")
+        if name == "list":
+            parser.add_argument("--watch", action="store_true", help="print the list again and again until interrupted")
+        if name == "wait":
+            parser.add_argument("--timeout", type=float, metavar="SECONDS")
+        if name == "log":
+            parser.add_argument("--lines", type=int, default=50)
+        if name == "result":
+            parser.add_argument("-o", "--output", metavar="FILE", help="write the structure here, format by its suffix")
+    worker = subparsers.add_parser("worker", help="work through the queue of background jobs")
+    worker.set_defaults(run=_worker)
+    worker.add_argument("--queue", metavar="FOLDER", help="the queue's folder (default: yours)")
+    worker.add_argument("--slots", type=int, help="calculations at a time (default: as the queue's config.json says)")
+    worker.add_argument("--idle", type=float, metavar="SECONDS", help="leave after so long without work")
+
+
+def _open(arguments: argparse.Namespace) -> Queue:
+    from stem_ae.jobs.queue import Queue
+
+    return Queue.open(arguments.queue)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    queue = _open(arguments)
+    while True:
+        rows = queue.rows()
+        if arguments.json:
+            print(json.dumps([dataclasses.asdict(row) for row in rows], default=str))
+        else:
+            _print_table(queue, rows)
+        if not arguments.watch:
+            return
+        time.sleep(1.0)
+
+
+def _print_table(queue: Queue, rows: list[Row]) -> None:
+    width = shutil.get_terminal_size((100, 24)).columns
+    for row in rows:
+        left = "" if row.seconds_left is None else f"{row.seconds_left:.0f} s left"
+        done = f"{100 * row.fraction:3.0f} %" if row.state in ("running", "finished") else ""
+        print(f"{row.id}  {row.state:<9} {done:>5}  {left:>12}  {row.title}  {row.error}".rstrip()[:width])
+    if not rows:
+        print("There are no jobs.")
+    elif any(row.state in ("queued", "waiting") for row in rows) and not queue.worker_alive():
+        print("No worker is running on this machine: start one with 'stem-ae worker'.", file=sys.stderr)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    queue = _open(arguments)
+    job = queue.job(arguments.job)
+    content = {
+        **dataclasses.asdict(queue.row(job.id)), "folder": str(job.calculation.folder), "progress": job.progress,
+        "task": job.calculation.input["task"], "provenance": job.calculation.input["provenance"],
+    }  # fmt: skip
+    if arguments.json:
+        print(json.dumps(content, default=str))
+        return
+    for name, value in content.items():
+        print(f"{name:>13}  {value}")
+
+
+def _log(arguments: argparse.Namespace) -> None:
+    print(_open(arguments).job(arguments.job).calculation.log(arguments.lines))
+
+
+def _wait(arguments: argparse.Namespace) -> int:
+    job = _open(arguments).job(arguments.job)
+    state = job.wait(arguments.timeout)
+    print(state, job.error)
+    return 0 if state == "finished" else 1
+
+
+def _cancel(arguments: argparse.Namespace) -> None:
+    _open(arguments).job(arguments.job).cancel()
+
+
+def _retry(arguments: argparse.Namespace) -> None:
+    _open(arguments).job(arguments.job).retry()
+
+
+def _result(arguments: argparse.Namespace) -> None:
+    result = _open(arguments).job(arguments.job).result()
+    if arguments.output:
+        from stem_ae.structure.files import write
+
+        write(result.atoms, arguments.output)
+    if arguments.json or not arguments.output:
+        print(json.dumps(dict(result.summary), indent=None if arguments.json else 1))
+
+
+def _worker(arguments: argparse.Namespace) -> None:
+    from stem_ae.jobs.worker import serve
+
+    serve(_open(arguments), idle=arguments.idle, slots=arguments.slots)

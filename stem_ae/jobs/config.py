@@ -1,0 +1,70 @@
+"""How one queue works: where its records are, how many processes, on which machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from stem_ae.errors import StemAeError
+from stem_ae.jobs.executors import Executor, LocalExecutor, SlurmExecutor
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Contents of ``config.json`` in the queue's folder; all of it may be left out.
+
+    Parameters
+    ----------
+    slots : int
+        Calculations at a time.
+    threads : int
+        Threads of each.
+    executor : {"local", "slurm"}
+        Where they run.
+    slurm : tuple of str
+        Options for ``sbatch``.
+    database : str
+        Address of a PostgreSQL database, where several machines work on one queue (which then lies on a disk they
+        share); empty for the SQLite file in the queue's folder.
+    """
+
+    slots: int = 1
+    threads: int = 1
+    executor: str = "local"
+    slurm: tuple[str, ...] = ()
+    database: str = ""
+
+    @classmethod
+    def read(cls, root: pathlib.Path) -> Config:
+        """Read a queue's configuration.
+
+        Raises
+        ------
+        StemAeError
+            If the file does not hold one.
+        """
+        path = root / "config.json"
+        if not path.exists():
+            return cls(threads=max((os.cpu_count() or 2) // 2, 1))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**content, "slurm": tuple(content.get("slurm", ()))})
+        except (OSError, ValueError, TypeError) as error:
+            names = ", ".join(field.name for field in dataclasses.fields(cls))
+            raise StemAeError(f"{path} is not a queue's configuration ({error}): it may set {names}.") from error
+
+    def make_executor(self) -> Executor:
+        """Return the executor it names.
+
+        Raises
+        ------
+        StemAeError
+            If there is none of that name.
+        """
+        if self.executor == "local":
+            return LocalExecutor(self.threads)
+        if self.executor == "slurm":
+            return SlurmExecutor(list(self.slurm))
+        raise StemAeError(f"There is no executor {self.executor!r}: choose local or slurm.")

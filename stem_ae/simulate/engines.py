@@ -1,0 +1,184 @@
+"""Engines: what computes energies and forces."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ase
+import numpy as np
+
+from stem_ae.errors import StemAeError
+from stem_ae.simulate.linear_algebra import use_fast_lapack
+
+DEFAULT = "gfn1"
+"""The embedded engine that pip alone installs."""
+
+_HOPELESS_SECONDS = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """One way to compute energies and forces.
+
+    Parameters
+    ----------
+    name : str
+        What is written in scripts.
+    title : str
+        What a person reads.
+    make : callable
+        ``make(atoms, folder)`` returns an ASE calculator; ``folder`` is where it may write.
+    missing : callable
+        Returns one sentence on what is missing here, or None.
+    elements : int
+        Highest atomic number it knows.
+    seconds : callable
+        ``seconds(number of atoms)``: a rough time for one set of forces on one core.
+    gigabytes : callable
+        ``gigabytes(number of atoms)``: about how much memory it needs.
+    """
+
+    name: str
+    title: str
+    make: Callable[[ase.Atoms, pathlib.Path], Any]
+    missing: Callable[[], str | None]
+    elements: int
+    seconds: Callable[[int], float]
+    gigabytes: Callable[[int], float]
+
+
+def get(name: str | None) -> Engine:
+    """Return an engine by its name, the embedded one for ``None``.
+
+    Raises
+    ------
+    StemAeError
+        If there is no such engine, or it cannot run on this machine.
+    """
+    engine = ENGINES.get(name or DEFAULT)
+    if engine is None:
+        raise StemAeError(f"There is no engine {name!r}: choose one of {', '.join(ENGINES)}.")
+    missing = engine.missing()
+    if missing:
+        raise StemAeError(missing)
+    return engine
+
+
+def available() -> dict[str, str | None]:
+    """Return every engine's name with what it is missing here, None if nothing."""
+    return {name: engine.missing() for name, engine in ENGINES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a calculation will cost: time in s on one core, memory in GB, and a warning or an empty string."""
+
+    seconds: float
+    gigabytes: float
+    warning: str
+
+
+def estimate(atoms: ase.Atoms, engine: str | None, steps: int) -> Estimate:
+    """Return about what ``steps`` sets of forces cost; with a warning where that is hopeless."""
+    chosen = ENGINES.get(engine or DEFAULT)
+    if chosen is None:
+        raise StemAeError(f"There is no engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    n = len(atoms)
+    seconds, gigabytes = steps * chosen.seconds(n), chosen.gigabytes(n)
+    warning = ""
+    unknown = sorted({atoms.symbols[k] for k in np.flatnonzero(atoms.numbers > chosen.elements)})
+    if unknown:
+        warning = f"{chosen.title} does not know {', '.join(unknown)}."
+    elif gigabytes > _memory_gigabytes():
+        warning = f"{chosen.title} needs about {gigabytes:.0f} GB for {n} atoms, which this machine does not have."
+    elif seconds > _HOPELESS_SECONDS:
+        days = seconds / 86400
+        warning = f"{chosen.title} needs about {days:.0f} days for {n} atoms: choose a smaller region or another engine."
+    return Estimate(seconds, gigabytes, warning)
+
+
+def _memory_gigabytes() -> float:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 1e9
+    return 16.0
+
+
+# --- the engines ------------------------------------------------------------------------------------------------------
+
+
+def _tblite_missing() -> str | None:
+    if importlib.util.find_spec("tblite") is None:
+        where = "run the worker on Linux or macOS" if sys.platform == "win32" else "pip install stem_ae[simulate]"
+        return f"The embedded engine tblite is not installed: {where}, or choose another engine."
+    return None
+
+
+def _tblite(method: str) -> Callable[[ase.Atoms, pathlib.Path], Any]:
+    def make(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
+        use_fast_lapack()
+        from tblite.ase import TBLite
+
+        # Forces follow the self-consistent cycle's accuracy: 1.0 is 1e-6 hartree, which 1e-3 eV/Å needs.
+        return TBLite(method=method, verbosity=0)
+
+    return make
+
+
+def _program(*names: str) -> Callable[[], str | None]:
+    def missing() -> str | None:
+        if any(shutil.which(name) for name in names):
+            return None
+        return f"The program {names[0]} is not installed on this machine: install it, or choose another engine."
+
+    return missing
+
+
+def _gfnff(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
+    from stem_ae.simulate.gfnff import GFNFF
+
+    return GFNFF(folder / "gfnff")
+
+
+def _cp2k(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
+    from ase.calculators.cp2k import CP2K
+
+    from stem_ae.simulate.inputs.cp2k import dft_section
+
+    command = shutil.which("cp2k_shell.psmp") or shutil.which("cp2k_shell")
+    periodic = "XYZ" if atoms.pbc.all() else "NONE"
+    return CP2K(
+        command=command, label=str(folder / "cp2k"), inp=dft_section(periodic), basis_set="DZVP-MOLOPT-SR-GTH",
+        pseudo_potential="auto", xc="PBE", cutoff=None, max_scf=100, poisson_solver=None, print_level="LOW",
+    )  # fmt: skip
+
+
+def _emt(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
+    from ase.calculators.emt import EMT
+
+    return EMT()
+
+
+# Times per set of forces on one core, fitted to measurements (docs/simulation.md): the cube is the eigenvalue problem.
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("gfn1", "GFN1-xTB (tblite)", _tblite("GFN1-xTB"), _tblite_missing, 86,
+               lambda n: 0.02 + 4.5e-7 * n**3, lambda n: 0.2 + 1.5e-6 * n**2),
+        Engine("gfn2", "GFN2-xTB (tblite)", _tblite("GFN2-xTB"), _tblite_missing, 86,
+               lambda n: 0.02 + 6e-7 * n**3, lambda n: 0.2 + 2e-6 * n**2),
+        Engine("gfnff", "GFN-FF (xtb)", _gfnff, _program("xtb"), 86,
+               lambda n: 0.1 + 4e-7 * n**2, lambda n: 0.1 + 1e-7 * n**2),
+        Engine("cp2k", "PBE (CP2K)", _cp2k, _program("cp2k_shell", "cp2k_shell.psmp"), 86,
+               lambda n: 1.0 * n + 1e-3 * n**3, lambda n: 1 + 1e-4 * n**2),
+        Engine("emt", "EMT (metals only, for trying things out)", _emt, lambda: None, 79,
+               lambda n: 1e-4 * n, lambda n: 0.1),
+    )
+}  # fmt: skip
+"""Every engine by its name."""

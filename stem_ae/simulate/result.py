@@ -1,0 +1,93 @@
+"""What came out of a calculation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.errors import StemAeError
+
+if TYPE_CHECKING:
+    import ase
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The result in one calculation's folder.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        Where its files are.
+    summary : mapping
+        Energy (eV), largest force (eV/Å), bonds and rings (Å, degrees), defects, displacement (pm), provenance.
+    """
+
+    folder: pathlib.Path
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> Result:
+        """Open a finished calculation.
+
+        Raises
+        ------
+        StemAeError
+            If there is no result.
+        """
+        try:
+            return cls(folder, json.loads((folder / "result.json").read_bytes()))
+        except (OSError, ValueError) as error:
+            raise StemAeError(f"There is no result in {folder} yet.") from error
+
+    @property
+    def energy(self) -> float:
+        """Potential energy of the final structure in eV."""
+        return float(self.summary["energy"])
+
+    @functools.cached_property
+    def atoms(self) -> ase.Atoms:
+        """The final structure, with what the image says about each atom."""
+        from ase.io import read
+
+        atoms: ase.Atoms = read(self.folder / "result.extxyz")
+        return atoms
+
+    @property
+    def displacement(self) -> FloatArray:
+        """How far each atom moved in x and y from where the image has it, ``(N, 2)`` in Å; NaN for added atoms."""
+        from stem_ae.simulate.statistics import displacement
+
+        return displacement(self.atoms)
+
+    @property
+    def trajectory(self) -> list[ase.Atoms]:
+        """The frames, with energies (eV) and forces (eV/Å)."""
+        from ase.io import read
+
+        path = self.folder / "trajectory.extxyz"
+        return list(read(path, index=":")) if path.exists() else []
+
+    def image(self, shape: tuple[int, int], sampling: float | tuple[float, float], sigma: float = 0.5) -> FloatArray:
+        """Return the ADF image that the final structure would give, beside the experiment's, ``(H, W)``.
+
+        Fraction of the beam that is scattered, for a Gaussian probe of this standard deviation in Å, in the frame of
+        the image the structure was built from.
+        """
+        from stem_ae.imaging.adf import expected_fraction
+        from stem_ae.imaging.probe import GaussianProbe
+        from stem_ae.imaging.scattering import cross_section
+        from stem_ae.structure import to_image
+
+        return expected_fraction(
+            to_image(self.atoms), cross_section(self.atoms.numbers), shape, sampling, GaussianProbe(sigma)
+        )
