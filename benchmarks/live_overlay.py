@@ -22,6 +22,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLING = 0.1  # Å per pixel of the scans
 DWELL_US = {256: 0.5, 512: 0.5}
+SOAK_DWELL_US = 2.0
 GOALS = {256: "(goal: >= 8 overlays/s, p95 <= 200 ms, gap p95 <= 60 ms)", 512: "(goal: >= 3 overlays/s)"}
 
 
@@ -73,7 +74,7 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def begin(window: Any, model: str, size: int) -> Any:
+async def begin(window: Any, model: str, size: int, dwell_us: float) -> Any:
     """Scan, start the Atoms panel and return its model."""
     from nion.utils import Geometry
 
@@ -84,7 +85,7 @@ async def begin(window: Any, model: str, size: int) -> Any:
     parameters = scan.get_frame_parameters(scan.selected_profile_index)
     parameters.pixel_size = Geometry.IntSize(size, size)
     parameters.fov_nm = size * SAMPLING / 10
-    parameters.pixel_time_us = DWELL_US[size]
+    parameters.pixel_time_us = dwell_us
     scan.set_frame_parameters(scan.selected_profile_index, parameters)
     atoms = demo.show(window, scan)
     demo.beside(window)
@@ -102,8 +103,8 @@ async def measure(window: Any, model: str, seconds: float, screenshot: str) -> l
     screen.fill_screen(window)
     latencies = record_latencies()
     answers = []
-    for size in DWELL_US:
-        atoms = await begin(window, model, size)
+    for size, dwell_us in DWELL_US.items():
+        atoms = await begin(window, model, size, dwell_us)
         await asyncio.sleep(4.0)  # everything is warm
         latencies.clear()
         gaps, start = Gaps(), time.perf_counter()
@@ -130,7 +131,7 @@ async def soak(window: Any, model: str, minutes: float) -> list[tuple[float, flo
     from nionswift_plugin.stem_ae_app import screen
 
     screen.fill_screen(window)
-    atoms = await begin(window, model, 256)
+    atoms = await begin(window, model, 256, SOAK_DWELL_US)
     start, answers = time.monotonic(), []
     while (elapsed := (time.monotonic() - start) / 60) < minutes:
         answers.append((elapsed, memory_mb(), atoms.texts.statistics))

@@ -59,11 +59,13 @@ class Listener:
     def __init__(self) -> None:
         self.results: list[live.Result] = []
         self.errors: list[str] = []
+        self.times: list[float] = []
         self.calls = 0
 
     def __call__(self, worker: live.LiveWorker) -> None:
         if worker.result and (not self.results or worker.result is not self.results[-1]):
             self.results.append(worker.result)
+            self.times.append(time.perf_counter())
         if worker.error:
             self.errors.append(worker.error)
         self.calls += 1
@@ -196,7 +198,7 @@ def test_the_rate_counts_predictions_of_the_last_seconds(worker, listener):
         worker.submit(frame(spot(column)))
         listener.wait(lambda seen, n=column + 1: len(seen.results) == n)
         time.sleep(0.05)
-    assert 5 < worker.statistics.rate < 20
+    assert worker.statistics.rate == pytest.approx(4 / (listener.times[-1] - listener.times[0]), rel=0.1)
 
 
 # --- sampling -------------------------------------------------------------------------------------------------------
@@ -243,6 +245,19 @@ def test_sampling_from_the_lattice_is_estimated_once_for_each_choice(worker, lis
     worker.submit(frame(image, calibration=None, choice=live.SamplingChoice("lattice")))
     listener.wait(lambda seen: len(seen.results) == 4)
     assert len(estimates) == 2
+
+
+def test_a_wrong_calibration_is_noticed(worker, listener):
+    for stated in (0.16, 0.12):
+        worker.submit(frame(lattice_image(0.16), calibration=(stated, stated)))
+        listener.wait(lambda seen, stated=stated: seen.results and seen.results[-1].frame.calibration[0] == stated)
+    right, wrong = (result.sampling for result in listener.results)
+    assert right.doubt == ""
+    assert "0.120" in wrong.doubt
+    assert wrong.angstrom_per_px == (0.12, 0.12)  # it is noticed, not overruled
+    worker.submit(frame(np.random.default_rng(1).normal(size=(256, 256))))
+    listener.wait(lambda seen: len(seen.results) == 3)
+    assert listener.results[-1].sampling.doubt == ""
 
 
 def test_no_lattice_no_sampling(worker, listener):

@@ -149,6 +149,7 @@ class AtomsModel(Observable.Observable):
         self.settings = Settings.load(window.ui)
         self.classes: ListModel.ListModel[AtomClass] = ListModel.ListModel()
         self.texts = Texts()
+        self.__names = names
         self.model_names = names()
         self.__lock = threading.Lock()
         self.__closed = False
@@ -236,6 +237,14 @@ class AtomsModel(Observable.Observable):
         if self.is_running:
             self.start()
 
+    def __refresh_models(self) -> None:
+        """Take up models that were trained or removed meanwhile."""
+        names = self.__names()
+        if names != self.model_names:
+            self.model_names = names
+            self.notify_property_changed("model_names")
+            self.notify_property_changed("model_index")
+
     # --- sampling ---------------------------------------------------------------------------------------------------
 
     @property
@@ -299,6 +308,7 @@ class AtomsModel(Observable.Observable):
     def start(self) -> None:
         """Load the chosen model and look at the chosen source from now on."""
         self.stop()
+        self.__refresh_models()
         if self.model_index is None:
             self.__say("There is no model yet: train one with “stem-ae train”.")
             return
@@ -362,7 +372,7 @@ class AtomsModel(Observable.Observable):
 
     def __submit(self, xdata: DataAndMetadata.DataAndMetadata, origin: keeping.Origin, key: str, ready: float) -> None:
         choice = self.__choices.get(key, FROM_CALIBRATION)
-        frame = live.Frame(swift.image_of(xdata), swift.sampling_of(xdata), choice, ready, origin)
+        frame = live.Frame(swift.image_of(xdata), swift.sampling_of(xdata), choice, ready, key, origin)
         self.__frame = frame
         if worker := self.__worker:
             worker.submit(frame)
@@ -409,7 +419,8 @@ class AtomsModel(Observable.Observable):
             ]
 
     def __class_changed(self, item: AtomClass) -> None:
-        self.settings.colors[item.name] = item.color
+        if item.color != self.settings.color(item.name, list(self.classes.items).index(item)):
+            self.settings.colors[item.name] = item.color
         self.settings.hidden = [c.name for c in self.classes.items if not c.visible]
         self.settings_changed()
 
@@ -419,6 +430,8 @@ class AtomsModel(Observable.Observable):
         self.__show_marks()
         if not self.settings.uncertainty:
             self.__map.stop()
+        elif self.__marks and self.__result:
+            self.__map.show(self.__result)
         self.__describe()
         self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
 
@@ -530,13 +543,14 @@ class AtomsModel(Observable.Observable):
         return total, GOOD, ""
 
     def __hint(self) -> str:
-        novelty = self.__result.prediction.novelty if self.__result and self.__marks else 0.0
-        if novelty <= FAMILIAR:
+        if not (self.__result and self.__marks):
             return ""
-        return (
+        novelty = self.__result.prediction.novelty
+        unfamiliar = (
             f"This frame is unlike what the model knows (novelty {novelty:.1f}, familiar is up to 1): do not trust the "
             "rings blindly; check model, sampling and focus."
         )
+        return self.__result.sampling.doubt or (unfamiliar if novelty > FAMILIAR else "")
 
     def __model_text(self) -> str:
         return f"version {self.__model.version}, {self.__model.members} networks" if self.__model else ""

@@ -156,6 +156,7 @@ class Snapshot:
                 "angstrom_per_px": list(sampling.angstrom_per_px),
                 "source": sampling.source,
                 "confidence": sampling.confidence,
+                "by_the_lattice": sampling.lattice,
             },
             "novelty": float(self.result.prediction.novelty),
             "counts": self.atoms.counts(),
@@ -165,11 +166,15 @@ class Snapshot:
     def name(self) -> str:
         """A name that sorts by time and can be a file's."""
         stem = re.sub(r"\W+", "_", self.origin.title).strip("_")
-        return f"{stem}_{self.model.name}_{self.origin.timestamp:%Y%m%d-%H%M%S-%f}"[:-3]
+        return f"{stem}_{self.model.name}_{self.__local_time:%Y%m%d-%H%M%S-%f}"[:-3]
+
+    @property
+    def __local_time(self) -> datetime.datetime:
+        return self.origin.timestamp.replace(tzinfo=datetime.UTC).astimezone()
 
     def keep(self, document_model: DocumentModel.DocumentModel) -> DataItem.DataItem:
         """Put frame, atoms and uncertainty into the project and return the frame's data item."""
-        title = f"{self.origin.title} atoms {self.origin.timestamp:%H:%M:%S}"
+        title = f"{self.origin.title} atoms {self.__local_time:%H:%M:%S}"
         frame = self.__append(document_model, "frame", title, self.result.pixels, self.origin.metadata)
         self.__append(document_model, "uncertainty", title + " (uncertainty)", self.result.prediction.uncertainty, {})
         document_model.append_data_structure(_structure(self.atoms, frame))

@@ -105,7 +105,6 @@ class ScanFeed:
         self.channel = channel
         self._received = received
         self._changed = changed
-        self._closed = False
         manager = HardwareSource.HardwareSourceManager()
         self._source = manager.get_hardware_source_for_hardware_source_id(channel.hardware_source_id)
         self._listeners: list[Any] = [manager.hardware_source_removed_event.listen(self._source_removed)]
@@ -125,21 +124,23 @@ class ScanFeed:
 
     def close(self) -> None:
         """Stop listening."""
-        self._closed = True  # an event that is being fired just now may still call
+        self._source = None  # an event that is being fired just now may still call
         self._listeners.clear()
-        self._source = None
 
     def _updated(
         self, update: HardwareSource.DataChannelEventArgs, xdata: DataAndMetadata.DataAndMetadata
     ) -> None:
-        if not self._closed and update.channel_id == self.channel.channel_id and update.state == "complete":
+        source = self._source
+        if source is None or update.channel_id != self.channel.channel_id or update.state != "complete":
+            return
+        if not source.is_aborted:  # what an aborted scan leaves is called complete, too
             self._received(xdata, "_".join([self.channel.hardware_source_id, update.data_channel_id or ""]))
 
     def _state_changed(self, is_acquiring: bool) -> None:
-        if not self._closed:
+        if self._source:
             self._changed()
 
     def _source_removed(self, source: HardwareSource.HardwareSource) -> None:
-        if not self._closed and source is self._source:
+        if source is self._source:
             self.close()
             self._changed()
