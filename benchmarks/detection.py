@@ -1,6 +1,6 @@
 """Recall, precision, classes and position error on simulated frames, beside the Cramér-Rao bound.
 
-    python benchmarks/detection.py [--frames 2] [--model graphene=PATH]
+Run ``python benchmarks/detection.py [--frames 2] [--model graphene=PATH]``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def bound(material: str, dose: float) -> float:
     element = {"C": 6, "Mo": 42, "S2": 16}
     weights = np.array([number[n] * cross_section(element[n]) for n in names])
     covariance = joint_position_bound(xy, weights, 1e-5, size, sampling, 0.5, electrons_for_dose(dose, sampling))
-    chosen = [k for k in np.argsort(((xy - 4.99) ** 2).sum(1)) if names[k] == MAJOR[material]][0]
+    chosen = next(k for k in np.argsort(((xy - 4.99) ** 2).sum(1)) if names[k] == MAJOR[material])
     return float(np.sqrt(np.trace(covariance[chosen]) / 2))
 
 
@@ -44,10 +44,13 @@ def main() -> None:
     torch.set_num_threads(1)
     for material, doses in DOSES.items():
         ensemble = elit.load(paths.get(material, material))
-        print(f"\n{material}: {len(ensemble.members)} networks, version {ensemble.version}, 512 x 512 at 0.104 Å/px")
+        count = len(ensemble.members)
+        print(f"\n{material}: {count} networks, version {ensemble.version}, 512 x 512 at 0.104 Å/px")
         minor = MINOR[material]
-        print(f"| dose e/Å² | frames | recall | precision | {minor} recall | {minor} precision | RMSE {MAJOR[material]} Å "
-              "| joint bound Å | in 95 % ellipse |")
+        print(
+            f"| dose e/Å² | frames | recall | precision | {minor} recall | {minor} precision "
+            f"| RMSE {MAJOR[material]} Å | joint bound Å | in 95 % ellipse |"
+        )
         print("|---|---|---|---|---|---|---|---|---|")
         for dose in doses:
             for degraded in (False, True):

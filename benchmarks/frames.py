@@ -21,6 +21,7 @@ from stem_ae.imaging.specimens import Specimen, graphene, mos2
 FloatArray = NDArray[np.float64]
 MARGIN = 6.0  # Å of specimen beyond the frame
 TOLERANCE = 0.5  # Å
+USUAL_PROBE = GaussianProbe(0.5, 0.05, 0.4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def frame(
     dose: float,
     sampling: float = 0.104,
     size: tuple[int, int] = (512, 512),
-    probe: Probe = GaussianProbe(0.5, 0.05, 0.4),
+    probe: Probe = USUAL_PROBE,
     degraded: bool = False,
     displacement: float = 0.03,
     seed: int = 0,

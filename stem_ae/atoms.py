@@ -73,7 +73,9 @@ class Atoms2D:
     sampling: tuple[float, float]
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen dataclass)
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+
         put("positions", np.asarray(self.positions, dtype=float).reshape(-1, 2))
         n = len(self.positions)
         put("species", tuple(self.species))
@@ -117,12 +119,14 @@ class Atoms2D:
     @property
     def confidence(self) -> FloatArray:
         """Probability of the class that was chosen, ``(N,)``."""
-        return self.probabilities[np.arange(len(self)), self.labels]
+        chosen: FloatArray = self.probabilities[np.arange(len(self)), self.labels]
+        return chosen
 
     @property
     def positions_px(self) -> FloatArray:
         """Positions in pixels, ``(N, 2)``, x (column) then y (row); pixel centres are integers."""
-        return self.positions / np.array([self.sampling[1], self.sampling[0]])
+        pixels: FloatArray = self.positions / np.array([self.sampling[1], self.sampling[0]])
+        return pixels
 
     @property
     def symbols(self) -> list[str]:

@@ -106,7 +106,8 @@ def finished(
 ) -> Ensemble:
     """Return the ensemble with what it can say about itself: how good its positions are, and what is familiar to it.
 
-    Both are learnt on new simulated frames: all training conditions are familiar, and positions are judged on clean ones.
+    Both are learnt on new simulated frames: all training conditions are familiar, and positions are judged on clean
+    ones.
     """
     errors: list[tuple[FloatArray, FloatArray, FloatArray]] = []
     features = []

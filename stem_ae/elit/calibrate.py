@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
@@ -73,12 +75,13 @@ def _log_power(image: NDArray[np.float32]) -> FloatArray:
     order = np.argsort(ring, axis=None)
     edges = np.searchsorted(ring.ravel()[order], np.arange(ring.max() + 2))
     values = log_power.ravel()[order]
-    medians = np.array([np.median(values[a:b]) if b > a else 0 for a, b in zip(edges, edges[1:], strict=False)])
-    return log_power - medians[ring]
+    medians = np.array([np.median(values[a:b]) if b > a else 0 for a, b in itertools.pairwise(edges)])
+    above: FloatArray = log_power - medians[ring]
+    return above
 
 
 def _sixfold(power: FloatArray, frequencies: FloatArray, turn: float) -> FloatArray:
-    """Return ``(F, A)``: the weaker half of the three spot pairs of each hexagon, so that one strong line does not count."""
+    """Return ``(F, A)``: the weaker two of a hexagon's three spot pairs, so that one strong line does not count."""
     centre, side = len(power) // 2, len(power)
     values = []
     for k in range(3):

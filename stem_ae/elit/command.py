@@ -102,10 +102,11 @@ def _material(arguments: argparse.Namespace) -> tuple[Material, str]:
     if not path.is_file():
         raise StemAeError(f"There is no structure {path}: give a file, or one of {', '.join(MATERIALS)}.")
     try:
-        atoms = ase.io.read(path)
+        atoms = ase.io.read(path, index=-1)
     except Exception as error:  # ASE's readers raise whatever they like
         raise StemAeError(f"ASE cannot read a structure from {path.name} ({error}).") from error
     u, v, w = arguments.zone
+    assert isinstance(atoms, ase.Atoms)  # one index gives one structure
     return crystal(atoms, (u, v, w), arguments.species), path.stem
 
 

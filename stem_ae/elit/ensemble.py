@@ -58,7 +58,7 @@ class Description:
     sampling: float
     lattice_constant: float
     width: int
-    posterior: Posterior = Posterior()
+    posterior: Posterior = dataclasses.field(default_factory=Posterior)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

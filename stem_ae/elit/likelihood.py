@@ -1,9 +1,9 @@
 """Positions by maximum likelihood: every atom of a frame fitted together, and how well each is known.
 
 The local image model is ``mu(r) = b(r) + sum_i A_i exp(-(r - r_i)^T M (r - r_i) / 2)``: one probe for the frame, learnt
-from it; a background that varies slowly; neighbours that overlap, fitted jointly. The noise is that of counting, whatever
-the gain and offset of the recorded numbers: ``variance = gain * mu + floor``, learnt from the residual. Gauss-Newton
-steps for all unknowns together are solved by conjugate gradients with the sparse derivative of the image, so that
+from it; a background that varies slowly; neighbours that overlap, fitted jointly. The noise is that of counting,
+whatever the gain and offset of the recorded numbers: ``variance = gain * mu + floor``, learnt from the residual.
+Gauss-Newton steps for all unknowns are solved by conjugate gradients with the sparse derivative of the image, so that
 overlapping neighbours, the background and the probe are accounted for exactly.
 """
 
@@ -109,7 +109,7 @@ class _Frame:
         fy, fx = (max(1, round(sigma / _PIXELS_PER_SIGMA / d)) for d in sampling)
         h, w = image.shape[0] // fy, image.shape[1] // fx
         cropped = image[: h * fy, : w * fx]
-        data = cropped.reshape(h, fy, w * fx).sum(1).reshape(h, w, fx).sum(2) / np.float32(fx * fy)
+        data: Image = cropped.reshape(h, fy, w * fx).sum(1).reshape(h, w, fx).sum(2) / np.float32(fx * fy)
         origin = np.array([(fx - 1) / 2 * sampling[1], (fy - 1) / 2 * sampling[0]])
         return cls(data.astype(np.float32), origin, np.array([fx * sampling[1], fy * sampling[0]]))
 
@@ -165,7 +165,8 @@ class _State:
 
     def weight(self, mean: Image) -> Image:
         """Return one over the variance of each pixel."""
-        return (1 / (self.gain * np.maximum(mean - self.lowest, 0) + self.floor)).astype(np.float32)
+        weight: Image = (1 / (self.gain * np.maximum(mean - self.lowest, 0) + self.floor)).astype(np.float32)
+        return weight
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,9 +204,9 @@ class _Model:
         slope_x, slope_y = height * pull_x, height * pull_y
         index = (centre[:, 1:] + margin) * np.int32(w + 2 * margin) + centre[:, :1] + margin
         index = index + (oy * np.int32(w + 2 * margin) + ox)
-        model = cls(frame, np.stack([slope_x, slope_y, shape]), index, margin, np.zeros((0, h, w), np.float32), frame.data)
-        rows, columns = frame.hats
-        background = rows @ state.nodes.astype(np.float32) @ columns.T
+        columns = np.stack([slope_x, slope_y, shape])
+        model = cls(frame, columns, index, margin, np.zeros((0, h, w), np.float32), frame.data)
+        background = frame.hats[0] @ state.nodes.astype(np.float32) @ frame.hats[1].T
         # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
         by_probe = [model.image_of(v) for v in (0.5 * slope_x * pull_x, slope_x * pull_y, 0.5 * slope_y * pull_y)]
         return dataclasses.replace(model, probe=np.stack(by_probe), mean=model.image_of(height) + background)
@@ -228,7 +229,8 @@ class _Model:
         h, w = self.frame.data.shape
         pointer = np.arange(3 * n + 1, dtype=np.int32) * np.int32(p)
         index = np.tile(self.index.ravel(), 3)
-        return csc_matrix((self.columns.ravel(), index, pointer), ((h + 2 * self.margin) * (w + 2 * self.margin), 3 * n))
+        padded = (h + 2 * self.margin) * (w + 2 * self.margin)
+        return csc_matrix((self.columns.ravel(), index, pointer), (padded, 3 * n))
 
     def forward(self, change: NDArray[np.float32]) -> Image:
         """Return how the image changes with the unknowns."""
@@ -298,9 +300,9 @@ def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     scale = 1 / np.sqrt(np.maximum(model.diagonal(weight), 1e-30))
 
     def information(unknowns: NDArray[np.float32]) -> NDArray[np.float32]:
-        u = unknowns.astype(np.float32)
-        product: NDArray[np.float32] = model.backward(weight * model.forward(u * scale)) * scale + _DAMPING * u
-        return product
+        change = np.asarray(unknowns * scale, np.float32)
+        image: Image = np.asarray(weight * model.forward(change), np.float32)
+        return np.asarray(model.backward(image) * scale + _DAMPING * unknowns, np.float32)
 
     size = len(gradient)
     operator = LinearOperator((size, size), information, dtype=np.float32)
@@ -309,7 +311,7 @@ def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
 
 
 def _with_noise(frame: _Frame, state: _State, model: _Model) -> _State:
-    """Fit ``variance = gain * (mu - lowest) + floor`` to the squared residual, in groups of pixels of like brightness."""
+    """Fit ``variance = gain * (mu - lowest) + floor`` to the squared residual, in groups of like brightness."""
     every = max(1, frame.data.size // 8000)
     mean = model.mean.ravel()[::every]
     square = (frame.data.ravel()[::every] - mean) ** 2
@@ -351,7 +353,7 @@ def _beyond_the_edge(frame: _Frame, state: _State) -> FloatArray:
     return np.concatenate(found)
 
 
-# --- what is known in the end -------------------------------------------------------------------------------------------
+# --- what is known in the end -----------------------------------------------------------------------------------------
 
 
 def _summary(frame: _Frame, state: _State, seeds: FloatArray, count: int) -> Fit:
@@ -397,7 +399,7 @@ def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
 def _overlap(
     frame: _Frame, state: _State, weight: Image, i: NDArray[np.int64], j: NDArray[np.int64]
 ) -> FloatArray:
-    """Return the 3 x 3 information that pairs of atoms share: the integral of two Gaussians is one of their distance."""
+    """Return the 3 x 3 information that pairs share: the integral of two Gaussians is one of their distance."""
     d = state.positions[i] - state.positions[j]
     pull = d @ state.precision
     middle = ((state.positions[i] + state.positions[j]) / 2 - frame.origin) / frame.step

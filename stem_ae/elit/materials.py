@@ -103,7 +103,8 @@ def crystal(atoms: ase.Atoms, zone: tuple[int, int, int], species: Sequence[str]
     present = sorted(set(from_ase(atoms, (30.0, 30.0), zone).columns()[1]))
     missing = [name for name in species if name not in present]
     if missing:
-        raise StemAeError(f"Seen along {list(zone)} there is no column {missing[0]!r}: choose from {', '.join(present)}.")
+        known = ", ".join(present)
+        raise StemAeError(f"Seen along {list(zone)} there is no column {missing[0]!r}: choose from {known}.")
 
     def make_specimen(extent: tuple[float, float], rng: np.random.Generator) -> Specimen:
         specimen = from_ase(atoms, extent, zone, rng.uniform(0, 360))

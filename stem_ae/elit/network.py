@@ -69,4 +69,5 @@ def fused(network: UNet) -> UNet:
             convolution, norm = cast(nn.Conv2d, block[k]), cast(nn.BatchNorm2d, block[k + 1])
             block[k] = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
             block[k + 1] = nn.Identity()
-    return network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network

@@ -82,7 +82,8 @@ def learn(network: FloatArray, likelihood: FloatArray, variance: FloatArray) -> 
         Å² per axis that the Fisher information stated.
     """
     # Atoms that one of them lost say nothing about the usual error.
-    usual = (np.abs(network).max(1) < 0.35) & (np.abs(likelihood).max(1) < np.maximum(0.35, 4 * np.sqrt(np.maximum(variance, 0))))
+    usual = (np.abs(network).max(1) < 0.35) & (variance > 0)
+    usual &= np.abs(likelihood).max(1) < np.maximum(0.35, 4 * np.sqrt(np.abs(variance)))
     network, likelihood, variance = network[usual], likelihood[usual], variance[usual]
     order = np.argsort(variance)
     groups = np.array_split(order, 12)

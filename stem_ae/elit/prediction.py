@@ -50,12 +50,7 @@ class Prediction:
 
     def _to_image(self, channel: FloatImage) -> FloatImage:
         (height, width), (dy, dx) = self.atoms.shape, self.atoms.sampling
-        # Linear interpolation upwards; where the image is coarser than the grid, the value at the pixel's centre.
-        rows = _interpolation(channel.shape[0], self.working_sampling, height, dy)
-        columns = _interpolation(channel.shape[1], self.working_sampling, width, dx)
-        result: FloatImage = rows @ channel @ columns.T
+        rows = resampling_matrix(channel.shape[0], self.working_sampling, height, dy)
+        columns = resampling_matrix(channel.shape[1], self.working_sampling, width, dx)
+        result: FloatImage = np.asarray(rows @ channel @ columns.T, np.float32)
         return result
-
-
-def _interpolation(n_in: int, d_in: float, n_out: int, d_out: float) -> FloatImage:
-    return resampling_matrix(n_in, d_in, n_out, d_out)

@@ -1,7 +1,7 @@
 """From any image to what the networks see: one physical sampling, no bad pixels, local contrast.
 
-Every step is a small dense matrix on each side of the image, so that a 512 x 512 frame costs a few milliseconds, and the
-grid's geometry is exact: pixel ``k`` of the working grid is centred ``k * sampling`` Å from the centre of the image's
+Every step is a small dense matrix on each side of the image, so that a 512 x 512 frame costs a few milliseconds, and
+the geometry is exact: pixel ``k`` of the working grid is centred ``k * sampling`` Å from the centre of the image's
 first pixel.
 """
 
@@ -48,12 +48,12 @@ def as_image(image: ArrayLike) -> Image:
 
 
 def to_working_grid(image: Image, sampling: float | tuple[float, float], working: float) -> Image:
-    """Return the repaired, resampled and normalised frame.
+    """Return the resampled and normalised frame.
 
     Parameters
     ----------
     image : (H, W) float32 array
-        From :func:`as_image`.
+        From :func:`as_image`, with bad pixels repaired by :func:`repair`.
     sampling : float or (float, float)
         Å per pixel of the image.
     working : float
@@ -83,7 +83,8 @@ def to_working_grid(image: Image, sampling: float | tuple[float, float], working
         )
     rows = resampling_matrix(image.shape[0], dy, grid_length(image.shape[0], dy, working), working)
     columns = resampling_matrix(image.shape[1], dx, grid_length(image.shape[1], dx, working), working)
-    return normalise(rows @ repair(image) @ columns.T, working)
+    resampled: Image = np.asarray(rows @ image @ columns.T, np.float32)
+    return normalise(resampled, working)
 
 
 def grid_length(pixels: int, sampling: float, working: float) -> int:

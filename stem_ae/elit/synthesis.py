@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stem_ae.elit.preprocess import Image, to_working_grid
+from stem_ae.elit.preprocess import Image, repair, to_working_grid
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.contamination import hydrocarbon
 from stem_ae.imaging.distortion import line_jitter
@@ -125,7 +125,7 @@ def patch(
         Target probabilities; channel 0 is the background.
     """
     shot = scene(make_specimen, size * working, conditions, rng)
-    image = to_working_grid(shot.counts, shot.sampling, working)[:size, :size]
+    image = to_working_grid(repair(shot.counts), shot.sampling, working)[:size, :size]
     return image, target(shot.xy, shot.names, species, (size, size), working)
 
 

@@ -1,4 +1,4 @@
-"""Training: every member of an ensemble from its own random start and its own shuffling, averaged at the end of its path.
+"""Training: every member of an ensemble from its own random start and shuffling, averaged at the end of its path.
 
 The averaging is SWA (Izmailov et al., UAI 2018): the mean of the weights over the last part of the training, at a
 constant learning rate, with the batch statistics measured again for it.

@@ -77,7 +77,8 @@ def _transfer(probe: Probe, shape: tuple[int, int], spacing: tuple[float, float]
     fy, fx = fft.fftfreq(ny, hy)[:, None], fft.rfftfreq(nx, hx)[None, :]
     window = (np.sinc(fy * hy) * np.sinc(fx * hx)) ** 4
     motion = np.exp(-2 * (np.pi * blur) ** 2 * (fx**2 + fy**2))
-    return probe.otf(fx, fy) * motion / window / (hx * hy)
+    transfer: FloatArray = probe.otf(fx, fy) * motion / window / (hx * hy)
+    return transfer
 
 
 def _spread(rows: FloatArray, columns: FloatArray, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
@@ -90,7 +91,8 @@ def _spread(rows: FloatArray, columns: FloatArray, weights: FloatArray, shape: t
     offsets = np.arange(-1, 3)
     index = (r0[:, None, None] + offsets[:, None]) * nx + c0[:, None, None] + offsets
     value = weights[:, None, None] * wr[:, :, None] * wc[:, None, :]
-    return np.bincount(index.ravel(), value.ravel(), ny * nx).reshape(ny, nx)
+    flat: FloatArray = np.bincount(index.ravel(), value.ravel(), ny * nx).astype(float, copy=False)
+    return flat.reshape(ny, nx)
 
 
 def _cubic_b_spline(t: FloatArray) -> FloatArray:

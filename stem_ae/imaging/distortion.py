@@ -53,4 +53,5 @@ def drifted(
     dy, _ = as_sampling(sampling)
     # The line at height y is scanned at t = y / dy * line_time; the atom has moved by then, which moves that line.
     time = xy[:, 1] / dy * line_time_s / (1 - vy * line_time_s / dy)
-    return xy + time[:, None] * np.array([vx, vy])
+    moved: FloatArray = xy + time[:, None] * np.array([vx, vy])
+    return moved

@@ -11,7 +11,7 @@ ELECTRONS_PER_PICOAMPERE_MICROSECOND = 1e-18 / constants.e  # 6.24
 
 def electrons_per_pixel(current_pA: float, dwell_us: float) -> float:
     """Return how many electrons hit one pixel."""
-    return current_pA * dwell_us * ELECTRONS_PER_PICOAMPERE_MICROSECOND
+    return float(current_pA * dwell_us * ELECTRONS_PER_PICOAMPERE_MICROSECOND)
 
 
 def dose_per_area(electrons: float, sampling: float | tuple[float, float]) -> float:

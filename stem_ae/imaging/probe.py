@@ -19,7 +19,9 @@ FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
 
 class Probe(Protocol):
-    """A normalised intensity distribution in Å, known by its Fourier transform."""
+    """A normalised intensity distribution in Å, known by its Fourier transform; a value that can be a key."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def sigma(self) -> float:

@@ -212,7 +212,7 @@ def from_ase(
     """
     cell = np.asarray(atoms.cell, dtype=float)
     if abs(np.linalg.det(cell)) < 1e-6:
-        raise StemAeError("The structure has no three-dimensional unit cell: give a crystal (CIF, POSCAR, extended XYZ).")
+        raise StemAeError("The structure has no three-dimensional cell: give a crystal (CIF, POSCAR, extended XYZ).")
     if not np.any(zone):
         raise StemAeError("The zone axis [0 0 0] is no direction: give three integers such as 1 1 0.")
     beam = np.asarray(zone, dtype=float) @ cell
@@ -248,4 +248,5 @@ def smooth_displacement(xy: FloatArray, amplitude: float, rng: np.random.Generat
     k = 2 * np.pi / period * np.array([np.cos(direction), np.sin(direction)])
     phase = rng.uniform(0, 2 * np.pi, (2, waves))
     waves_at = np.stack([np.sin(xy @ k + phase[axis]) for axis in (0, 1)])
-    return amplitude * np.sqrt(2 / waves) * waves_at.sum(-1).T
+    displacement: FloatArray = amplitude * np.sqrt(2 / waves) * waves_at.sum(-1).T
+    return displacement
