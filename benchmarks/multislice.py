@@ -1,9 +1,9 @@
-"""Our incoherent image model beside abTEM's multislice with frozen phonons: cross sections, column intensities, profiles.
+"""Our image model beside abTEM's multislice with frozen phonons: cross sections, column intensities, profiles.
 
     pip install abtem        # or: pip install ".[multislice]"
     python benchmarks/multislice.py [--configurations 6]
 
-60 kV, 32 mrad, in focus, thermal motion 0.07 Å, source 0.35 Å on both sides; graphene with one Si, MoS2 with one S gone.
+60 kV, 32 mrad, in focus, motion 0.07 Å, source 0.35 Å on both sides; graphene with one Si, MoS2 with one S gone.
 The image's frequencies end at 2 alpha / lambda, so that a scan of the whole periodic cell at 0.36 Å holds all of it.
 """
 
@@ -81,7 +81,8 @@ def multislice(atoms: ase.Atoms, configurations: int, motion: float = MOTION) ->
     """Return abTEM's images of one period, ``(ny, nx)``, as fractions of the beam, without the source's size.
 
     The plane waves of the aperture are propagated once and summed for each probe position: PRISM without
-    interpolation, which is multislice exactly and several times faster for a whole scan. Configurations are averaged here, because abTEM 1.0.9 without dask adds them up.
+    interpolation, which is multislice exactly and several times faster for a whole scan. Configurations are averaged
+    here, because abTEM 1.0.9 without dask adds them up.
     """
     size = np.diag(atoms.cell)[:2]
     scan = abtem.GridScan((0, 0), size, gpts=tuple(int(n) for n in np.ceil(size / STEP)), endpoint=False)
@@ -105,7 +106,8 @@ def ours(case: Case, detector: Detector, shape: tuple[int, int]) -> FloatArray:
     xy = (case.atoms.positions[None, :, :2] + tiles).reshape(-1, 2)
     weights = np.tile(cross_section(case.atoms.numbers, detector), len(tiles))
     sampling = (size[1] / shape[0], size[0] / shape[1])
-    return expected_fraction(xy, weights, shape, sampling, AberratedProbe(ENERGY, SEMIANGLE, source_sigma=SOURCE), MOTION)
+    probe = AberratedProbe(ENERGY, SEMIANGLE, source_sigma=SOURCE)
+    return expected_fraction(xy, weights, shape, sampling, probe, MOTION)
 
 
 def at(image: FloatArray, size: FloatArray, xy: FloatArray) -> FloatArray:
@@ -130,15 +132,15 @@ def main() -> None:
     start = time.monotonic()
     abtem.config.set({"dask.lazy": False, "diagnostics.progress_bar": False, "fftw.threads": 1})
     cross_sections()
-    for name, case in (("graphene with one Si", graphene_with_silicon()), ("MoS2 with one S gone", mos2_with_vacancy())):
-        compare(name, case, arguments.configurations)
+    compare("graphene with one Si", graphene_with_silicon(), arguments.configurations)
+    compare("MoS2 with one S gone", mos2_with_vacancy(), arguments.configurations)
     print(f"\n{time.monotonic() - start:.0f} s.")
 
 
 def cross_sections() -> None:
     """Print what one atom scatters: the image of an isolated atom, summed.
 
-    It sits on a point of the potential's grid: between points, abTEM's potential is up to 15 % too weak at these angles.
+    It sits on a point of the potential's grid: between points, abTEM's potential is up to 15 % weak at these angles.
     """
     print("Cross section of one atom, Å²\n")
     print("| | " + " | ".join(f"{d} {e}" for d in ANNULI for e in (*ELEMENTS, "law")) + " |")
@@ -164,7 +166,7 @@ def compare(name: str, case: Case, configurations: int) -> None:
     names = list(case.columns)
     theirs = {d: with_source(image, size) for d, image in multislice(case.atoms, configurations).items()}
     print(f"\n{name}: {len(case.atoms)} atoms, {configurations} configurations; signal on the columns, % of the beam\n")
-    print("| | | " + " | ".join(names) + f" | {' : '.join(names)} | profile correlation | RMS difference, % of maximum |")
+    print(f"| | | {' | '.join(names)} | {' : '.join(names)} | profile correlation | RMS difference, % of maximum |")
     print("|---" * (5 + len(names)) + "|")
     for detector, image in theirs.items():
         model = ours(case, detector, image.shape)
