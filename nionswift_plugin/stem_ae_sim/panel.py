@@ -18,8 +18,11 @@ _ = gettext.gettext
 
 PANEL_ID = "stem-ae-simulator-panel"
 
-_REFRESH_S = 0.5
-_CONTROLS = {"BeamCurrent": "current_pa", "C10": "defocus_nm", "EHT": "energy_kv", "is_blanked": "blanked"}
+_REFRESH_S = 0.25
+_SHOWN = (
+    "specimen_index", "drift_x", "drift_y", "jitter", "contamination", "damage", "current_pa", "defocus_nm",
+    "energy_kv", "blanked", "status",
+)  # fmt: skip
 
 
 class Handler(Declarative.Handler):
@@ -30,17 +33,15 @@ class Handler(Declarative.Handler):
         self._simulator = simulator
         self._microscope = simulator.microscope
         self._event_loop = event_loop
-        self._listener = simulator.instrument.controls.property_changed_event.listen(self._control_changed)
-        self._shown_status = self.status
-        self._timer = event_loop.call_later(_REFRESH_S, self._refresh)
         self.specimen_names = catalogue.names()
         self.number = Converter.FloatToStringConverter("{:.4g}")
         self.ui_view = _view(self.specimen_names)
+        self._last: dict[str, typing.Any] = {}
+        self._refresh()
 
     def close(self) -> None:
         """Let go of the simulator."""
         self._timer.cancel()
-        self._listener.close()
         super().close()
 
     @property
@@ -53,13 +54,11 @@ class Handler(Declarative.Handler):
     def specimen_index(self, value: int) -> None:
         if value >= 0 and value != self.specimen_index:
             self._simulator.choose_specimen(self.specimen_names[value])
-            self._changed("specimen_index", "contamination", "status")
 
     def on_renew(self, widget: Declarative.UIWidget) -> None:
         """Put the same specimen in again, whole."""
         if self._simulator.specimen_name:
             self._simulator.choose_specimen(self._simulator.specimen_name)
-            self._changed("status")
 
     # Conditions; None, which a field that holds no number gives, changes nothing.
 
@@ -71,7 +70,7 @@ class Handler(Declarative.Handler):
     @drift_x.setter
     def drift_x(self, value: float | None) -> None:
         if value is not None:
-            self._set_condition("drift_x", drift=(value / 60, self._microscope.conditions.drift[1]))
+            self._set_condition(drift=(value / 60, self._microscope.conditions.drift[1]))
 
     @property
     def drift_y(self) -> float:
@@ -81,7 +80,7 @@ class Handler(Declarative.Handler):
     @drift_y.setter
     def drift_y(self, value: float | None) -> None:
         if value is not None:
-            self._set_condition("drift_y", drift=(self._microscope.conditions.drift[0], value / 60))
+            self._set_condition(drift=(self._microscope.conditions.drift[0], value / 60))
 
     @property
     def jitter(self) -> float:
@@ -91,7 +90,7 @@ class Handler(Declarative.Handler):
     @jitter.setter
     def jitter(self, value: float | None) -> None:
         if value is not None:
-            self._set_condition("jitter", jitter=max(value, 0.0))
+            self._set_condition(jitter=max(value, 0.0))
 
     @property
     def contamination(self) -> float:
@@ -101,7 +100,7 @@ class Handler(Declarative.Handler):
     @contamination.setter
     def contamination(self, value: float | None) -> None:
         if value is not None:
-            self._set_condition("contamination", contamination=min(max(value / 100, 0.0), 1.0))
+            self._set_condition(contamination=min(max(value / 100, 0.0), 1.0))
 
     @property
     def damage(self) -> bool:
@@ -110,7 +109,7 @@ class Handler(Declarative.Handler):
 
     @damage.setter
     def damage(self, value: bool) -> None:
-        self._set_condition("damage", damage=value)
+        self._set_condition(damage=value)
 
     # Controls of the column.
 
@@ -157,30 +156,20 @@ class Handler(Declarative.Handler):
     def status(self) -> str:
         """What the beam has done so far."""
         ejections = self._microscope.ejections
-        if not ejections:
-            return _("No atom has been ejected.")
-        return _("{count} atoms ejected, the last one {symbol}.").format(
-            count=len(ejections), symbol=ejections[-1].symbol
-        )
+        last = f" ({ejections[-1].symbol})" if ejections else ""
+        return _("Ejected atoms: ") + str(len(ejections)) + last
 
-    def _set_condition(self, name: str, **values: typing.Any) -> None:
+    def _set_condition(self, **values: typing.Any) -> None:
         self._microscope.conditions = dataclasses.replace(self._microscope.conditions, **values)
-        self._changed(name)
-
-    def _control_changed(self, name: str) -> None:
-        """React to a control that somebody has set, from any thread."""
-        if name in _CONTROLS:
-            self._event_loop.call_soon_threadsafe(self._changed, _CONTROLS[name])
 
     def _refresh(self) -> None:
-        if self.status != self._shown_status:
-            self._shown_status = self.status
-            self._changed("status")
+        """Show what has changed, whoever changed it: a script, a plan, the beam."""
+        now = {name: getattr(self, name) for name in _SHOWN}
+        for name, value in now.items():
+            if self._last.get(name) != value:
+                self.property_changed_event.fire(name)
+        self._last = now
         self._timer = self._event_loop.call_later(_REFRESH_S, self._refresh)
-
-    def _changed(self, *names: str) -> None:
-        for name in names:
-            self.property_changed_event.fire(name)
 
 
 def _view(specimens: list[str]) -> Declarative.UIDescription:
@@ -189,7 +178,7 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
     def field(label: str, name: str) -> Declarative.UIDescription:
         text = f"@binding({name}, converter=number)"
         return u.create_row(
-            u.create_label(text=label, width=150), u.create_line_edit(text=text, name=name + "_field", width=64),
+            u.create_label(text=label, width=160), u.create_line_edit(text=text, name=name + "_field", width=56),
             u.create_stretch(), spacing=8,
         )  # fmt: skip
 
@@ -208,7 +197,7 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
         field(_("Drift right (Å/min)"), "drift_x"),
         field(_("Drift down (Å/min)"), "drift_y"),
         field(_("Line jitter (Å)"), "jitter"),
-        field(_("Contamination (% of area)"), "contamination"),
+        field(_("Contamination (%)"), "contamination"),
         field(_("Beam current (pA)"), "current_pa"),
         field(_("Beam energy (kV)"), "energy_kv"),
         field(_("Defocus (nm)"), "defocus_nm"),

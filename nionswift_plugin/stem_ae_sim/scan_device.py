@@ -64,8 +64,10 @@ class AtomicScanDevice(ScanDevice.Device):
         self._instrument = instrument
         self._frame: ScanFrame | None = None
         self._frame_is_over = True
+        self._is_cancelled = False
         self._field = ScanField(fov=(1.0, 1.0))
         self._exposed = 0
+        self._pixels_read = 0
         self._clocked_exposure_s = 0.0
         super().__init__(device_id, device_name, instrument, self._clock)
         self._clock.on_reset = self._forget_frame
@@ -107,6 +109,12 @@ class AtomicScanDevice(ScanDevice.Device):
 
     def _forget_frame(self) -> None:
         self._frame_is_over = True
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """Abort the frame under way."""
+        self._is_cancelled = True
+        super().cancel()
 
     def read_partial(self, frame_number: int | None, pixels_to_skip: int) -> typing.Any:
         """Read on until the frame is complete or the time for one read is over."""
@@ -116,6 +124,8 @@ class AtomicScanDevice(ScanDevice.Device):
         while not result[1] and not self._is_clocked and time.perf_counter() - start < _READ_S:
             result = self._read_slice(result[4], result[5])
         elements, complete, bad, area, number, skip = result
+        if complete and self._is_cancelled:  # an aborted frame ends where the beam is; the stock device fills it up
+            complete, area = False, ((0, 0), (self._pixels_read // area[1][1], area[1][1]))
         if not complete:
             rows = area[0][0] + area[1][0] - first_row
             area = ((first_row, 0), (rows, area[1][1]))
@@ -127,6 +137,7 @@ class AtomicScanDevice(ScanDevice.Device):
         blanked = self._instrument.is_blanked
         result = super().read_partial(frame_number, pixels_to_skip)
         frame, after = self._frame, self._clock.current_pixel_flat
+        self._pixels_read = before if self._is_cancelled else after
         if frame is None or self._is_clocked:
             return result
         if blanked:
