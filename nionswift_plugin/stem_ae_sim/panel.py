@@ -164,6 +164,7 @@ class Handler(Declarative.Handler):
 
     def _refresh(self) -> None:
         """Show what has changed, whoever changed it: a script, a plan, the beam."""
+        self._microscope.advance()
         now = {name: getattr(self, name) for name in _SHOWN}
         for name, value in now.items():
             if self._last.get(name) != value:

@@ -63,14 +63,14 @@ class AtomicScanDevice(ScanDevice.Device):
         self._clock = ScanClock()
         self._instrument = instrument
         self._frame: ScanFrame | None = None
-        self._frame_is_over = True
+        self._frame_is_due = True
         self._is_cancelled = False
         self._field = ScanField(fov=(1.0, 1.0))
         self._exposed = 0
         self._pixels_read = 0
         self._clocked_exposure_s = 0.0
         super().__init__(device_id, device_name, instrument, self._clock)
-        self._clock.on_reset = self._forget_frame
+        self._clock.on_reset = self._start_frame
         self.priority = 20
 
     # --- frames -----------------------------------------------------------------------------------------------------
@@ -94,11 +94,9 @@ class AtomicScanDevice(ScanDevice.Device):
         self, frame_parameters: scan_base.ScanFrameParameters, channel: int | ScanDevice.Channel
     ) -> NDArray[typing.Any]:
         """Return one detector's counts for the frame that starts; all detectors share its drift and jitter."""
-        if self._frame_is_over or self._frame is None:
-            self._field = self._instrument.frame_field(frame_parameters)
+        if self._frame_is_due or self._frame is None:
             self._frame = self.begin_frame(frame_parameters)
-            self._frame_is_over = False
-            self._exposed = 0
+            self._frame_is_due = False
         frame = self._frame
         name = channel.name if isinstance(channel, ScanDevice.Channel) else self.get_channel_name(channel)
         if name in _CHANNELS:
@@ -107,9 +105,11 @@ class AtomicScanDevice(ScanDevice.Device):
             counts = frame.dark_counts(frame.shape[0] * frame.shape[1]).reshape(frame.shape)
         return counts.astype(numpy.float32)
 
-    def _forget_frame(self) -> None:
-        self._frame_is_over = True
+    def _start_frame(self) -> None:
+        self._field = self._instrument.frame_field(self.current_frame_parameters)
+        self._frame_is_due = True
         self._is_cancelled = False
+        self._exposed = 0
 
     def cancel(self) -> None:
         """Abort the frame under way."""
@@ -185,9 +185,9 @@ class AtomicScanDevice(ScanDevice.Device):
         super().prepare_synchronized_scan(scan_frame_parameters, camera_exposure_ms=camera_exposure_ms, **kwargs)
 
     def advance_pixel(self, do_sync: bool = False) -> None:
-        """Go to the next pixel, which the camera now exposes."""
+        """Go to the next pixel, which the camera now exposes; the beam is blanked on its way to the next line."""
         super().advance_pixel(do_sync)
-        if not self._instrument.is_blanked:
+        if not (self._instrument.is_blanked or self._clock.is_on_flyback):
             self._instrument.microscope.expose_point(
                 self._field, self.scanning_fraction, self._instrument.beam, self._clocked_exposure_s
             )

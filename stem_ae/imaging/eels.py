@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 from scipy.special import ndtr
 
 from stem_ae.imaging.probe import wavelength
@@ -70,6 +69,7 @@ _PLASMON_CARBON = 0.015  # Å² per atom at 60 kV: a mean free path of some 60 n
 _ZERO_LOSS_EV = 0.35  # standard deviation: a cold field emitter
 _EDGE_EXPONENT = 4.0  # of the fall behind an edge
 _WHITE_LINE_EV = 2.0
+_PAIRS_AT_ONCE = 1_000_000  # of a point and an atom: bounds the memory
 
 
 def bethe_cross_section(edge: Edge, energy_ev: float) -> float:
@@ -92,12 +92,12 @@ def areal_density(specimen: Specimen, points: ArrayLike, number: int, sigma: flo
     points = np.asarray(points, dtype=float)
     flat = points.reshape(-1, 2)
     atoms = specimen.positions[specimen.numbers == number, :2]
-    if not len(atoms):
-        return np.zeros(points.shape[:-1])
-    near = cKDTree(flat).sparse_distance_matrix(cKDTree(atoms), 5 * sigma, output_type="coo_matrix")
-    weights = np.exp(-(near.data**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
-    density: FloatArray = np.bincount(near.row, weights, len(flat)).astype(float)
-    return density.reshape(points.shape[:-1])
+    density = np.zeros(len(flat))
+    rows = max(_PAIRS_AT_ONCE // max(len(atoms), 1), 1)
+    for start in range(0, len(flat), rows):
+        apart = flat[start : start + rows, None, :] - atoms
+        density[start : start + rows] = np.exp(-(apart**2).sum(axis=-1) / (2 * sigma**2)).sum(axis=-1)
+    return (density / (2 * np.pi * sigma**2)).reshape(points.shape[:-1])
 
 
 def edge_strength(
