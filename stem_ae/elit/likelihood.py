@@ -22,8 +22,8 @@ from scipy.spatial import cKDTree
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
-_PIXELS_PER_SIGMA = 1.6  # pixels are binned down to about this, which widens the bound by 2 %
-_WINDOW = 2.8  # half width of an atom's window in units of the probe's sigma
+_PIXELS_PER_SIGMA = 2.0  # pixels are binned down to about this, which widens the bound by 1 %
+_WINDOW = 2.6  # half width of an atom's window in units of the probe's sigma
 _NODE_SPACING = 8.0  # Å between the nodes of the background
 _LARGEST_STEP = 0.15  # Å per iteration
 _LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has lost it
@@ -65,7 +65,7 @@ class Fit:
 
 
 def fit(
-    image: Image, sampling: tuple[float, float], seeds: FloatArray, sigma: float = 0.45, iterations: int = 4
+    image: Image, sampling: tuple[float, float], seeds: FloatArray, sigma: float = 0.45, iterations: int = 3
 ) -> Fit:
     """Fit all atoms of a frame.
 

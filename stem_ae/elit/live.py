@@ -35,7 +35,8 @@ CERTAIN_LATTICE = 0.9
 """Confidence from which the estimate may contradict a calibration."""
 TOLERANCE = 0.1
 """Part by which calibration and lattice may differ: distortion and strain are smaller, wrong calibrations larger."""
-LATTICE_RETRY_S = 5.0
+RETRY_S, SECOND_OPINION_S = 5.0, 60.0
+"""How often the lattice is asked again while it is not clearly seen: if it is needed, and if it is a second opinion."""
 
 
 class UnknownSamplingError(StemAeError):
@@ -150,7 +151,7 @@ class _SamplingFinder:
         return Sampling(as_sampling(frame.calibration), "calibration", lattice=self._second_opinion(frame, pixels))
 
     def _from_lattice(self, frame: Frame, pixels: Image) -> Sampling:
-        value, confidence = self._ask_lattice(frame, pixels)
+        value, confidence = self._ask_lattice(frame, pixels, RETRY_S)
         if not confidence >= CONFIDENT_LATTICE:
             raise UnknownSamplingError(
                 f"No clear lattice was found in this image ({confidence:.0%} sure): type its sampling in Å per pixel."
@@ -159,19 +160,19 @@ class _SamplingFinder:
 
     def _second_opinion(self, frame: Frame, pixels: Image) -> float | None:
         try:
-            value, confidence = self._ask_lattice(frame, pixels)
+            value, confidence = self._ask_lattice(frame, pixels, SECOND_OPINION_S)
         except StemAeError:  # a material without a lattice to go by
             return None
         return value if confidence >= CERTAIN_LATTICE else None
 
-    def _ask_lattice(self, frame: Frame, pixels: Image) -> tuple[float, float]:
-        """Return estimate and confidence: once while it is a good one, else every few seconds."""
+    def _ask_lattice(self, frame: Frame, pixels: Image, retry_s: float) -> tuple[float, float]:
+        """Return estimate and confidence, which takes as long as a prediction: once if it is clear, else now and then."""
         key = (frame.subject, frame.choice, pixels.shape, frame.calibration)
         now = time.perf_counter()
         if key != self._estimated_for or now > self._good_until:
             self._estimate = estimate_sampling(pixels, self._material)
             self._estimated_for = key
-            self._good_until = np.inf if self._estimate[1] >= CERTAIN_LATTICE else now + LATTICE_RETRY_S
+            self._good_until = np.inf if self._estimate[1] >= CERTAIN_LATTICE else now + retry_s
         return self._estimate
 
 
