@@ -174,7 +174,7 @@ class Atoms2D:
             return cls._from_csv(text) if path.suffix.lower() == ".csv" else cls._from_extxyz(text)
         except OSError as error:
             raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise StemAeError(f"{path.name} does not hold atoms that stem_ae wrote ({error}).") from error
 
     def _header(self) -> dict[str, object]:

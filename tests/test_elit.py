@@ -167,7 +167,7 @@ def test_noise_has_no_lattice() -> None:
 
 def test_training_goes_on_where_it_was_killed(tmp_path: pathlib.Path) -> None:
     material = MATERIALS["graphene"]
-    data = synthesis.data_set(material.make_specimen, material.species, 12, 32, 0.2, material.conditions, seed=1)
+    data = synthesis.data_set(material.make_specimen, material.species, 12, 48, 0.2, material.conditions, seed=1)
     recipe = Recipe(steps=420, batch=2, width=4)
     whole = training.train_member(*data, recipe, seed=5)
     path = tmp_path / "member.checkpoint"

@@ -92,7 +92,8 @@ def build(
             provenance=provenance,
         )
         Ensemble(members, description).save(path)
-    ensemble = finished(Ensemble.read(path), material, plan.seed, report)
+    frames = int(np.clip(plan.patches // 10, 8, 120))
+    ensemble = finished(Ensemble.read(path), material, plan.seed, frames, report)
     ensemble.save(path)
     return ensemble
 
@@ -101,8 +102,8 @@ def finished(
     ensemble: Ensemble,
     material: Material,
     seed: int,
+    frames: int,
     report: Report = lambda what, done, total, loss: None,
-    frames: int = 120,
 ) -> Ensemble:
     """Return the ensemble with what it can say about itself: how good its positions are, and what is familiar to it.
 

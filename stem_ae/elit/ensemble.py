@@ -149,9 +149,11 @@ class Ensemble:
         positions, covariance = self.description.posterior.combine(
             atoms.positions, fitted.positions, fitted.covariance, fitted.converged
         )
+        dy, dx = atoms.sampling
+        inside = np.clip(positions, 0, [(atoms.shape[1] - 1) * dx, (atoms.shape[0] - 1) * dy])
         area = 2 * np.pi * float(np.sqrt(np.linalg.det(fitted.probe)))
         return dataclasses.replace(
-            atoms, positions=positions, covariance=covariance, intensity=fitted.amplitude * area
+            atoms, positions=inside, covariance=covariance, intensity=fitted.amplitude * area
         )
 
     @torch.inference_mode()
