@@ -19,7 +19,7 @@ from nion.swift import Facade
 from nion.swift.test import TestContext
 from nion.utils import Geometry
 
-from nionswift_plugin.stem_ae_sim import AtomicMicroscope
+from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 
 SPECIMENS = ("graphene with silicon", "MoS2 with vacancies", "NiO pillars in LSMO")
 SCANS = ((256, 0.5, 4.0), (256, 0.8, 4.0), (256, 0.8, 8.0), (512, 0.5, 6.0))  # pixels, µs, nm

@@ -489,5 +489,5 @@ def test_the_panel_sets_the_simulation(swift):
 
 
 def test_the_panel_opens_and_closes_with_its_window(swift):
-    widget = panel.SimulatorPanel(swift.document_controller, panel.PANEL_ID, {"simulator": swift.simulator})
+    widget = panel.SimulatorPanel(swift.document_controller, stem_ae_sim.PANEL_ID, {"simulator": swift.simulator})
     widget.close()

@@ -6,6 +6,7 @@ starts, or if *Preferences > Simulated microscope* says so. It never takes the p
 
 from __future__ import annotations
 
+import gettext
 import importlib
 import os
 import typing
@@ -15,13 +16,18 @@ from nion.swift.model import ApplicationData, Notification
 from nion.ui import PreferencesDialog
 from nion.utils import Registry
 
-from nionswift_plugin.stem_ae_sim import panel, preferences
-from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+from nionswift_plugin.stem_ae_sim import preferences
 from stem_ae.errors import StemAeError
 
-__all__ = ["AtomicMicroscope", "current", "register", "run", "stop"]
+if typing.TYPE_CHECKING:  # a Swift that does not simulate need not load the simulation
+    from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+
+__all__ = ["current", "register", "run", "stop"]
+
+_ = gettext.gettext
 
 ENVIRONMENT_VARIABLE = "STEM_AE_SIMULATE"
+PANEL_ID = "stem-ae-simulator-panel"
 _STOCK_INSTRUMENT, _STOCK_PANEL = "usim_stem_controller", "simulator-instrument-panel"
 
 _current: AtomicMicroscope | None = None
@@ -36,7 +42,7 @@ def run() -> None:
         register()
     except StemAeError as error:
         Notification.notify(
-            Notification.Notification("stem_ae.simulator", "stem_ae", "Simulated microscope not started", str(error))
+            Notification.Notification("stem_ae.simulator", "stem_ae", _("Simulated microscope not started"), str(error))
         )
 
 
@@ -44,7 +50,7 @@ def stop() -> None:
     """Take the simulated microscope out of Swift, if it is in."""
     global _current
     if _current is not None:
-        panel.unregister()
+        Workspace.WorkspaceManager().unregister_panel(PANEL_ID)
         _current.stop()
         _current = None
 
@@ -55,7 +61,7 @@ def register(**options: typing.Any) -> AtomicMicroscope:
     Parameters
     ----------
     **options
-        As for :class:`AtomicMicroscope`.
+        As for :class:`~nionswift_plugin.stem_ae_sim.configuration.AtomicMicroscope`.
 
     Raises
     ------
@@ -65,9 +71,15 @@ def register(**options: typing.Any) -> AtomicMicroscope:
     global _current
     if _current is None:
         _remove_stock_simulator()
+        from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+        from nionswift_plugin.stem_ae_sim.panel import SimulatorPanel
+
         _current = AtomicMicroscope(**options)
         _current.run()
-        panel.register(_current)
+        Workspace.WorkspaceManager().register_panel(
+            SimulatorPanel, PANEL_ID, _("Simulated microscope"), ["left", "right"], "left",
+            {"min-width": 260, "simulator": _current},
+        )  # fmt: skip
     return _current
 
 

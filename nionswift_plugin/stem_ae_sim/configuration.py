@@ -71,6 +71,13 @@ class AtomicMicroscope:
             CameraDevice.CameraSettings(camera_id, _BASE_EXPOSURE_S)
             for camera_id in (self.eels_camera_device_id, self.ronchigram_camera_device_id)
         )
+        self._camera_modules = [
+            CameraDevice.CameraModule(self.instrument_id, device, settings)
+            for device, settings in (
+                (self.ronchigram_camera_device, self.ronchigram_camera_settings),
+                (self.eels_camera_device, self.eels_camera_settings),
+            )
+        ]
         self.instrument.controls.eels_camera = self.eels_camera_device
         self.instrument.controls.ronchigram_camera = self.ronchigram_camera_device
 
@@ -78,7 +85,7 @@ class AtomicMicroscope:
         camera = CameraDevice.Camera(
             camera_id, simulator.camera_type, name, simulator(self.instrument, self.scan_device), self.instrument
         )
-        setattr(camera, "camera_panel_type", simulator.camera_type)  # noqa: B010  (which the kit reads but does not declare)
+        setattr(camera, "camera_panel_type", simulator.camera_type)  # noqa: B010  (the kit reads but does not declare it)
         return camera
 
     def choose_specimen(self, name: str) -> None:
@@ -96,21 +103,14 @@ class AtomicMicroscope:
 
     def run(self) -> None:
         """Register instrument, cameras and scan with Swift."""
-        self._modules = [
-            CameraDevice.CameraModule(self.instrument_id, device, settings)
-            for device, settings in (
-                (self.ronchigram_camera_device, self.ronchigram_camera_settings),
-                (self.eels_camera_device, self.eels_camera_settings),
-            )
-        ]
         Registry.register_component(self.instrument, {"instrument_controller", "stem_controller"})
-        for module in self._modules:
+        for module in self._camera_modules:
             Registry.register_component(module, {"camera_module"})
         Registry.register_component(self.scan_module, {"scan_module"})
 
     def stop(self) -> None:
         """Take them out again, which closes the devices."""
-        for module in self._modules:
+        for module in self._camera_modules:
             Registry.unregister_component(module, {"camera_module"})
         Registry.unregister_component(self.scan_module, {"scan_module"})
         Registry.unregister_component(self.instrument, {"instrument_controller", "stem_controller"})

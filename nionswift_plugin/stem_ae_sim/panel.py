@@ -7,7 +7,7 @@ import dataclasses
 import gettext
 import typing
 
-from nion.swift import DocumentController, Panel, Workspace
+from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 from nion.utils import Converter
 
@@ -15,8 +15,6 @@ from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from stem_ae.imaging import catalogue
 
 _ = gettext.gettext
-
-PANEL_ID = "stem-ae-simulator-panel"
 
 _REFRESH_S = 0.25
 _SHOWN = (
@@ -222,15 +220,3 @@ class SimulatorPanel(Panel.Panel):
         handler = Handler(properties["simulator"], document_controller.event_loop)
         self.widget = Declarative.DeclarativeWidget(document_controller.ui, document_controller.event_loop, handler)
 
-
-def register(simulator: AtomicMicroscope) -> None:
-    """Offer the panel in windows that open from now on."""
-    Workspace.WorkspaceManager().register_panel(
-        SimulatorPanel, PANEL_ID, _("Simulated microscope"), ["left", "right"], "left",
-        {"min-width": 260, "simulator": simulator},
-    )  # fmt: skip
-
-
-def unregister() -> None:
-    """Offer it no longer."""
-    Workspace.WorkspaceManager().unregister_panel(PANEL_ID)

@@ -161,8 +161,6 @@ class VirtualMicroscope:
         self._lock = threading.RLock()
         self._rng = np.random.default_rng(seed)
         self._conditions = conditions or Conditions()
-        self._drifted = np.zeros(2)
-        self._drift_since = clock()
         self._rest: Rest | None = None
         self._rest_since = clock()
         self.load(specimen)
@@ -170,19 +168,14 @@ class VirtualMicroscope:
     # --- specimen and conditions ------------------------------------------------------------------------------------
 
     def load(self, specimen: Specimen) -> None:
-        """Put another specimen in; its log of ejections starts empty."""
+        """Put another specimen in, in the middle of the field; the log of ejections and the drift start anew."""
         middle = np.array([*specimen.extent, 0.0]) / 2
         with self._lock:
+            self._drifted, self._drift_since = np.zeros(2), self.clock()
             self._specimen = dataclasses.replace(specimen, positions=specimen.positions - middle)
             self.ejections: list[damage.Ejection] = []
             self._layer_seed = int(self._rng.integers(2**31))
             self._layer: tuple[float, FloatArray] | None = None
-            self._forget()
-
-    def _forget(self) -> None:
-        """Drop what was derived from the specimen as it was."""
-        self._columns: tuple[FloatArray, list[str]] | None = None
-        self._barn: tuple[float, FloatArray] | None = None
 
     @property
     def specimen(self) -> Specimen:
@@ -192,10 +185,7 @@ class VirtualMicroscope:
     @property
     def columns(self) -> tuple[FloatArray, list[str]]:
         """Projected columns ``(M, 2)`` in Å and their names: the ground truth."""
-        with self._lock:
-            if self._columns is None:
-                self._columns = self._specimen.columns()
-            return self._columns
+        return _columns(self._specimen)
 
     @property
     def conditions(self) -> Conditions:
@@ -244,7 +234,6 @@ class VirtualMicroscope:
             jitter = line_jitter(shape[0], conditions.jitter, self._rng) if conditions.jitter else None
             return ScanFrame(
                 specimen=self._specimen,
-                columns=self.columns,
                 layer=self._contamination(),
                 conditions=conditions,
                 field=field.moved(self.drift()),
@@ -324,7 +313,7 @@ class VirtualMicroscope:
         scan = ScanField(fov=(1.0, 1.0), centre=(float(middle[0]), float(middle[1])), rotation=rotation)
         total = left
         while left > 0:
-            barn = self._cross_sections(beam.energy_ev)
+            barn = _cross_sections(self._specimen, beam.energy_ev)
             if not barn.any():
                 return
             within = scan.to_fraction(self._specimen.positions[:, :2]) - 0.5
@@ -345,12 +334,11 @@ class VirtualMicroscope:
                 )
             )
             self._specimen = self._specimen[np.arange(len(self._specimen)) != atom]
-            self._forget()
 
-    def _cross_sections(self, energy_ev: float) -> FloatArray:
-        if self._barn is None or self._barn[0] != energy_ev:
-            self._barn = (energy_ev, damage.ejection_cross_sections(self._specimen, energy_ev))
-        return self._barn[1]
+
+# A specimen never changes (one that loses an atom is another one), so what follows from it is kept for the last ones.
+_columns = functools.lru_cache(maxsize=4)(Specimen.columns)
+_cross_sections = functools.lru_cache(maxsize=4)(damage.ejection_cross_sections)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -361,7 +349,6 @@ class ScanFrame:
     """
 
     specimen: Specimen
-    columns: tuple[FloatArray, list[str]]
     layer: FloatArray | None
     conditions: Conditions
     field: ScanField
@@ -390,7 +377,7 @@ class ScanFrame:
 
     def truth(self) -> tuple[FloatArray, list[str]]:
         """Return the columns inside the frame: positions ``(M, 2)`` in Å in the image, and names."""
-        xy, names = self.columns
+        xy, names = _columns(self.specimen)
         xy = self.in_image(xy)
         dy, dx = self.sampling
         edge = np.array([dx, dy]) / 2
