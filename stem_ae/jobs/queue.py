@@ -298,7 +298,7 @@ class Queue:
 
     def rows(self) -> list[Row]:
         """Return what a list shows, newest first. It reads files and the record: not for a user interface's thread."""
-        listed = self._client.list_workflows(queue_name=QUEUE, sort_desc=True, load_input=False)
+        listed = self._client.list_workflows(name=WORKFLOW, sort_desc=True, load_input=False)
         return [self._row(status) for status in listed]
 
     def row(self, job_id: str) -> Row:

@@ -70,6 +70,8 @@ def _inherit(queue: Queue, calculation: Calculation, parents: tuple[str, ...]) -
     if not parents or content["structure"] is not None or calculation.finished:
         return
     parent = queue.job(parents[0])
+    if not (parent.calculation.folder / "result.extxyz").exists():
+        return
     atoms = parent.result().atoms
     origin = {**parent.calculation.input["provenance"], "parent": parent.id}
     Calculation.create(calculation.folder, content["task"], atoms, {**origin, **content["provenance"]})

@@ -44,7 +44,7 @@ def model_hessian(atoms: ase.Atoms) -> scipy.sparse.csc_matrix:
         _bends(centre, neighbour, vectors, strength),
         _planes(centre, neighbour, vectors),
     ):
-        columns = (3 * members[:, :, None] + np.arange(3)).reshape(len(constants), -1)
+        columns = (3 * members[:, :, None] + np.arange(3)).reshape(len(constants), 3 * members.shape[1])
         rows = np.broadcast_to(np.arange(len(constants))[:, None], columns.shape)
         wilson = scipy.sparse.csr_matrix(
             (derivatives.ravel(), (rows.ravel(), columns.ravel())), shape=(len(constants), size)
