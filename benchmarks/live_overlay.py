@@ -96,19 +96,22 @@ async def begin(window: Any, model: str, size: int, dwell_us: float) -> Any:
     return atoms
 
 
-async def measure(window: Any, model: str, seconds: float, screenshot: str) -> list[dict[str, Any]]:
+async def measure(
+    window: Any, model: str, seconds: float, screenshot: str, sizes: tuple[int, ...] = tuple(DWELL_US)
+) -> list[dict[str, Any]]:
     """Return the figures for each frame size."""
     from nionswift_plugin.stem_ae_app import screen
 
     screen.fill_screen(window)
     latencies = record_latencies()
     answers = []
-    for size, dwell_us in DWELL_US.items():
-        atoms = await begin(window, model, size, dwell_us)
+    for size in sizes:
+        atoms = await begin(window, model, size, DWELL_US[size])
         await asyncio.sleep(4.0)  # everything is warm
         latencies.clear()
         gaps, start = Gaps(), time.perf_counter()
         await asyncio.sleep(seconds)
+        await screen.wait_until(lambda: latencies, "an overlay")
         elapsed, drawn = time.perf_counter() - start, list(latencies)
         answers.append(
             {
@@ -134,8 +137,8 @@ async def soak(window: Any, model: str, minutes: float) -> list[tuple[float, flo
     atoms = await begin(window, model, 256, SOAK_DWELL_US)
     start, answers = time.monotonic(), []
     while (elapsed := (time.monotonic() - start) / 60) < minutes:
-        answers.append((elapsed, memory_mb(), atoms.texts.statistics))
-        print(f"SOAK {elapsed:6.1f} min {memory_mb():8.1f} MB  {atoms.texts.statistics}", flush=True)
+        answers.append((elapsed, memory_mb(), atoms.texts.statistics.replace("\n", "; ")))
+        print("SOAK {:6.1f} min {:8.1f} MB  {}".format(*answers[-1]), flush=True)  # for whoever follows the log
         await asyncio.sleep(30.0)
     return answers
 
@@ -178,7 +181,7 @@ def main() -> None:
         print(f"{a['size']} x {a['size']}: {a['overlays_per_s']:.1f} overlays/s, {a['atoms']}  {GOALS[a['size']]}")
         print("  frame ready to rings drawn: p50 {:.0f} ms, p95 {:.0f} ms".format(*a["latency_ms"]))
         print("  user interface event gap: p50 {:.0f} ms, p95 {:.0f} ms, longest {:.0f} ms".format(*a["gap_ms"]))
-        print(f"  the panel says: {a['statistics']}")
+        print("  the panel says: {}".format(a["statistics"].replace("\n", "; ")))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pathlib
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import unittest
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -31,6 +33,7 @@ import nionswift_plugin.stem_ae_ui as plugin
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import atoms_panel, keeping
 from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
+from nionswift_plugin.stem_ae_ui.settings import PALETTE
 from stem_ae import elit
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit import Prediction
@@ -40,6 +43,7 @@ from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.imaging.specimens import graphene
 from stem_ae.imaging.virtual_microscope import Conditions
+from stem_ae.launch.process import run_scenario
 
 Facade.initialize()
 
@@ -654,6 +658,22 @@ def test_damaged_settings_are_left_at_their_first_values(swift, store, damaged):
     model = atoms_panel.AtomsModel(swift.window)
     assert (model.threshold, model.source_index) == (0.5, 0)
     model.close()
+
+
+@pytest.mark.gui
+@pytest.mark.slow
+def test_rings_on_the_screen_of_the_real_application(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[1]))
+    picture = tmp_path / "screen.png"
+    (figures,) = run_scenario(
+        "benchmarks.live_overlay:measure", tmp_path / "swift", virtual=True, timeout_s=240, model="graphene",
+        seconds=3.0, screenshot=str(picture), sizes=[256],
+    )  # fmt: skip
+    assert figures["overlays_per_s"] > 0.2  # the speed is the benchmark's business, not a busy test machine's
+    screen = np.asarray(Image.open(picture.with_stem("screen_256")).convert("RGB")).astype(int)
+    for color in PALETTE[:2]:
+        rgb = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+        assert np.sum(np.abs(screen - rgb).max(axis=-1) < 30) > 200
 
 
 def test_the_panel_does_not_import_torch():

@@ -93,6 +93,10 @@ def beside(window: DocumentController.DocumentController) -> None:
     workspace = screen.workspace(window)
     if len(workspace.display_panels) == 1:
         workspace.insert_display_panel(workspace.display_panels[0], "right", new_splits=[0.66, 0.34])
+        # Swift's paint thread may look between the new display and its share of the width; it then gives up for good,
+        # unless the splitter is made to start again.
+        if splitter := workspace.display_panels[0].container:
+            window.event_loop.call_later(0.5, splitter.update)
 
 
 async def scanning(window: DocumentController.DocumentController, scan: typing.Any) -> DataItem.DataItem:

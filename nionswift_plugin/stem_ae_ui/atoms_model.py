@@ -566,6 +566,6 @@ class AtomsModel(Observable.Observable):
             return self.texts.statistics
         self.__statistics_at = now
         s = self.__worker.statistics
-        parts = [f"{s.rate:.1f} frames/s"] if s.rate else []
-        parts += [f"{1e3 * s.latency_s:.0f} ms from frame to rings"] if s.latency_s else []
-        return " · ".join([*parts, f"{s.seen:,} seen", f"{s.skipped:,} skipped"])
+        speed = [f"{s.rate:.1f} frames/s"] if s.rate else []
+        speed += [f"{1e3 * s.latency_s:.0f} ms from frame to rings"] if s.latency_s else []
+        return " · ".join(speed) + f"\n{s.seen:,} frames seen, {s.skipped:,} skipped for newer ones"

@@ -25,6 +25,13 @@ def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str) -> Decl
     return u.create_row(name, *widgets, spacing=6)
 
 
+def _fine_print(converter: str, name: str) -> Declarative.UIDescription:
+    """Return a grey line under the row before it. It wraps, so that changing words never change the panel's width."""
+    text = f"@binding(model.texts, converter={converter})"
+    label = u.create_label(text=text, color=QUIET, word_wrap=True, name=name)
+    return u.create_row(u.create_spacing(LABEL_WIDTH + 6), label)
+
+
 class HundredthsConverter(Converter.ConverterLike[float, int]):
     """A number as the integer hundredths that sliders work with."""
 
@@ -130,6 +137,7 @@ class AtomsHandler(Declarative.Handler):
             u.create_stretch(),
             spacing=10,
             margin=10,
+            min_width=340,
         )
 
     def close(self) -> None:
@@ -162,13 +170,11 @@ class AtomsHandler(Declarative.Handler):
             _row(
                 _("Model"),
                 models,
-                u.create_label(
-                    text="@binding(model.texts, converter=model_text)", color=QUIET, text_alignment_vertical="vcenter"
-                ),
                 u.create_stretch(),
                 tool_tip=_("What the networks were trained to recognise"),
             ),
-            spacing=6,
+            _fine_print("model_text", "model_label"),
+            spacing=4,
         )
 
     def __status_view(self) -> Declarative.UIDescription:
@@ -207,6 +213,7 @@ class AtomsHandler(Declarative.Handler):
             u.create_label(
                 text="@binding(model.texts, converter=statistics_text)",
                 color=QUIET,
+                word_wrap=True,
                 name="statistics_label",
                 tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
             ),
@@ -275,13 +282,7 @@ class AtomsHandler(Declarative.Handler):
                     "lattice that they show. It applies to this image or channel until Swift is closed."
                 ),
             ),
-            u.create_row(
-                u.create_spacing(LABEL_WIDTH + 6),
-                u.create_label(
-                    text="@binding(model.texts, converter=sampling_text)", color=QUIET, name="sampling_label"
-                ),
-                u.create_stretch(),
-            ),
+            _fine_print("sampling_text", "sampling_label"),
             spacing=4,
         )
 

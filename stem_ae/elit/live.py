@@ -166,7 +166,7 @@ class _SamplingFinder:
         return value if confidence >= CERTAIN_LATTICE else None
 
     def _ask_lattice(self, frame: Frame, pixels: Image, retry_s: float) -> tuple[float, float]:
-        """Return estimate and confidence, which takes as long as a prediction: once if it is clear, else now and then."""
+        """Return estimate and confidence. It takes as long as a prediction: once if it is clear, else now and then."""
         key = (frame.subject, frame.choice, pixels.shape, frame.calibration)
         now = time.perf_counter()
         if key != self._estimated_for or now > self._good_until:
