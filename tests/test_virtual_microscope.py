@@ -73,6 +73,32 @@ def test_counts_are_the_dose_times_the_cross_sections():
     assert frame.electrons == pytest.approx(100e-12 * 50e-6 / constants.e)
 
 
+def test_only_noise_differs_until_something_changes():
+    microscope = VirtualMicroscope(mos2((60.0, 60.0)), Conditions(damage=False), 0, clock := Clock())
+    field, beam = ScanField(fov=(30.0, 30.0)), Beam()
+
+    def frame(field=field, beam=beam):
+        return microscope.begin_frame(field, (64, 64), 2.0, beam)
+
+    first, second = frame(), frame()
+    assert second.fraction("HAADF") is first.fraction("HAADF")
+    assert not np.array_equal(first.counts("HAADF"), second.counts("HAADF"))
+    before = first.fraction("HAADF")
+
+    def differs(frame):
+        return not np.allclose(frame.fraction("HAADF"), before, rtol=1e-3)
+
+    assert differs(frame(field.moved((0.5, 0.0))))
+    assert differs(frame(beam=dataclasses.replace(beam, defocus=60.0)))
+    for conditions in (Conditions(contamination=0.5), Conditions(jitter=0.2), Conditions(drift=(1.0, 0.0))):
+        microscope.conditions = conditions
+        clock.now += 0.5
+        assert differs(frame())
+    microscope.conditions = Conditions(damage=False)
+    microscope.load(mos2((60.0, 60.0), seed=1))
+    assert differs(frame())
+
+
 def test_a_low_magnification_costs_no_more_than_the_specimen():
     microscope = VirtualMicroscope(graphene((160.0, 160.0)))
     wide = microscope.begin_frame(ScanField(fov=(4000.0, 4000.0)), (256, 256), 1.0, Beam()).fraction("HAADF")

@@ -161,6 +161,7 @@ class VirtualMicroscope:
         self._lock = threading.RLock()
         self._rng = np.random.default_rng(seed)
         self._conditions = conditions or Conditions()
+        self._last_frame: ScanFrame | None = None
         self._rest: Rest | None = None
         self._rest_since = clock()
         self.load(specimen)
@@ -232,7 +233,7 @@ class VirtualMicroscope:
             self.advance()
             conditions = self._conditions
             jitter = line_jitter(shape[0], conditions.jitter, self._rng) if conditions.jitter else None
-            return ScanFrame(
+            frame = ScanFrame(
                 specimen=self._specimen,
                 layer=self._contamination(),
                 conditions=conditions,
@@ -243,6 +244,10 @@ class VirtualMicroscope:
                 line_shifts=jitter,
                 rng=np.random.default_rng(self._rng.integers(2**63)),
             )
+            if self._last_frame is not None and frame.shows_what(self._last_frame):
+                frame = dataclasses.replace(frame, images=self._last_frame.images)
+            self._last_frame = frame
+            return frame
 
     def _contamination(self) -> FloatArray | None:
         """Carbon atoms per Å² of hydrocarbon, over the specimen's extent."""
@@ -345,7 +350,7 @@ _cross_sections = functools.lru_cache(maxsize=4)(damage.ejection_cross_sections)
 class ScanFrame:
     """One frame: everything that its pixels depend on, fixed when it starts. Made by the microscope.
 
-    ``field`` has the drift at the start in it.
+    ``field`` has the drift at the start in it; ``images`` keeps what was computed, for the frames that show the same.
     """
 
     specimen: Specimen
@@ -357,6 +362,7 @@ class ScanFrame:
     beam: Beam
     line_shifts: FloatArray | None
     rng: np.random.Generator
+    images: dict[Detector, FloatArray] = dataclasses.field(default_factory=dict)
 
     @property
     def sampling(self) -> tuple[float, float]:
@@ -384,12 +390,23 @@ class ScanFrame:
         inside = np.all((xy >= -edge) & (xy < np.multiply(self.shape[::-1], (dx, dy)) - edge), axis=1)
         return xy[inside], [name for name, keep in zip(names, inside, strict=True) if keep]
 
+    def shows_what(self, other: ScanFrame) -> bool:
+        """Return whether this frame and another differ in nothing but their noise."""
+        unjittered = self.line_shifts is None and other.line_shifts is None
+        same = self.specimen is other.specimen and self.layer is other.layer
+        settings, others = (
+            (frame.conditions, frame.field, frame.shape, frame.dwell_us, frame.beam) for frame in (self, other)
+        )
+        return unjittered and same and settings == others
+
     def fraction(self, detector: Detector) -> FloatArray:
         """Return the expected fraction of the beam per pixel, ``(H, W)``."""
-        result = self._atoms(detector) + self.conditions.background
-        if self.layer is not None:
-            result += self._carbon_under_beam(self.layer) * float(cross_section(6, detector))
-        return result
+        if detector not in self.images:
+            image = self._atoms(detector) + self.conditions.background
+            if self.layer is not None:
+                image += self._carbon_under_beam(self.layer) * float(cross_section(6, detector))
+            self.images[detector] = image
+        return self.images[detector]
 
     def counts(self, detector: Detector) -> FloatArray:
         """Return detected electrons per pixel, ``(H, W)``."""
