@@ -27,7 +27,7 @@ find_python() {
       command -v "$candidate"; return
     fi
   done
-  fail "Python 3.11, 3.12 or 3.13 is needed and none was found: install one or set STEM_AE_PYTHON to it."
+  return 1
 }
 
 # Make the virtual environment, or bring it up to date when what it was made from has changed.
@@ -37,7 +37,8 @@ make_environment() { # EXTRAS
   wanted="$1 $(cat setup.cfg constraints.txt | cksum)"
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
   if [ ! -x "$VENV/bin/python" ]; then
-    python=$(find_python) || exit 1
+    find_python >/dev/null || debian_packages "Python" python3 python3-venv
+    python=$(find_python) || fail "Python 3.11, 3.12 or 3.13 is needed: install one or set STEM_AE_PYTHON to it."
     say "Making $VENV with $python"
     "$python" -c 'import ensurepip' 2>/dev/null || debian_packages "Python's venv" python3-venv
     "$python" -m venv "$VENV"

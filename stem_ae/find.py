@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from stem_ae.elit import Prediction
     from stem_ae.imageio import ImageStack
 
-DISAGREEMENT = 0.05
-"""Relative difference between stated and measured sampling that is worth a warning."""
-
-
 def add_parsers(subparsers: Any) -> None:
     """Add ``find`` to the command line."""
     parser = subparsers.add_parser(
@@ -86,20 +82,19 @@ def choose_sampling(
         If there is neither a stated sampling nor a clear lattice.
     """
     from stem_ae.elit.calibrate import estimate_sampling
-    from stem_ae.elit.live import CONFIDENT_LATTICE
+    from stem_ae.elit.live import CERTAIN_LATTICE, CONFIDENT_LATTICE, TOLERANCE
 
     measured, confidence = estimate_sampling(image, material) if material else (0.0, 0.0)
-    clear = confidence >= CONFIDENT_LATTICE
     if stated is None or measure:
-        if not clear:
+        if not confidence >= CONFIDENT_LATTICE:
             reason = "its lattice is not clear enough to measure it" if material else "the model knows no lattice"
             raise StemAeError(f"The sampling is {source} and {reason}: give it with --sampling, in Å per pixel.")
         return Sampling(as_sampling(measured), f"measured from the lattice, confidence {confidence:.2f}")
     warning = ""
-    if clear and abs(measured / np.sqrt(stated[0] * stated[1]) - 1) > DISAGREEMENT:
+    if confidence >= CERTAIN_LATTICE and abs(measured / np.mean(stated) - 1) > TOLERANCE:
         warning = (
-            f"{stated[1]:.4f} Å/px is {source}, but the model's lattice says "
-            f"{measured:.4f} (confidence {confidence:.2f}): --sampling lattice takes its word"
+            f"{stated[1]:.4f} Å/px is {source}, but the lattice looks like {measured:.4f}: is the calibration wrong "
+            "(--sampling lattice), or is this another material?"
         )
     return Sampling(stated, source, warning)
 
@@ -128,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
         "frames": [],
     }
     if sampling.warning:
-        print(f"stem-ae: warning: {sampling.warning}", file=sys.stderr)
+        warn(sampling.warning)
     say = (lambda line: None) if arguments.json else print
     say(f"{stack.name}: {sampling.value[1]:.4f} Å/px, {sampling.source}")
     for number in numbers:
@@ -146,11 +141,18 @@ def run(arguments: argparse.Namespace) -> int:
                 "files": {kind: str(path) for kind, path in files.items()},
             }
         )
+        if prediction.novelty > 1:
+            warn(f"frame {number} is unlike what the model knows (novelty {prediction.novelty:.2f})")
         found = ", ".join(f"{count} {species}" for species, count in counts.items())
         say(f"frame {number}: {found}; novelty {prediction.novelty:.2f}; {', '.join(map(str, files.values()))}")
     if arguments.json:
         print(json.dumps(answer))
     return 0
+
+
+def warn(text: str) -> None:
+    """Tell the user, apart from the answer."""
+    print(f"stem-ae: warning: {text}", file=sys.stderr)
 
 
 def parse_sampling(text: str | None) -> tuple[float, float] | None:

@@ -108,7 +108,7 @@ def test_a_stated_sampling_is_checked_against_the_lattice(graphene):
     wrong = find.choose_sampling(image, (0.09, 0.09), "stated in x", "graphene")
     assert wrong.value == (0.09, 0.09)
     assert "0.0900 Å/px is stated in x" in wrong.warning
-    assert float(re.search(r"lattice says ([\d.]+)", wrong.warning)[1]) == pytest.approx(SAMPLING, rel=0.02)
+    assert float(re.search(r"looks like ([\d.]+)", wrong.warning)[1]) == pytest.approx(SAMPLING, rel=0.02)
     taken = find.choose_sampling(image, (0.09, 0.09), "stated in x", "graphene", measure=True)
     assert taken.value == pytest.approx((SAMPLING, SAMPLING), rel=0.02)
     missing = find.choose_sampling(image, None, "not stated in x", "graphene")
