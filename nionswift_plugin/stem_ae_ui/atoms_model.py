@@ -9,6 +9,7 @@ import pathlib
 import threading
 import time
 import typing
+import weakref
 
 from nion.data import DataAndMetadata
 from nion.instrumentation import HardwareSource
@@ -161,7 +162,7 @@ class AtomsModel(Observable.Observable):
         self.__result: live.Result | None = None
         self.__is_shown = False
         self.__marks: Marks | None = None
-        self.__kept_marks: dict[DataItem.DataItem, Marks | None] = {}
+        self.__kept_marks = weakref.WeakKeyDictionary[DataItem.DataItem, Marks | None]()
         self.__note = ""
         self.__statistics_at = 0.0
         self.__map = keeping.UncertaintyMap(window)

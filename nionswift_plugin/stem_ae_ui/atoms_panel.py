@@ -217,7 +217,7 @@ class AtomsHandler(Declarative.Handler):
                 name="statistics_label",
                 tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
             ),
-            spacing=4,
+            spacing=6,
         )
 
     def __look_view(self) -> Declarative.UIDescription:

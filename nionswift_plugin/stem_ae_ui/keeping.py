@@ -24,7 +24,7 @@ from stem_ae.microscope import swift
 METADATA_KEY = "stem_ae"
 ATOMS_TYPE = "stem_ae.atoms"
 MAP_REFERENCE = "stem_ae_uncertainty"
-MAP_LIMIT = 0.25  # standard deviation that is shown brightest; half of what is possible at all
+MAP_LIMIT = 0.2  # standard deviation that is shown brightest; 0.5 is the most there can be
 
 
 @dataclasses.dataclass(frozen=True)
