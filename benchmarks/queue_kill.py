@@ -1,9 +1,8 @@
-"""Short jobs under random kill -9 of worker, client and calculations: how many are lost, how many finish twice?
+"""Short jobs under random kill -9 of worker, client and calculations: what is lost, what is done twice.
 
 Every job appends its number to a common file as its last act (one ``write`` in append mode, so lines never mix) and is
 then finished. A number that is missing was lost; the record is asked as well. A process that was killed *while* it ran
-may leave its line and be run again, therefore only workers and clients are killed unless ``--calculations`` is given,
-and then repeats are counted among the jobs whose own process was killed.
+may leave its line and be run again, therefore only workers and clients are killed unless ``--calculations`` is given.
 
     python benchmarks/queue_kill.py --jobs 1000 --slots 2
 """
@@ -99,7 +98,8 @@ def run(count: int, slots: int, seed: int, pause: tuple[float, float], calculati
         "not_run": sum(str(k) not in runs for k in range(count)),
         # A client that was killed between submitting and noting its number submits that job anew, as another job.
         "run_twice": sum(runs.values()) - len(states),
-        "submit_ms_median": round(1e3 * times[len(times) // 2], 1), "submit_ms_95": round(1e3 * times[int(0.95 * len(times))], 1),
+        "submit_ms_median": round(1e3 * times[len(times) // 2], 1),
+        "submit_ms_95": round(1e3 * times[int(0.95 * len(times))], 1),
     }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, nargs=2, default=(4.0, 12.0), help="seconds between kills, from and to")
+    parser.add_argument("--pause", type=float, nargs=2, default=(10.0, 30.0), help="seconds between kills, from and to")
     parser.add_argument("--calculations", action="store_true", help="kill the jobs' own processes too")
     arguments = parser.parse_args()
     pause = (arguments.pause[0], arguments.pause[1])

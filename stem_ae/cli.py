@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "swift": ("stem_ae.launch.command", "open Nion Swift, if wanted with the simulated microscope scanning"),
     "train": ("stem_ae.elit.command", "train a model for a structure"),
     "models": ("stem_ae.elit.command", "list, show and import models"),
+    "build": ("stem_ae.simulate.command", "make a structure of the atoms found in an image"),
+    "simulate": ("stem_ae.simulate.command", "relax a structure, run dynamics, or write input for an engine"),
     "jobs": ("stem_ae.jobs.command", "list, watch and cancel background jobs"),
     "worker": ("stem_ae.jobs.command", "work through the queue of background jobs"),
 }

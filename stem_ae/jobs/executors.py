@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import stem_ae
 from stem_ae.errors import StemAeError
@@ -87,7 +87,7 @@ class LocalExecutor:
 
 
 def held(folder: pathlib.Path) -> bool:
-    """Say whether a process holds the folder's lock: the system takes it back when the process dies, however it dies."""
+    """Say whether a process holds the folder's lock, which the system takes back however the process dies."""
     from filelock import FileLock, Timeout
 
     if not (folder / "lock").exists():
@@ -113,7 +113,7 @@ def kill_group(pid: int | None, gentle: bool) -> None:
         os.killpg(pid, signal.SIGTERM if gentle else signal.SIGKILL)
 
 
-def detached() -> dict[str, object]:
+def detached() -> dict[str, Any]:
     """Return how to start a process that survives its parent."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
@@ -203,5 +203,6 @@ def _slurm(command: list[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise StemAeError("Slurm does not answer: look at the cluster, the jobs are kept.") from error
     if done.returncode:
-        raise StemAeError(f"Slurm refused ({command[0]}): {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        raise StemAeError(f"Slurm refused ({command[0]}): {reason}")
     return done.stdout

@@ -254,8 +254,8 @@ class Queue:
             self._client.enqueue(options, job.id)  # type: ignore[arg-type]
         except Exception as error:
             raise StemAeError(
-                f"The job could not be written to the queue's record ({_first_line(error)}): check that the disk is not "
-                "full, then submit it again."
+                f"The job could not be written to the queue's record ({_first_line(error)}): check that the disk is "
+                "not full, then submit it again."
             ) from error
         return job
 

@@ -46,8 +46,8 @@ def supervise(queue: Queue, executor: Executor, job_id: str) -> dict[str, str]:
             attempts = _count(folder)
             if attempts > row.retries:
                 error = (
-                    f"Its process died {attempts} times without saying why: perhaps there is not enough memory; its log "
-                    "may tell."
+                    f"Its process died {attempts} times without saying why: perhaps there is not enough memory; its "
+                    "log may tell."
                 )
                 break
         return {"error": error} if not calculation.finished else {}
@@ -63,9 +63,9 @@ def _inherit(queue: Queue, calculation: Calculation, parents: tuple[str, ...]) -
     StemAeError
         If one of those jobs did not finish.
     """
-    for parent in map(queue.row, parents):
-        if parent.state != "finished":
-            raise StemAeError(f"It needs job {parent.id} ({parent.title}), which is {parent.state}: retry that one first.")
+    for row in map(queue.row, parents):
+        if row.state != "finished":
+            raise StemAeError(f"It needs job {row.id} ({row.title}), which is {row.state}: retry that one first.")
     content = calculation.input
     if not parents or content["structure"] is not None or calculation.finished:
         return

@@ -1,6 +1,6 @@
 """Calculations on structures: relaxation, molecular dynamics, adsorption; engines; input files for others.
 
-Names are imported when they are first used: the process of a job, and a panel, should not wait for what they do not need.
+Names are imported when they are first used: a job's process, or a panel, should not wait for what it does not need.
 """
 
 import importlib

@@ -67,7 +67,9 @@ def disk_error(error: OSError, folder: pathlib.Path) -> StemAeError:
     """Return what a user should read when a file could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StemAeError(f"The disk that holds {folder} is full: free some space and retry; nothing was lost.")
-    return StemAeError(f"Cannot write to {folder} ({error.strerror or error}): check that the folder exists and is yours.")
+    return StemAeError(
+        f"Cannot write to {folder} ({error.strerror or error}): check that the folder exists and is yours."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

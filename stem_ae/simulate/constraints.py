@@ -29,7 +29,7 @@ def fix(atoms: ase.Atoms, fixed: str | None) -> ase.Atoms:
     for name in filter(None, (fixed or "").split("+")):
         if name == "perimeter":
             if not atoms.has("perimeter") or not atoms.arrays["perimeter"].any():
-                raise StemAeError("The structure has no perimeter to hold: build it as a patch, or hold something else.")
+                raise StemAeError("The structure has no perimeter to hold: build it as a patch, or hold others.")
             free[atoms.arrays["perimeter"].astype(bool)] = False
         elif name == "H":
             free[atoms.numbers == 1] = False
@@ -68,9 +68,7 @@ def free_coordinates(atoms: ase.Atoms) -> BoolArray:
         index = np.atleast_1d(constraint.get_indices())
         if isinstance(constraint, FixAtoms):
             free[index] = False
-        elif isinstance(constraint, FixCartesian):
-            free[index] &= ~np.asarray(constraint.mask, bool)
-        elif isinstance(constraint, FixScaled) and _along_axes(atoms):
+        elif isinstance(constraint, FixCartesian) or (isinstance(constraint, FixScaled) and _along_axes(atoms)):
             free[index] &= ~np.asarray(constraint.mask, bool)
         elif isinstance(constraint, FixedLine) and _axis(constraint.dir) is not None:
             free[index] &= np.arange(3) == _axis(constraint.dir)

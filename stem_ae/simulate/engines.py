@@ -100,7 +100,7 @@ def estimate(atoms: ase.Atoms, engine: str | None, steps: int) -> Estimate:
         warning = f"{chosen.title} needs about {gigabytes:.0f} GB for {n} atoms, which this machine does not have."
     elif seconds > _HOPELESS_SECONDS:
         days = seconds / 86400
-        warning = f"{chosen.title} needs about {days:.0f} days for {n} atoms: choose a smaller region or another engine."
+        warning = f"{chosen.title} needs about {days:.0f} days for {n} atoms: take a smaller region or another engine."
     return Estimate(seconds, gigabytes, warning)
 
 

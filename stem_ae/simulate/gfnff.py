@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
-from typing import Any, ClassVar
+from typing import Any
 
 import ase
 import ase.io
@@ -15,17 +15,17 @@ from ase.units import Bohr, Hartree
 from stem_ae.errors import StemAeError
 
 
-class GFNFF(Calculator):  # type: ignore[misc]
+class GFNFF(Calculator):
     """Spicher, Grimme, Angew. Chem. Int. Ed. 59, 15665 (2020). Not periodic.
 
     The program determines the bonds once (half a minute for 2000 atoms) and keeps them in its folder; later calls, and
     a calculation that goes on after having been killed, find them there.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's interface)
 
     def __init__(self, folder: pathlib.Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -33,7 +33,8 @@ class GFNFF(Calculator):  # type: ignore[misc]
         self, atoms: ase.Atoms | None = None, properties: Any = None, system_changes: Any = all_changes
     ) -> None:
         """Run the program on the atoms' positions."""
-        super().calculate(atoms, properties or ["energy"], system_changes)
+        super().calculate(atoms, properties or ["energy"], system_changes)  # type: ignore[no-untyped-call]
+        assert self.atoms is not None
         if self.atoms.pbc.any():
             raise StemAeError("GFN-FF works on patches in vacuum only: choose cell='patch' or the engine gfn1.")
         # Its answer is rounded like its input: xyz files need more digits than the usual 8 for 1e-3 eV/Å.

@@ -15,9 +15,9 @@ def use_fast_lapack() -> str:
     """Put an optimised LAPACK in front of the one that tblite's Linux wheel is linked to, and name it.
 
     That wheel carries the unoptimised reference BLAS, which makes a step of a 91-atom flake three times slower. Symbols
-    of libraries that are loaded globally beforehand win, so loading OpenBLAS (of the system) or MKL (inside torch, which
-    is always there) is enough. Must be called before tblite is imported; in a calculation's own process only. Does
-    nothing on other systems, where wheels come with a good library.
+    of libraries that are loaded globally beforehand win, so loading OpenBLAS (of the system) or MKL (inside torch,
+    which is always there) is enough. Must be called before tblite is imported; in a calculation's own process only.
+    Does nothing on other systems, where wheels come with a good library.
     """
     if not sys.platform.startswith("linux"):
         return "the engine's own"

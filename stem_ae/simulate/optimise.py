@@ -22,7 +22,7 @@ DENSE_UP_TO = 400
 """Atoms up to which the full curvature is kept and diagonalised every step."""
 
 
-class ModelBFGS(BFGS):  # type: ignore[misc]
+class ModelBFGS(BFGS):
     """ASE's BFGS, started from the model Hessian (or from the one a checkpoint kept)."""
 
     def __init__(self, atoms: ase.Atoms, hessian: FloatArray | None = None, **options: Any) -> None:
@@ -31,7 +31,7 @@ class ModelBFGS(BFGS):  # type: ignore[misc]
 
     def initialize(self) -> None:
         """Set the first Hessian."""
-        super().initialize()
+        super().initialize()  # type: ignore[no-untyped-call]
         self.H0 = _without_held(self.atoms).toarray() if self._start is None else self._start
 
     def curvature(self) -> FloatArray | None:
@@ -39,7 +39,7 @@ class ModelBFGS(BFGS):  # type: ignore[misc]
         return None if self.state is None else np.asarray(self.state.hessian)
 
 
-class ModelPrecon(Precon):  # type: ignore[misc]
+class ModelPrecon(Precon):
     """The model Hessian as a sparse preconditioner, factorised once."""
 
     def __init__(self, atoms: ase.Atoms) -> None:

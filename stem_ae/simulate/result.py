@@ -7,7 +7,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +59,7 @@ class Result:
         """The final structure, with what the image says about each atom."""
         from ase.io import read
 
-        atoms: ase.Atoms = read(self.folder / "result.extxyz")
-        return atoms
+        return cast("ase.Atoms", read(self.folder / "result.extxyz"))
 
     @property
     def displacement(self) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What a structure looks like, in numbers: bonds, rings, defects, and how far atoms are from where the image has them."""
+"""What a structure is like in numbers: bonds, rings, defects, and how far atoms are from where the image has them."""
 
 from __future__ import annotations
 

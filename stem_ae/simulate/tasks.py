@@ -146,8 +146,12 @@ class Relax:
         else:
             _ripple(atoms, self.ripple)
         reporter.cut_frames(int(kept.get("frames", 0)))
-        moving = FrechetCellFilter(atoms, mask=_cell_mask(atoms)) if self.cell else atoms
-        search = BFGS(moving, logfile=None) if self.cell else optimiser(atoms, kept.get("hessian"))
+        search: Any
+        if self.cell:
+            with_cell: Any = FrechetCellFilter(atoms, mask=_cell_mask(atoms))
+            search = BFGS(with_cell, logfile=None)
+        else:
+            search = optimiser(atoms, kept.get("hessian"))
         frames, first = int(kept.get("frames", 0)), float(kept.get("first", 0.0))
         for _ in search.irun(fmax=self.fmax, steps=max(self.max_steps - done, 0)):
             energy, force = float(atoms.get_potential_energy()), _largest_force(atoms)
@@ -186,7 +190,7 @@ def _frame(atoms: ase.Atoms) -> ase.Atoms:
     """Return positions, energy and forces as they are now."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    frame = atoms.copy()
+    frame: ase.Atoms = atoms.copy()
     frame.set_constraint()
     for name in set(frame.arrays) - {"numbers", "positions", "momenta"}:
         del frame.arrays[name]
@@ -324,16 +328,15 @@ class MolecularDynamics:
     def _dynamics(self, atoms: ase.Atoms) -> tuple[Any, Any]:
         """Return ASE's integrator, and its thermostat's state if it has one."""
         from ase import units
-        from ase.md.nose_hoover_chain import NoseHooverChainNVT
         from ase.md.verlet import VelocityVerlet
+
+        from stem_ae.simulate.dynamics import NoseHoover
 
         if self.thermostat is None:
             return VelocityVerlet(atoms, self.timestep * units.fs), None
-        # ASE's chain counts 3 N degrees of freedom whatever is held; asking for the right kinetic energy makes up for it.
+        # ASE's chain counts 3 N degrees of freedom whatever is held: ask for the kinetic energy that is meant.
         scaled = self.temperature * self._degrees_of_freedom(atoms) / (3 * len(atoms))
-        dynamics = NoseHooverChainNVT(
-            atoms, self.timestep * units.fs, temperature_K=scaled, tdamp=self.damping * units.fs
-        )
+        dynamics = NoseHoover(atoms, self.timestep * units.fs, temperature_K=scaled, tdamp=self.damping * units.fs)
         return dynamics, dynamics._thermostat
 
     @staticmethod
@@ -390,6 +393,8 @@ class Adsorption:
 
     def run(self, calculation: Calculation) -> None:
         """Relax the whole and its two parts, each in a folder of its own."""
+        from stem_ae.simulate.result import Result
+
         whole = calculation.structure
         assert whole is not None
         part = np.isin(np.arange(len(whole)), self.adsorbate)
@@ -399,7 +404,6 @@ class Adsorption:
         }  # fmt: skip
         energies = {}
         reporter = Reporter(calculation)
-        final: ase.Atoms | None = None
         for number, (name, (atoms, fixed)) in enumerate(pieces.items(), start=1):
             relax = Relax(self.engine, fixed, self.fmax, max_steps=self.max_steps)
             sub = calculation.folder / name
@@ -409,15 +413,11 @@ class Adsorption:
             summary = result._json("result.json") or {}
             energies[name] = float(summary["energy"])
             reporter.step(number, number / 3, energies[name], float(summary["fmax"]))
-            if name == "whole":
-                import ase.io
-
-                final = ase.io.read(sub / "result.extxyz")
-        assert final is not None
+        final = Result.read(calculation.folder / "whole").atoms
         energy = energies["system"] + energies["adsorbate"] - energies["whole"]
         _write_summary(
-            calculation, self, final, {"energy": energies["whole"], "forces": final.get_array("forces")}, 3,
-            reporter.seconds, adsorption_energy=energy, energies=energies,
+            calculation, self, final, {"energy": energies["whole"], "forces": final.get_forces()}, 3,
+            reporter.seconds, adsorption_energy=energy, parts=energies,
         )  # fmt: skip
 
 
@@ -447,7 +447,8 @@ class Command:
         except OSError as error:
             raise StemAeError(f"{shlex.split(self.command)[0]!r} cannot be run: {error.strerror}.") from error
         if done.returncode:
-            how = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"code {done.returncode}"
+            code = done.returncode
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
             raise StemAeError(f"The command ended with {how}: see its log.")
         calculation.write_result({"task": to_dict(self)}, None)
 
@@ -471,7 +472,8 @@ def run_folder(folder: pathlib.Path) -> int:
     calculation = Calculation(folder)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        # Whoever asks whether the lock is held takes it for a moment.
+        lock.acquire(timeout=2.0, poll_interval=0.02)
     except Timeout:
         return BUSY
     with lock:

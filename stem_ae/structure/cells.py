@@ -134,7 +134,7 @@ def commensurate(xy: FloatArray, names: list[str], elements: list[str], closest:
 
 
 def _origins(fractional: FloatArray, span: IntArray, slack: float) -> FloatArray:
-    """Return the places for the cell's first corner, ``(K, 2)``, that keep all of it within the columns' convex hull."""
+    """Return the places for the cell's first corner, ``(K, 2)``, that keep it within the columns' convex hull."""
     low, high = fractional.min(axis=0) - slack, fractional.max(axis=0) + slack
     grid = [np.arange(low[k], max(high[k] - span[k], low[k]) + 1e-9, 1 / _SHIFTS) for k in (0, 1)]
     starts = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -115,7 +115,7 @@ def _constraints(job: Job) -> list[str]:
     for letters, atoms in groups.items():
         if atoms:
             lines += [
-                "    &FIXED_ATOMS", f"      COMPONENTS_TO_FIX {letters}", f"      LIST {ranges([k + 1 for k in atoms])}",
-                "    &END FIXED_ATOMS",
+                "    &FIXED_ATOMS", f"      COMPONENTS_TO_FIX {letters}",
+                f"      LIST {ranges([k + 1 for k in atoms])}", "    &END FIXED_ATOMS",
             ]  # fmt: skip
     return ["  &CONSTRAINT", *lines, "  &END CONSTRAINT"] if lines else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import ase.data
 
@@ -52,8 +53,8 @@ def write(job: Job) -> InputSet:
         "CELL_PARAMETERS angstrom\n" + "".join("".join(f"{v:22.14f}" for v in r) + "\n" for r in job.atoms.cell.array)
     )
     sections.append("ATOMIC_POSITIONS angstrom\n" + _positions(job))
-    gamma = job.kpoints == (1, 1, 1)
-    sections.append("K_POINTS gamma\n" if gamma else "K_POINTS automatic\n" + " ".join(map(str, job.kpoints)) + " 0 0 0\n")
+    grid = "automatic\n" + " ".join(map(str, job.kpoints)) + " 0 0 0" if max(job.kpoints) > 1 else "gamma"
+    sections.append(f"K_POINTS {grid}\n")
     return InputSet({"pw.in": "\n".join(sections)}, "mpirun pw.x -in pw.in > pw.out", tuple(pseudo.values()))
 
 
@@ -75,10 +76,10 @@ def _pseudopotential(job: Job, element: str) -> str:
     if not job.pseudopotentials:
         return f"{element}.upf"
     folder = pathlib.Path(job.pseudopotentials)
+    named = re.compile(rf"{element}[._-].*", re.IGNORECASE)
     found = sorted(
-        path.name for path in folder.iterdir()
-        if path.suffix.lower() == ".upf" and path.name.lower().split(".")[0].split("_")[0].split("-")[0] == element.lower()
-    )  # fmt: skip
+        path.name for path in folder.iterdir() if path.suffix.lower() == ".upf" and named.fullmatch(path.name)
+    )
     if not found:
         raise StemAeError(f"There is no pseudopotential for {element} in {folder}: it should be named {element}.upf.")
     return found[0]

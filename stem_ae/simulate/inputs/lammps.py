@@ -25,14 +25,13 @@ def write(job: Job) -> InputSet:
     StemAeError
         If no potential that comes with LAMMPS knows all elements.
     """
-    for elements, style, potential in _POTENTIALS:
-        if set(job.elements) <= elements:
-            break
-    else:
+    known = [(style, potential) for elements, style, potential in _POTENTIALS if set(job.elements) <= elements]
+    if not known:
         raise StemAeError(
             f"LAMMPS brings no potential for {', '.join(job.elements)} together: its choice is C with H, C with Si, or "
             "Mo with S; take the patch without hydrogen, or another engine."
         )
+    style, potential = known[0]
     script = [
         "units metal", "atom_style atomic",
         "boundary " + " ".join("p" if p else "f" for p in job.atoms.pbc), "read_data data.lammps",

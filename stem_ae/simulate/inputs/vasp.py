@@ -32,7 +32,7 @@ def _poscar(job: Job) -> str:
     lines += [" ".join(job.elements), " ".join(str(symbols.count(element)) for element in job.elements)]
     # Flags act along the cell's vectors: equal to x, y, z only where the cell is rectangular.
     cell = job.atoms.cell.array
-    if not job.free.all() and np.any(job.partly_held()) and not np.allclose(cell, np.diag(np.diag(cell))):
+    if job.partly_held() and not np.allclose(cell, np.diag(np.diag(cell))):
         raise StemAeError(
             "VASP holds coordinates along the cell's vectors, and this cell is not rectangular: hold whole atoms, or "
             "give a rectangular cell."
