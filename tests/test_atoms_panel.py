@@ -122,7 +122,7 @@ class Swift:
         p.pixel_size, p.fov_nm, p.pixel_time_us = Geometry.IntSize(*size), fov_nm, dwell_us
         self.scan.set_current_frame_parameters(p)
 
-    def pump(self, condition, timeout=10.0) -> None:
+    def pump(self, condition, timeout=30.0) -> None:
         """Run the user interface thread until the condition holds."""
         end = time.monotonic() + timeout
         while not condition() and time.monotonic() < end:
@@ -250,7 +250,7 @@ def test_rings_of_the_bundled_ensemble(swift, monkeypatch):
     swift.record()
     swift.show(swift.scan_item())
     swift.model.start()
-    swift.pump(lambda: swift.has_rings, timeout=60)
+    swift.pump(lambda: swift.has_rings, timeout=120)
     sampling = 30.0 / 192
     truth, names = truth_inside(swift, (192, 192), sampling, margin=2)
     colors = {item.name: item.color for item in swift.model.classes.items}
@@ -268,7 +268,7 @@ def test_live_frames_and_the_scan_is_never_started_from_here(swift):
     swift.record()
     swift.document.remove_data_item(swift.scan_item())
     swift.model.start()
-    swift.pump(lambda: swift.model.texts.status == "Waiting for a frame", timeout=30)  # torch is imported meanwhile
+    swift.pump(lambda: swift.model.texts.status == "Waiting for a frame")
     swift.pump_for(0.2)
     assert not swift.scan.is_playing
     assert "never starts it" in swift.message

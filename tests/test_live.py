@@ -35,7 +35,7 @@ class Brightest:
 
     def predict(self, image, sampling, threshold=0.5):
         self.working.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(30)
         row, column = np.unravel_index(image.argmax(), image.shape)
         xy = np.array([[column * sampling[1], row * sampling[0]]])
         atoms = Atoms2D(xy, np.eye(2)[None] * 1e-4, [0], self.species, [[1.0]], [1.0], image.shape, sampling)
@@ -70,7 +70,7 @@ class Listener:
             self.errors.append(worker.error)
         self.calls += 1
 
-    def wait(self, condition, timeout=10.0) -> None:
+    def wait(self, condition, timeout=30.0) -> None:
         end = time.monotonic() + timeout
         while not condition(self) and time.monotonic() < end:
             time.sleep(0.002)

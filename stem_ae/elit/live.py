@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -263,11 +264,10 @@ class _Meter:
 
 
 def _leave_a_core_free() -> None:
-    """Keep torch off one core: with all of them, it and the user interface slow each other down tenfold."""
-    import torch
-
+    """Keep torch, if the model uses it, off one core: with all, it and the user interface slow each other tenfold."""
+    torch = sys.modules.get("torch")
     free = max(1, (os.cpu_count() or 2) - 1)
-    if torch.get_num_threads() > free:
+    if torch and torch.get_num_threads() > free:
         torch.set_num_threads(free)
 
 
@@ -356,8 +356,8 @@ class LiveWorker:
 
     def _run(self) -> None:
         try:
-            _leave_a_core_free()
             ensemble = self._load()
+            _leave_a_core_free()
             model = Model(ensemble.name, ensemble.version, tuple(ensemble.species), len(ensemble.members))
         except Exception as error:  # whatever a model file or its import can raise, the user must read of it
             self._log(error)
