@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.frames import class_scores, frame, score
+from benchmarks.frames import Truth, class_scores, frame, score
 from stem_ae import StemAeError, elit
 from stem_ae.elit import likelihood, synthesis, training
 from stem_ae.elit.calibrate import estimate_sampling
@@ -18,7 +18,7 @@ from stem_ae.elit.preprocess import repair
 from stem_ae.elit.training import Recipe
 from stem_ae.imaging.bound import joint_position_bound
 from stem_ae.imaging.dose import electrons_for_dose
-from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.imaging.probe import AberratedProbe, GaussianProbe
 from stem_ae.imaging.scattering import cross_section
 from stem_ae.imaging.specimens import graphene
 
@@ -172,14 +172,14 @@ def test_training_goes_on_where_it_was_killed(tmp_path: pathlib.Path) -> None:
     whole = training.train_member(*data, recipe, seed=5)
     path = tmp_path / "member.checkpoint"
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(done: int, total: int, loss: float) -> None:
         if done == 300:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         training.train_member(*data, recipe, seed=5, checkpoint=path, progress=kill)
     assert path.exists()
     resumed = training.train_member(*data, recipe, seed=5, checkpoint=path)
@@ -193,7 +193,8 @@ def test_training_learns(tmp_path: pathlib.Path) -> None:
     easy = dataclasses.replace(material.conditions, log_dose=(1e7, 3e7), log_sampling=(0.15, 0.2)).clean
     data = synthesis.data_set(material.make_specimen, material.species, 24, 48, 0.2, easy, seed=1)
     losses: list[float] = []
-    training.train_member(*data, Recipe(steps=120, batch=4, width=8), 0, progress=lambda d, t, loss: losses.append(loss))
+    recipe = Recipe(steps=120, batch=4, width=8)
+    training.train_member(*data, recipe, 0, progress=lambda done, total, loss: losses.append(loss))
     assert losses[-1] < 0.6 * losses[0]
 
 
@@ -227,3 +228,31 @@ def test_importing_elit_does_not_import_torch() -> None:
     code = "import sys; from stem_ae import elit; elit.available(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_adapting_learns_todays_defocus_and_forgets_nothing(models: dict[str, elit.Ensemble]) -> None:
+    """Nobody says what is in the frame or what the defocus is."""
+    def f1(ensemble: elit.Ensemble, truth: Truth) -> float:
+        result = score(truth, ensemble.predict(truth.counts, 0.104).atoms)
+        return 2 * result.recall * result.precision / max(result.recall + result.precision, 1e-9)
+
+    before = models["mos2"]
+    today = AberratedProbe(defocus=100.0)
+    first, second = (frame("mos2", 1e6, size=(384, 384), probe=today, seed=s) for s in (1, 2))
+    usual = frame("mos2", 1e6, size=(256, 256), seed=3)
+    said: list[float] = []
+    after = elit.adapt(before, first.counts, 0.104, progress=lambda fraction, text: said.append(fraction))
+    assert f1(before, second) < 0.7
+    assert f1(after, second) >= 0.97
+    assert f1(after, usual) >= 0.99
+    assert said == sorted(said)
+    assert after.version != before.version
+    assert after.description.provenance["adapted_from"]["version"] == before.version
+
+
+def test_adapting_says_what_it_cannot(models: dict[str, elit.Ensemble]) -> None:
+    graphene_model = models["graphene"]
+    nameless = elit.Ensemble(graphene_model.members, dataclasses.replace(graphene_model.description, material=""))
+    with pytest.raises(StemAeError, match="material"):
+        elit.adapt(nameless, np.zeros((64, 64)), 0.1)

@@ -6,14 +6,17 @@ Importing this package does not import torch; that happens when a model is loade
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
 
 from stem_ae.elit.prediction import Prediction
 
 if TYPE_CHECKING:
     from stem_ae.elit.ensemble import Ensemble
 
-__all__ = ["Ensemble", "Prediction", "available", "load"]
+__all__ = ["Ensemble", "Prediction", "adapt", "available", "load"]
 
 
 def available() -> list[str]:
@@ -35,6 +38,16 @@ def load(name: str | pathlib.Path) -> Ensemble:
     from stem_ae.store import models
 
     return Ensemble.read(models.find(name))
+
+
+def adapt(ensemble: Ensemble, image: ArrayLike | Sequence[ArrayLike], sampling: float, **options: Any) -> Ensemble:
+    """Return a new ensemble that has learnt the conditions of one or several frames.
+
+    See :func:`stem_ae.elit.adaptation.adapt` for the options (``progress``, ``effort``, ``seed``).
+    """
+    from stem_ae.elit import adaptation
+
+    return adaptation.adapt(ensemble, image, sampling, **options)
 
 
 def __getattr__(name: str) -> Any:

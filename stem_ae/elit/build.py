@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from stem_ae.elit import synthesis, training
 from stem_ae.elit.ensemble import Description, Ensemble
 from stem_ae.elit.likelihood import fit
-from stem_ae.elit.materials import Material
+from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar
 from stem_ae.elit.posterior import learn
@@ -89,7 +89,7 @@ def build(
         }
         description = Description(
             name, material.species, WORKING_SAMPLING, material.lattice_constant, plan.recipe.width,
-            provenance=provenance,
+            next((key for key, known in MATERIALS.items() if known is material), ""), provenance=provenance,
         )
         Ensemble(members, description).save(path)
     frames = int(np.clip(plan.patches // 10, 8, 120))
@@ -110,14 +110,8 @@ def finished(
     Both are learnt on new simulated frames: all training conditions are familiar, and positions are judged on clean
     ones.
     """
+    familiar = familiar_to(ensemble, material, [material.conditions], seed, frames, report)
     errors: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-    features = []
-    for k in range(frames):
-        rng = np.random.default_rng([seed, 1, k])
-        shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, material.conditions, rng)
-        working = to_working_grid(repair(shot.counts), shot.sampling, ensemble.sampling)
-        features.append(ensemble.member_probabilities(working)[1])
-        report("familiar frames", k + 1, frames, 0.0)
     for k in range(frames // 2):
         rng = np.random.default_rng([seed, 2, k])
         shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, material.conditions.clean, rng)
@@ -125,7 +119,26 @@ def finished(
         report("position errors", k + 1, frames // 2, 0.0)
     network, likelihood, variance = (np.concatenate(part) for part in zip(*errors, strict=True))
     description = dataclasses.replace(ensemble.description, posterior=learn(network, likelihood, variance))
-    return Ensemble(ensemble.members, description, Familiar.learn(np.concatenate(features, axis=1)))
+    return Ensemble(ensemble.members, description, familiar)
+
+
+def familiar_to(
+    ensemble: Ensemble,
+    material: Material,
+    conditions: Sequence[synthesis.Conditions],
+    seed: int,
+    frames: int,
+    report: Report = lambda what, done, total, loss: None,
+) -> Familiar:
+    """Return what frames of a material under some conditions look like to an ensemble."""
+    features = []
+    for k in range(frames):
+        rng = np.random.default_rng([seed, 1, k])
+        shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, conditions[k % len(conditions)], rng)
+        working = to_working_grid(repair(shot.counts), shot.sampling, ensemble.sampling)
+        features.append(ensemble.member_probabilities(working)[1])
+        report("familiar frames", k + 1, frames, 0.0)
+    return Familiar.learn(np.concatenate(features, axis=1))
 
 
 def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> tuple[FloatArray, FloatArray, FloatArray]:

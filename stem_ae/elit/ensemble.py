@@ -47,6 +47,8 @@ class Description:
         Å; 0 where the material has none to calibrate with.
     width : int
         Channels of the first level.
+    material : str
+        Key of :data:`stem_ae.elit.materials.MATERIALS`, if it is one of them.
     posterior : Posterior
         How the networks' positions and the likelihood's are weighed, learnt on simulated frames.
     provenance : dict
@@ -58,6 +60,7 @@ class Description:
     sampling: float
     lattice_constant: float
     width: int
+    material: str = ""
     posterior: Posterior = dataclasses.field(default_factory=Posterior)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -219,7 +222,7 @@ class Ensemble:
             raise StemAeError(f"{path.name} is not a stem_ae model ({error}).") from error
         names = [field.name for field in dataclasses.fields(Description)]
         facts |= {"species": tuple(facts["species"]), "posterior": Posterior(**facts.get("posterior", {}))}
-        description = Description(**{name: facts[name] for name in names})
+        description = Description(**{name: facts[name] for name in names if name in facts})
         members = []
         for k in range(facts["members"]):
             member = UNet(len(description.species), description.width)

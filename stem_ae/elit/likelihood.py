@@ -160,8 +160,7 @@ class _State:
 
     @property
     def precision(self) -> FloatArray:
-        result: FloatArray = np.linalg.inv(self.probe)
-        return result
+        return np.asarray(np.linalg.inv(self.probe), dtype=float)
 
     def weight(self, mean: Image) -> Image:
         """Return one over the variance of each pixel."""

@@ -38,6 +38,13 @@ class Prediction:
     atoms: Atoms2D
     novelty: float
 
+    @property
+    def peak_probability(self) -> FloatImage:
+        """Probability of being an atom at all, at each atom's nearest working pixel, ``(N,)``."""
+        x, y = np.rint(self.atoms.positions / self.working_sampling).astype(int).T
+        height: FloatImage = self.working_probability.sum(0)[y, x]
+        return height
+
     @functools.cached_property
     def probability(self) -> FloatImage:
         """Probability of each class per image pixel, ``(C, H, W)``; what is missing to one is background."""

@@ -52,6 +52,8 @@ class Conditions:
         Largest fraction of the area under hydrocarbon.
     smoothed : float
         Fraction of the frames that something blurred after they were counted.
+    probes : tuple of Probe
+        The probes to draw from, instead of random ones of ``probe_sigma``.
     """
 
     log_dose: tuple[float, float] = (3e4, 3e7)
@@ -62,6 +64,7 @@ class Conditions:
     jitter: float = 0.15
     coverage: float = 0.6
     smoothed: float = 0.2
+    probes: tuple[Probe, ...] = ()
 
     @property
     def clean(self) -> Conditions:
@@ -105,6 +108,16 @@ def scene(make_specimen: MakeSpecimen, extent: float, conditions: Conditions, rn
     line = np.clip(np.rint(centres[:, 1] / sampling), 0, pixels - 1).astype(int)
     apparent = centres - np.column_stack([jitter[line], np.zeros(len(line))])
     return Scene(counts.astype(np.float32), sampling, apparent, names)
+
+
+def expected(
+    make_specimen: MakeSpecimen, extent: float, sampling: float, probe: Probe, rng: np.random.Generator
+) -> FloatArray:
+    """Return the scattered fraction of the beam, without noise, for a square of ``extent`` Å of a random specimen."""
+    pixels = int(extent / sampling)
+    specimen = _zoomed(make_specimen((extent + 12.0, extent + 12.0), rng), 1.0, 6.0)
+    weights = cross_section(specimen.numbers)
+    return expected_fraction(specimen.positions[:, :2], weights, (pixels, pixels), sampling, probe)
 
 
 def patch(
@@ -181,7 +194,7 @@ def _record(
     detector: Detector = "HAADF" if rng.random() < 0.7 else "MAADF"
     xy, weights = specimen.positions[:, :2], cross_section(specimen.numbers, detector)
     weights = weights * rng.uniform(0.97, 1.03, len(weights))
-    probe = _random_probe(conditions.probe_sigma, rng)
+    probe = _random_probe(conditions, rng)
     fraction = expected_fraction(xy, weights, shape, sampling, probe, line_shifts=jitter)
     if rng.random() < 0.3:  # the long tails that real probes have
         share = rng.uniform(0.05, 0.35)
@@ -201,8 +214,10 @@ def _record(
     return counts * (1 + 0.3 * rng.random() * _gradient(shape, rng))
 
 
-def _random_probe(sigma: tuple[float, float], rng: np.random.Generator) -> Probe:
-    width = rng.uniform(*sigma)
+def _random_probe(conditions: Conditions, rng: np.random.Generator) -> Probe:
+    if conditions.probes:
+        return conditions.probes[int(rng.integers(len(conditions.probes)))]
+    width = rng.uniform(*conditions.probe_sigma)
     if width < 0.45 or rng.random() < 0.7:
         return GaussianProbe(width, rng.uniform(0, 0.15), rng.uniform(0, np.pi))
     astigmatism = rng.normal(0, 15, 2)
