@@ -402,6 +402,17 @@ def test_a_result_that_comes_too_late_is_not_drawn_on_another_image(swift):
     assert overlays(swift.display) == (0, 0)
 
 
+def test_a_scanned_frame_that_comes_too_late_is_not_taken_for_a_displayed_one(swift):
+    swift.record()
+    swift.ensemble.gate.clear()
+    swift.model.start()
+    swift.pump(lambda: swift.ensemble.calls == 1)
+    swift.choose_source("Displayed")
+    swift.ensemble.gate.set()
+    swift.pump_for(0.3)
+    assert swift.model.texts.status == "Waiting for an image"
+
+
 # --- displayed images, sampling, bad input --------------------------------------------------------------------------
 
 

@@ -180,7 +180,9 @@ class AtomsModel(Observable.Observable):
         self.stop()
         with self.__lock:  # a thread may be about to ask for an update
             self.__closed = True
-        self.__window.clear_task(UPDATE_TASK)
+        for task in (UPDATE_TASK, SAVE_TASK):
+            self.__window.clear_task(task)
+        self.settings.save(self.__window.ui)
         self.__overlays.close()
         self.__listeners.clear()
 
@@ -408,7 +410,7 @@ class AtomsModel(Observable.Observable):
 
     def __is_current(self, origin: keeping.Origin) -> bool:
         if isinstance(self.__feed, DisplayedImageFeed):
-            return origin.data_item is self.__feed.data_item
+            return origin.data_item is not None and origin.data_item is self.__feed.data_item
         return self.__feed is not None and origin.channel == self.__feed.channel
 
     def __list_classes(self, species: tuple[str, ...]) -> None:
