@@ -144,8 +144,8 @@ def refit(
 
     The radially averaged power is, for each candidate probe, a multiple of that of the material without noise, plus
     white noise as the resampling passes it on. The noise is read where no lattice has signal, the multiple is fitted,
-    and the candidates, each on several random specimens, are ranked by the difference of the logarithms; noise and multiple
-    together give the dose.
+    and the candidates, each on several random specimens, are ranked by the difference of the logarithms; noise and
+    multiple together give the dose.
     """
     scale = float(np.sqrt(np.prod(sampling)))
     extent = float(np.clip(min(image.shape[0] * sampling[0], image.shape[1] * sampling[1]), 16.0, 40.0))

@@ -22,6 +22,7 @@ from stem_ae.elit.preprocess import repair, to_working_grid
 FloatArray = NDArray[np.float64]
 
 _FRAME_EXTENT = 48.0  # Å: frames on which a trained ensemble is checked
+_SMALLEST_FAMILIAR = 44  # working pixels
 WORKING_SAMPLING = 0.2  # Å per pixel: a probe of 0.35 Å is still two pixels wide
 
 Report = Callable[[str, int, int, float], None]
@@ -136,7 +137,9 @@ def familiar_to(
         rng = np.random.default_rng([seed, 1, k])
         shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, conditions[k % len(conditions)], rng)
         working = to_working_grid(repair(shot.counts), shot.sampling, ensemble.sampling)
-        features.append(ensemble.member_probabilities(working)[1])
+        # Small frames are familiar too, although their tiles are small and mostly border.
+        height, width = (int(rng.integers(_SMALLEST_FAMILIAR, n + 1)) for n in working.shape)
+        features.append(ensemble.member_probabilities(working[:height, :width])[1])
         report("familiar frames", k + 1, frames, 0.0)
     return Familiar.learn(np.concatenate(features, axis=1))
 
