@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 import torch
-from frames import class_scores, frame, score
+from frames import frame, score
 
 from stem_ae import elit
 from stem_ae.imaging.bound import joint_position_bound
@@ -65,11 +65,11 @@ def row(ensemble: elit.Ensemble, material: str, dose: float, degraded: bool, fra
         result = score(truth, atoms)
         recalls.append(result.recall)
         precisions.append(result.precision)
-        minors.append(class_scores(truth, atoms, result, MINOR[material]))
-        major = np.array([truth.names[k] == MAJOR[material] for k in result.truth_of])
+        minors.append(result.of_class(MINOR[material]))
+        major = result.true_names == MAJOR[material]
         errors = result.errors[major]
         squares.append((errors**2).ravel())
-        precision = np.linalg.inv(atoms.covariance[result.found_of[major]])
+        precision = np.linalg.inv(atoms.covariance[result.found[major]])
         inside.append(np.einsum("ni,nij,nj->n", errors, precision, errors) < 5.991)
     rmse = float(np.sqrt(np.concatenate(squares).mean()))
     minor = np.mean(minors, axis=0)

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from stem_ae import scoring
 from stem_ae.atoms import Atoms2D
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.contamination import hydrocarbon
@@ -70,49 +70,6 @@ def frame(
     return Truth(counts, sampling, xy[inside], [n for n, i in zip(names, inside, strict=True) if i])
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """How found atoms compare with the truth: fractions, and matched pairs (truth, found)."""
-
-    recall: float
-    precision: float
-    truth_of: NDArray[np.int64]
-    found_of: NDArray[np.int64]
-    errors: FloatArray  # (M, 2) Å
-
-    @property
-    def rmse(self) -> float:
-        """One-dimensional RMS error in Å."""
-        return float(np.sqrt((self.errors**2).mean())) if len(self.errors) else float("nan")
-
-
-def score(truth: Truth, atoms: Atoms2D, edge: float = 0.8) -> Score:
-    """Match one to one within 0.5 Å; columns and atoms closer than ``edge`` Å to the border are not counted."""
-    limit = (np.array(truth.counts.shape[::-1]) - 1) * truth.sampling
-    inner = lambda p: np.all((p >= edge) & (p <= limit - edge), axis=1)  # noqa: E731
-    if not len(atoms):
-        none = np.zeros(0, np.int64)
-        return Score(0.0, 1.0, none, none, np.zeros((0, 2)))
-    forward = cKDTree(atoms.positions).query(truth.xy)
-    backward = cKDTree(truth.xy).query(atoms.positions)
-    mutual = (backward[1][forward[1]] == np.arange(len(truth.xy))) & (forward[0] < TOLERANCE)
-    matched_truth = np.flatnonzero(mutual)
-    matched_found = forward[1][mutual]
-    found_inner, truth_inner = inner(atoms.positions), inner(truth.xy)
-    true_positive = np.zeros(len(atoms), bool)
-    true_positive[matched_found] = True
-    keep = truth_inner[matched_truth]
-    errors = atoms.positions[matched_found[keep]] - truth.xy[matched_truth[keep]]
-    return Score(
-        float(mutual[truth_inner].mean()), float(true_positive[found_inner].mean()),
-        matched_truth[keep], matched_found[keep], errors,
-    )
-
-
-def class_scores(truth: Truth, atoms: Atoms2D, result: Score, name: str) -> tuple[float, float, float]:
-    """Return recall, precision and F1 of one class among matched columns."""
-    true = np.array([truth.names[k] == name for k in result.truth_of])
-    found = np.array([atoms.species[atoms.labels[k]] == name for k in result.found_of])
-    hits = float((true & found).sum())
-    recall, precision = hits / max(true.sum(), 1), hits / max(found.sum(), 1)
-    return recall, precision, 2 * recall * precision / max(recall + precision, 1e-9)
+def score(truth: Truth, atoms: Atoms2D, edge: float = 0.8) -> scoring.Score:
+    """Compare atoms with the truth; what is closer to the border than ``edge`` Å does not count."""
+    return scoring.score(atoms, truth.xy, truth.names, TOLERANCE, edge)

@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
 
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Score:
     """The agreement.
 
@@ -22,22 +25,53 @@ class Score:
         Share of the true columns that were found.
     precision : float
         Share of the found atoms that are there.
-    accuracy : float
-        Share of the matched ones with the right class.
-    rmse : float
-        Root mean square distance of the matched ones, per axis, in Å.
+    true, found : (K,) array
+        Matched pairs: index of the column, index of the atom.
+    errors : (K, 2) array
+        Found less true position of each pair, in Å.
+    true_names, found_names : (K,) array of str
+        Classes of each pair.
     """
 
     recall: float
     precision: float
-    accuracy: float
-    rmse: float
+    true: IntArray
+    found: IntArray
+    errors: FloatArray
+    true_names: NDArray[np.str_]
+    found_names: NDArray[np.str_]
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of recall and precision."""
+        return _harmonic(self.recall, self.precision)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the matched atoms with the right class; NaN if none matched."""
+        return float((self.true_names == self.found_names).mean()) if len(self.true) else float("nan")
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square error of the matched atoms, per axis, in Å; NaN if none matched."""
+        return float(np.sqrt((self.errors**2).mean())) if len(self.true) else float("nan")
+
+    def of_class(self, name: str) -> tuple[float, float, float]:
+        """Return recall, precision and F1 of one class among the matched pairs."""
+        hits = float(((self.true_names == name) & (self.found_names == name)).sum())
+        recall = hits / max(int((self.true_names == name).sum()), 1)
+        precision = hits / max(int((self.found_names == name).sum()), 1)
+        return recall, precision, _harmonic(recall, precision)
+
+    def summary(self) -> dict[str, float]:
+        """Return the four numbers that sum it up."""
+        return {"recall": self.recall, "precision": self.precision, "accuracy": self.accuracy, "rmse": self.rmse}
 
 
-def score(atoms: Atoms2D, positions: ArrayLike, names: Sequence[str], within: float = 0.5) -> Score:
+def score(
+    atoms: Atoms2D, positions: ArrayLike, names: Sequence[str], within: float = 0.5, edge: float = 0.0
+) -> Score:
     """Match atoms and true columns one to one, each with its nearest, and count.
-
-    An atom at the very edge of the frame that matches nothing is left out: its column may lie just outside.
 
     Parameters
     ----------
@@ -49,21 +83,42 @@ def score(atoms: Atoms2D, positions: ArrayLike, names: Sequence[str], within: fl
         Their classes.
     within : float
         Largest distance of a match in Å.
+    edge : float
+        Columns and atoms closer to the border than this, in Å, do not count. Whatever it is, an atom within ``within``
+        of the border that matches nothing does not count: its column may lie just outside.
     """
     truth = np.asarray(positions, dtype=float).reshape(-1, 2)
     if not len(truth) or not len(atoms):
-        return Score(float(not len(truth)), float(not len(atoms)), float("nan"), float("nan"))
+        none, no_names = np.zeros(0, np.int64), np.zeros(0, np.str_)
+        return Score(
+            float(not len(truth)), float(not len(atoms)), none, none, np.zeros((0, 2)), no_names, no_names
+        )
     distance, nearest = cKDTree(atoms.positions).query(truth)
-    _, back = cKDTree(truth).query(atoms.positions)
+    back = cKDTree(truth).query(atoms.positions)[1]
     matched = (distance <= within) & (back[nearest] == np.arange(len(truth)))
-    symbols = atoms.symbols
-    right = [symbols[found] == names[true] for true, found in enumerate(nearest) if matched[true]]
-    far_corner = np.multiply(atoms.shape[::-1], atoms.sampling[::-1])
-    at_edge = np.any((atoms.positions < within) | (atoms.positions > far_corner - within), axis=1)
-    at_edge[nearest[matched]] = False
+    is_there = np.zeros(len(atoms), bool)
+    is_there[nearest[matched]] = True
+    true_counts = _inside(atoms, truth, edge)
+    found_counts = _inside(atoms, atoms.positions, edge) & (is_there | _inside(atoms, atoms.positions, within))
+    true = np.flatnonzero(matched & true_counts)
+    found = nearest[true]
     return Score(
-        recall=float(matched.mean()),
-        precision=float(matched.sum() / max(len(atoms) - at_edge.sum(), 1)),
-        accuracy=float(np.mean(right)) if right else float("nan"),
-        rmse=float(np.sqrt(np.mean(distance[matched] ** 2) / 2)) if right else float("nan"),
+        recall=float(matched[true_counts].mean()) if true_counts.any() else 1.0,
+        precision=float(is_there[found_counts].mean()) if found_counts.any() else 1.0,
+        true=true,
+        found=found,
+        errors=atoms.positions[found] - truth[true],
+        true_names=np.array(names, np.str_)[true],
+        found_names=np.array(atoms.symbols, np.str_)[found],
     )
+
+
+def _inside(atoms: Atoms2D, positions: FloatArray, edge: float) -> NDArray[np.bool_]:
+    """Tell which positions are at least ``edge`` Å away from the border of the atoms' image."""
+    corner = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
+    inside: NDArray[np.bool_] = np.all((positions >= edge) & (positions <= corner - edge), axis=1)
+    return inside
+
+
+def _harmonic(a: float, b: float) -> float:
+    return 2 * a * b / max(a + b, 1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.frames import Truth, class_scores, frame, score
+from benchmarks.frames import Truth, frame, score
 from stem_ae import StemAeError, elit
 from stem_ae.elit import likelihood, synthesis, training
 from stem_ae.elit.calibrate import estimate_sampling
@@ -61,7 +61,7 @@ def test_atoms_are_found_and_named(
     result = score(truth, atoms)
     assert result.recall >= 0.99
     assert result.precision >= 0.99
-    assert class_scores(truth, atoms, result, minor)[2] >= 0.9
+    assert result.of_class(minor)[2] >= 0.9
 
 
 @pytest.mark.parametrize("sampling", [0.05, 0.16, 0.21])
@@ -98,7 +98,7 @@ def test_errors_are_what_the_covariance_says(models: dict[str, elit.Ensemble]) -
         truth = frame("graphene", dose, size=(384, 384), seed=seed)
         atoms = models["graphene"].predict(truth.counts, 0.104).atoms
         result = score(truth, atoms)
-        precision = np.linalg.inv(atoms.covariance[result.found_of])
+        precision = np.linalg.inv(atoms.covariance[result.found])
         inside.append(np.einsum("ni,nij,nj->n", result.errors, precision, result.errors) < 5.991)
     assert 0.90 <= np.concatenate(inside).mean() <= 0.99
 
@@ -233,9 +233,9 @@ def test_importing_elit_does_not_import_torch() -> None:
 @pytest.mark.slow
 def test_adapting_learns_todays_defocus_and_forgets_nothing(models: dict[str, elit.Ensemble]) -> None:
     """Nobody says what is in the frame or what the defocus is."""
+
     def f1(ensemble: elit.Ensemble, truth: Truth) -> float:
-        result = score(truth, ensemble.predict(truth.counts, 0.104).atoms)
-        return 2 * result.recall * result.precision / max(result.recall + result.precision, 1e-9)
+        return score(truth, ensemble.predict(truth.counts, 0.104).atoms).f1
 
     before = models["mos2"]
     today = AberratedProbe(defocus=100.0)

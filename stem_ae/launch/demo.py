@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import platform
@@ -73,7 +72,7 @@ def summary(stage: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     title = f"{stage['specimen']}   model {model['name']} {model['version']}"
     picture.save(picture.found(frame, atoms, uncertainty, title), folder / "atoms.png")
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    quality = dataclasses.asdict(scoring.score(atoms, truth["positions"], truth["names"]))
+    quality = scoring.score(atoms, truth["positions"], truth["names"]).summary()
     return {
         "name": stage["name"],
         "folder": str(folder),
