@@ -280,12 +280,12 @@ def test_the_threshold_picks_atoms_by_the_height_of_their_peak():
     n = len(xy)
     atoms = Atoms2D(xy, np.zeros((n, 2, 2)), np.zeros(n), ("A", "B"), np.full((n, 2), 0.5), np.ones(n), (80, 100), 0.1)
     prediction = Prediction(maps, maps[0], WORKING, atoms, 0.0)
-    np.testing.assert_allclose(live.presence(prediction), heights, rtol=1e-6)
+    np.testing.assert_allclose(prediction.presence, heights, rtol=1e-6)
     image = np.zeros((80, 100), np.float32)
     result = live.Result(frame(image), image, live.Sampling((0.1, 0.1), "typed"), prediction, 0.0)
     assert [len(result.atoms(t)) for t in (0.2, 0.3, 0.5, 0.6, 0.95)] == [3, 3, 2, 1, 0]
     empty = dataclasses.replace(prediction, atoms=atoms[:0])
-    assert live.presence(empty).shape == (0,)
+    assert empty.presence.shape == (0,)
 
 
 def test_the_module_does_not_import_torch():

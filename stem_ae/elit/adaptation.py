@@ -131,7 +131,7 @@ def _as_frames(image: ArrayLike | Sequence[ArrayLike]) -> list[ArrayLike]:
 
 def _count_sure(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> int:
     found = (ensemble.predict(frame, sampling, refine=False) for frame in frames)
-    return sum(int((p.peak_probability > _SURE).sum()) for p in found)
+    return sum(int((p.presence > _SURE).sum()) for p in found)
 
 
 # --- the forward model ------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def _from_frames(
         frame = frames[int(rng.integers(len(frames)))]
         working = to_working_grid(frame, sampling, ensemble.sampling)
         prediction = ensemble.predict(frame, sampling, refine=False)
-        sure = prediction.peak_probability > _SURE
+        sure = prediction.presence > _SURE
         xy, names = prediction.atoms.positions[sure], prediction.atoms[sure].symbols
         firm = synthesis.target(xy, names, ensemble.species, working.shape, ensemble.sampling)[1:]
         soft = np.maximum(prediction.working_probability, firm)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import logging
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stem_ae.atoms import Atoms2D, FloatArray, as_sampling
+from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image
@@ -180,16 +179,6 @@ class _SamplingFinder:
 # --- results --------------------------------------------------------------------------------------------------------
 
 
-def presence(prediction: Prediction) -> FloatArray:
-    """Return the probability that each atom is there at all, ``(N,)``: the height of its peak, whatever the class."""
-    atomness = np.pad(prediction.working_probability.sum(0), 1, mode="edge")
-    column, row = np.rint(prediction.atoms.positions / prediction.working_sampling).astype(int).T + 1
-    around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]  # positions are refined: the peak may be next door
-    last = np.array(atomness.shape) - 1
-    heights = [atomness[np.clip(row + i, 0, last[0]), np.clip(column + j, 0, last[1])] for i, j in around]
-    return np.asarray(np.max(heights, axis=0), dtype=float)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """What was found in a frame."""
@@ -202,14 +191,9 @@ class Result:
     seconds: float
     """How long the prediction took."""
 
-    @functools.cached_property
-    def presence(self) -> FloatArray:
-        """Probability that each atom of the prediction is there at all, ``(N,)``."""
-        return presence(self.prediction)
-
     def atoms(self, threshold: float) -> Atoms2D:
         """Return the atoms that are there with at least this probability."""
-        return self.prediction.atoms[self.presence >= threshold]
+        return self.prediction.atoms[self.prediction.presence >= threshold]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,12 +38,15 @@ class Prediction:
     atoms: Atoms2D
     novelty: float
 
-    @property
-    def peak_probability(self) -> FloatImage:
-        """Probability of being an atom at all, at each atom's nearest working pixel, ``(N,)``."""
-        x, y = np.rint(self.atoms.positions / self.working_sampling).astype(int).T
-        height: FloatImage = self.working_probability.sum(0)[y, x]
-        return height
+    @functools.cached_property
+    def presence(self) -> NDArray[np.float64]:
+        """Probability that each atom is there at all, ``(N,)``: the height of its peak, whatever the class."""
+        atomness = np.pad(self.working_probability.sum(0), 1, mode="edge")
+        column, row = np.rint(self.atoms.positions / self.working_sampling).astype(int).T + 1
+        around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]  # positions are refined: the peak may be next door
+        last = np.array(atomness.shape) - 1
+        heights = [atomness[np.clip(row + i, 0, last[0]), np.clip(column + j, 0, last[1])] for i, j in around]
+        return np.asarray(np.max(heights, axis=0), dtype=float)
 
     @functools.cached_property
     def probability(self) -> FloatImage:
