@@ -17,39 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import Atoms2D
+from stem_ae.descriptors.fourier import FourierModulus
 from stem_ae.descriptors.rvae import RotationInvariantVAE
 from stem_ae.descriptors.unmixing import Method, Unmixing, clearest
 from stem_ae.descriptors.windows import Windows
-from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
 
 TRAINING_WINDOWS = 3000
-
-
-@dataclasses.dataclass(frozen=True)
-class FourierModulus:
-    """Modulus of a window's Fourier transform: what lattice is there, wherever its origin.
-
-    A Hann window keeps the frame's edges out; the mean is subtracted first, so that brightness does not matter; the
-    square root of the power tames the strongest reflections. Half the plane is kept, the other half mirrors it.
-    """
-
-    size: int
-
-    @property
-    def length(self) -> int:
-        """Number of values per window."""
-        return self.size * (self.size // 2 + 1)
-
-    def transform(self, windows: FloatArray) -> FloatArray:
-        """Return ``(k, length)`` of windows ``(k, size, size)``."""
-        if windows.shape[1:] != (self.size, self.size):
-            raise StemAeError(f"Windows of {windows.shape[1:]} were given to a transformation of {self.size} pixels.")
-        taper = np.hanning(self.size + 2)[1:-1]
-        flat = windows - windows.mean(axis=(1, 2), keepdims=True)
-        modulus = np.abs(np.fft.rfft2(flat * taper[:, None] * taper[None, :]))
-        return np.fft.fftshift(modulus, axes=1).reshape(len(windows), -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,8 +98,4 @@ def _sample(windows: Windows, seed: int) -> FloatArray:
 
 def _frames(patches: FloatArray, fourier: bool) -> FloatArray:
     """Return windows as the autoencoder sees them; of the Fourier transform the whole plane, to be turned."""
-    if not fourier:
-        return patches
-    taper = np.hanning(patches.shape[1] + 2)[1:-1]
-    flat = patches - patches.mean(axis=(1, 2), keepdims=True)
-    return np.fft.fftshift(np.abs(np.fft.fft2(flat * taper[:, None] * taper[None, :])), axes=(1, 2))
+    return FourierModulus(patches.shape[1]).plane(patches) if fourier else patches

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stem_ae.explore.gaussian_process import GaussianProcess, negative_log_likelihood
+from stem_ae.explore.gaussian_process import GaussianProcess, fit_points, negative_log_likelihood
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -79,7 +79,9 @@ class DeepKernel:
         self.process.groups[: self._bent] = list(groups)
 
     def _train(self, index: IntArray, y: Tensor, steps: int) -> None:
-        held = torch.as_tensor(held_out(len(index)))
+        chosen = fit_points(len(index))
+        held = torch.as_tensor(held_out(len(index))[chosen])
+        index, y = index[chosen], y[chosen]
         inputs = self._inputs[index]
         with torch.no_grad():
             plain = _log_density(self._covariance(inputs, index), y, held)

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import as_sampling
 from stem_ae.descriptors.patches import LocalShape, PrincipalComponents
+from stem_ae.descriptors.fourier import FourierModulus
 from stem_ae.descriptors.windows import Windows, as_image, regular_centres
 from stem_ae.errors import StemAeError
 from stem_ae.explore import path
@@ -127,7 +128,12 @@ class Explorer:
     @property
     def points(self) -> IntArray:
         """Row and column of the measurements so far, in order, ``(n, 2)``."""
-        return self.candidates[np.array(self._index, dtype=np.int64)]
+        return self.candidates[self.measured]
+
+    @property
+    def measured(self) -> IntArray:
+        """Which candidates were measured, in order: rows of :attr:`candidates`, ``(n,)``."""
+        return np.array(self._index, dtype=np.int64)
 
     @property
     def values(self) -> FloatArray:
@@ -238,7 +244,7 @@ class Explorer:
         """Return indices and values of the measurements that gave a value."""
         values = self.values
         usable = np.isfinite(values)
-        return np.array(self._index, dtype=np.int64)[usable], values[usable]
+        return self.measured[usable], values[usable]
 
     def _predict(self) -> Prediction:
         if self._prediction is None:
@@ -284,14 +290,22 @@ def _make_surrogate(
     return DeepKernelSurrogate(candidates, kernel, seed) if name == "dkl" else AutomaticSurrogate(candidates, seed)
 
 
-def _describe(windows: Windows) -> tuple[FloatArray, FloatArray]:
-    """Return the built-in descriptors: principal components of the patches, and their local shape."""
-    components = PrincipalComponents.fit(windows.blocks(), COMPONENTS)
-    shape = LocalShape(windows.size)
-    both = [(components.transform(block), shape.transform(block)) for block in windows.blocks()]
-    projected, local = (np.concatenate(parts) for parts in zip(*both, strict=True))
+def _describe(windows: Windows) -> tuple[FloatArray, ...]:
+    """Return the built-in descriptors: components of the patches and of their Fourier modulus, and local shape.
+
+    The first know where in the patch things are, the second what lattice there is wherever its origin, the third what
+    the patch's middle is like however it is turned. The surrogate learns which of them matter.
+    """
+    shape, modulus = LocalShape(windows.size), FourierModulus(windows.size)
+    patches = PrincipalComponents.fit(windows.blocks(), COMPONENTS)
+    spectra = PrincipalComponents.fit((modulus.transform(block) for block in windows.blocks()), COMPONENTS)
+    parts = [
+        (patches.transform(block), spectra.transform(modulus.transform(block)), shape.transform(block))
+        for block in windows.blocks()
+    ]
+    projected, fourier, local = (np.concatenate(group) for group in zip(*parts, strict=True))
     spread = local.std(axis=0)
-    return projected, local / np.where(spread > 1e-9 * spread.max(initial=0.0), spread, 1.0)
+    return projected, fourier, local / np.where(spread > 1e-9 * spread.max(initial=0.0), spread, 1.0)
 
 
 def _given(features: ArrayLike, count: int) -> FloatArray:

@@ -8,6 +8,7 @@ which ten measurements can already support.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -25,7 +26,7 @@ IntArray = NDArray[np.int64]
 KernelName = Literal["rbf", "matern52", "rq"]
 
 JITTER = 1e-6  # of the variance of the data: the least noise, which keeps the Cholesky factor well conditioned
-FIT_POINTS = 200  # hyper-parameters are learnt from at most so many points (spread over time); all points predict
+FIT_POINTS = 200  # hyper-parameters are learnt from at most so many points; all points predict
 BLOCK = 8192  # candidates predicted at once
 
 
@@ -153,11 +154,10 @@ class GaussianProcess:
     def fit(self, index: IntArray, y: FloatArray, steps: int = 25) -> None:
         """Learn the hyper-parameters from standardised values ``y`` at candidates ``index``.
 
-        Of more than 200 points a spread of 200 is used, so that the cost of a step stays bounded.
+        Of more than 200 points 200 are used, so that the cost of a step stays bounded.
         """
-        if len(index) > FIT_POINTS:
-            chosen = np.unique(np.linspace(0, len(index) - 1, FIT_POINTS).round().astype(int))
-            index, y = index[chosen], y[chosen]
+        chosen = fit_points(len(index))
+        index, y = index[chosen], y[chosen]
         d2 = torch.stack([squared_distance(group[index], group[index]) for group in self.groups])
         trend_d2 = None if self.trend is None else squared_distance(self.trend[index], self.trend[index])
         target, g = torch.as_tensor(y), len(self.groups)
@@ -184,6 +184,11 @@ class GaussianProcess:
         return Posterior(self, index, y)
 
 
+def fit_points(n: int) -> IntArray:
+    """Return which of ``n`` measurements learning uses: all, or 200 of them drawn once for all."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:FIT_POINTS])
+
+
 def negative_log_likelihood(covariance: Tensor, y: Tensor) -> tuple[float, Tensor]:
     """Return ``-log p(y)`` up to a constant, and its derivative with respect to the covariance.
 
@@ -198,27 +203,36 @@ def negative_log_likelihood(covariance: Tensor, y: Tensor) -> tuple[float, Tenso
 
 
 class Posterior:
-    """The process given measurements: mean and variance of all candidates, ready for beliefs and draws.
-
-    Attributes
-    ----------
-    mean : (N,) array
-    variance : (N,) array
-        Of the noise-free value.
-    """
+    """The process given measurements: mean and variance of all candidates, ready for beliefs and draws."""
 
     def __init__(self, process: GaussianProcess, index: IntArray, y: FloatArray) -> None:
         self.process, self._index = process, index
-        n, total = len(index), len(process)
-        k = process.covariance(index, index)
-        self._factor = torch.linalg.cholesky(k + process.noise * torch.eye(n, dtype=torch.float64))
+        self._factor = torch.linalg.cholesky(
+            process.covariance(index, index) + process.noise * torch.eye(len(index), dtype=torch.float64)
+        )
         self._y = torch.as_tensor(y, dtype=torch.float64)
-        self._white = torch.empty((n, total), dtype=torch.float64)  # L⁻¹ K(measured, all)
+
+    @functools.cached_property
+    def _white(self) -> Tensor:
+        """``L⁻¹ K(measured, all)``: most of the work, not needed to leave one out."""
+        total = len(self.process)
+        white = torch.empty((len(self._index), total), dtype=torch.float64)
         for start in range(0, total, BLOCK):
             block = slice(start, min(start + BLOCK, total))
-            self._white[:, block] = self._solve(process.covariance(index, block))
-        self.mean: FloatArray = (self._white.T @ self._solve(self._y[:, None])[:, 0]).numpy()
-        self.variance: FloatArray = (process.variance - (self._white**2).sum(0)).clamp_min(1e-12).numpy()
+            white[:, block] = self._solve(self.process.covariance(self._index, block))
+        return white
+
+    @functools.cached_property
+    def mean(self) -> FloatArray:
+        """Expected value of all candidates, ``(N,)``."""
+        mean: FloatArray = (self._white.T @ self._solve(self._y[:, None])[:, 0]).numpy()
+        return mean
+
+    @functools.cached_property
+    def variance(self) -> FloatArray:
+        """Variance of the noise-free value of all candidates, ``(N,)``."""
+        variance: FloatArray = (self.process.variance - (self._white**2).sum(0)).clamp_min(1e-12).numpy()
+        return variance
 
     def _solve(self, right: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self._factor, right, upper=False)
@@ -239,9 +253,10 @@ class Posterior:
         Optimization Problems (2010), ch. 6).
         """
         at = np.array([chosen])
+        mean = self.mean  # before the factor grows
         row = self.process.covariance(at, slice(None))[0] - self._white.T @ self._white[:, chosen]
         row = row / math.sqrt(self.variance[chosen] + self.process.noise)
-        self._white = torch.cat([self._white, row[None]])
+        self._white, self.mean = torch.cat([self._white, row[None]]), mean
         self.variance = np.maximum(self.variance - row.numpy() ** 2, 1e-12)
 
     def draw(self, count: int, rng: np.random.Generator, features: int = 512) -> FloatArray:

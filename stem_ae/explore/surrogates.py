@@ -197,9 +197,8 @@ class AutomaticSurrogate:
     def predict(self, index: IntArray, values: FloatArray) -> Prediction:
         """Return the chosen surrogate's prediction."""
         if len(values) >= max(1.25 * self._judged, 10):
-            spatial = {name: one for name, one in self._all.items() if name != "dkl"}
-            scores = {name: one.predict(index, values).log_score() for name, one in spatial.items()}
-            scores["dkl"] = self._judge.predict(index, values).log_score()
+            judged = {**self._all, "dkl": self._judge}
+            scores = {name: one.predict(index, values).log_score() for name, one in judged.items()}
             self.chosen, self._judged = max(scores, key=scores.__getitem__), len(values)
         return self._all[self.chosen].predict(index, values)
 
