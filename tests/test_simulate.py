@@ -126,6 +126,7 @@ def test_energy_is_conserved_without_thermostat(tmp_path):
     assert abs(np.polyfit(np.arange(101), total, 1)[0]) * 100 < 2e-3
 
 
+@pytest.mark.slow
 def test_thermostat_reaches_the_temperature_also_with_held_atoms(tmp_path):
     """Einstein-like copper: the mean kinetic temperature over 3 ps is the one asked for, within its fluctuation."""
     copper = ase.build.bulk("Cu", cubic=True) * (3, 2, 2)
@@ -139,6 +140,7 @@ def test_thermostat_reaches_the_temperature_also_with_held_atoms(tmp_path):
     assert still == pytest.approx(copper.positions[:16], abs=1e-7)
 
 
+@pytest.mark.slow
 def test_a_killed_calculation_goes_on_where_it_was(tmp_path):
     """Killed in the middle, the dynamics ends exactly as the one that was not: positions, momenta, thermostat."""
     copper = ase.build.bulk("Cu", cubic=True) * (2, 2, 2)

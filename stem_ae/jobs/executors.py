@@ -23,8 +23,8 @@ _GRACE = 3.0
 class Executor(Protocol):
     """Starts, watches and stops the process of one calculation."""
 
-    def start(self, folder: pathlib.Path) -> None:
-        """Start it, unless it runs already."""
+    def start(self, folder: pathlib.Path) -> bool:
+        """Start it and return True, or return False because it runs already."""
 
     def alive(self, folder: pathlib.Path) -> bool:
         """Say whether it is still waiting or running."""
@@ -46,10 +46,10 @@ class LocalExecutor:
         self._threads = threads
         self._children: dict[pathlib.Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, folder: pathlib.Path) -> None:
+    def start(self, folder: pathlib.Path) -> bool:
         """Start ``python -m stem_ae.simulate FOLDER``."""
         if held(folder):
-            return
+            return False
         threads = str(self._threads)
         # The package may run from a working tree that is not installed.
         home = str(pathlib.Path(stem_ae.__file__).parents[1])
@@ -65,6 +65,7 @@ class LocalExecutor:
                 )  # fmt: skip
         except OSError as error:
             raise disk_error(error, folder) from error
+        return True
 
     def alive(self, folder: pathlib.Path) -> bool:
         """Say whether our process, or one that an earlier worker started, is at work."""
@@ -147,10 +148,10 @@ class SlurmExecutor:
         self._python = python
         self._states: dict[pathlib.Path, tuple[float, bool]] = {}
 
-    def start(self, folder: pathlib.Path) -> None:
+    def start(self, folder: pathlib.Path) -> bool:
         """Submit it, unless a job of its name exists."""
         if self._find(folder) is not None:
-            return
+            return False
         home = str(pathlib.Path(stem_ae.__file__).parents[1])
         command = [
             "sbatch", "--parsable", "--requeue", f"--job-name={_name(folder)}", f"--output={folder / 'log.txt'}",
@@ -160,6 +161,7 @@ class SlurmExecutor:
         number = _slurm(command).strip().split(";")[0]
         write_atomically(folder / "slurm.json", json.dumps({"job": number}).encode())
         self._states.pop(folder, None)
+        return True
 
     def alive(self, folder: pathlib.Path) -> bool:
         """Say whether Slurm still has it waiting or running; asked at most once a second."""

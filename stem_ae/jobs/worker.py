@@ -36,12 +36,13 @@ def supervise(queue: Queue, executor: Executor, job_id: str) -> dict[str, str]:
             if (folder / "cancel").exists():
                 executor.stop(folder)
                 return {"error": "It was cancelled."}
-            executor.start(folder)
+            started = executor.start(folder)
             while executor.alive(folder):
                 time.sleep(_LOOK_EVERY)
                 if (folder / "cancel").exists():
                     executor.stop(folder)
-            if calculation.finished or calculation.error() or (folder / "cancel").exists():
+            if not started or calculation.finished or calculation.error() or (folder / "cancel").exists():
+                # What an earlier worker started may have died with the machine: only our own deaths are counted.
                 continue
             attempts = _count(folder)
             if attempts > row.retries:
