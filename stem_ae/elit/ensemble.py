@@ -25,6 +25,7 @@ from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
+from stem_ae.elit.scan_lines import line_shifts
 from stem_ae.errors import StemAeError
 
 _FORMAT = "stem_ae-ensemble-1"
@@ -147,11 +148,14 @@ class Ensemble:
         return Prediction(mean[1:], spread, self.sampling, atoms, novelty)
 
     def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
-        """Return the atoms with positions, covariances and intensities from the electrons as well."""
+        """Return the atoms with positions, covariances and intensities from the electrons, line jitter taken off."""
         fitted = fit(image, atoms.sampling, atoms.positions)
         positions, covariance = self.description.posterior.combine(
             atoms.positions, fitted.positions, fitted.covariance, fitted.converged
         )
+        shift, variance = line_shifts(positions, covariance)
+        positions[:, 0] -= shift
+        covariance[:, 0, 0] += variance
         dy, dx = atoms.sampling
         inside = np.clip(positions, 0, [(atoms.shape[1] - 1) * dx, (atoms.shape[0] - 1) * dy])
         area = 2 * np.pi * float(np.sqrt(np.linalg.det(fitted.probe)))
