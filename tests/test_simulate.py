@@ -22,6 +22,7 @@ from stem_ae.simulate import inputs
 from stem_ae.simulate.constraints import fix, free_coordinates
 from stem_ae.simulate.hessian import model_hessian
 from stem_ae.simulate.tasks import from_dict, run_folder, to_dict
+from stem_ae.structure import to_image
 
 tblite = pytest.importorskip("tblite")
 
@@ -53,7 +54,8 @@ def flake() -> ase.Atoms:
 
 def test_relaxed_coronene_has_the_bonds_of_coronene(tmp_path):
     """Spoke, rim and hub bonds: 1.35 to 1.43 Å; GFN1-xTB's mean is 1.407 Å as three other programs agree."""
-    result = calculate(simulate.Relax(fmax=0.01), flake(), tmp_path / "c")
+    start = flake()
+    result = calculate(simulate.Relax(fmax=0.01), start, tmp_path / "c")
     bonds = result.summary["bonds"]
     assert bonds["C-C"]["count"] == 30
     assert bonds["C-H"]["count"] == 12
@@ -70,6 +72,13 @@ def test_relaxed_coronene_has_the_bonds_of_coronene(tmp_path):
     moved = result.displacement
     assert np.isnan(moved[result.atoms.numbers == 1]).all()
     assert result.summary["displacement"]["mean_pm"] < 8
+    # The final structure knows where it is in the image, so that it can be drawn on it and imaged beside it.
+    seen = result.atoms.arrays["image_atom"] >= 0
+    there = to_image(result.atoms)[seen]
+    assert there == pytest.approx(to_image(start)[seen], abs=0.15)
+    row, column = np.round(there[0] / 0.104).astype(int)[::-1]
+    picture = result.image((231, 231), 0.104, sigma=0.3)
+    assert picture[row, column] > 0.8 * picture.max() > 3 * picture[0, 0]
     history = simulate.Calculation(tmp_path / "c").history()
     assert len(history) == len(energies)
     assert simulate.Calculation(tmp_path / "c").progress()["fraction"] == 1.0
@@ -165,6 +174,7 @@ def test_a_killed_calculation_goes_on_where_it_was(tmp_path):
     resumed = simulate.Result.read(broken.folder)
     assert resumed.atoms.positions == pytest.approx(whole.atoms.positions, abs=1e-9)
     assert len(resumed.trajectory) == len(whole.trajectory) == 41
+    assert broken.history()["step"].tolist() == list(range(401))
     assert run_folder(broken.folder) == 0  # a finished one is left alone
 
 

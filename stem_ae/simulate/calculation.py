@@ -246,10 +246,14 @@ class Reporter:
         if kept and path.exists():
             yield from iread(path, index=f":{kept}", format="extxyz")
 
-    def cut_frames(self, kept: int) -> None:
-        """Forget the frames (and history) after the checkpoint that a restart goes on from."""
-        content = b"".join(_extxyz(atoms) for atoms in self.frames(kept))
+    def rewind(self, frames: int, step: int) -> None:
+        """Forget the frames and the history after the checkpoint that a restart goes on from."""
+        content = b"".join(_extxyz(atoms) for atoms in self.frames(frames))
         write_atomically(self.folder / "trajectory.extxyz", content)
+        path = self.folder / "history.csv"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if frames and int(line.split(",")[0]) <= step]
+        write_atomically(path, "".join(kept).encode())
 
     def frame(self, atoms: ase.Atoms) -> None:
         """Append one frame to the trajectory."""

@@ -145,7 +145,7 @@ class Relax:
             atoms.set_positions(kept["positions"], apply_constraint=False)
         else:
             _ripple(atoms, self.ripple)
-        reporter.cut_frames(int(kept.get("frames", 0)))
+        reporter.rewind(int(kept.get("frames", 0)), done)
         search: Any
         if self.cell:
             with_cell: Any = FrechetCellFilter(atoms, mask=_cell_mask(atoms))
@@ -295,7 +295,7 @@ class MolecularDynamics:
             atoms.set_momenta(kept["momenta"], apply_constraint=False)
         else:
             self._warm_up(atoms)
-        reporter.cut_frames(frames)
+        reporter.rewind(frames, done)
         dynamics, chain = self._dynamics(atoms)
         if chain is not None and kept:
             chain._eta[:], chain._p_eta[:] = kept["eta"], kept["p_eta"]
