@@ -1,4 +1,4 @@
-"""How fast is a needle-like property found, predicted, and how truthful are the intervals?
+"""Measure how fast a needle-like property is found and predicted, and how truthful the intervals are.
 
 The specimen is an assembly of nanoparticles; the property is like an edge plasmon that is strong where two edges face
 each other across a gap: 2 % of the 64x64 candidates matter. Random choice, and PCA(5) + Gaussian process (Matérn 5/2,
@@ -62,6 +62,7 @@ class Baseline:
         self.inputs /= self.inputs.std(axis=0)
 
     def predict(self, index, values):
+        """Return mean and standard deviation of all candidates."""
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -70,6 +71,7 @@ class Baseline:
         return process.predict(self.inputs, return_std=True)
 
     def run(self, index, truth):
+        """Return the 100 candidates measured, beginning with ``index``."""
         index = list(index)
         while len(index) < POINTS:
             mean, std = self.predict(index, truth[index])
@@ -88,11 +90,13 @@ class Ours:
         self.batch = batch
 
     def predict(self, index, values):
+        """Return mean and standard deviation of all candidates."""
         explorer = self.make()
         explorer.tell(explorer.candidates[index], values)
         return explorer.mean.ravel(), explorer.std.ravel()
 
     def run(self, index, truth):
+        """Return the 100 candidates measured, beginning with ``index``."""
         explorer = self.make()
         value = {tuple(point): v for point, v in zip(explorer.candidates.tolist(), truth, strict=True)}
         tell = lambda points: explorer.tell(points, [value[tuple(p)] for p in points.tolist()])  # noqa: E731

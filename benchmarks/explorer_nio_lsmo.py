@@ -1,4 +1,4 @@
-"""How many points until 99 % of a feature is found on a film of NiO pillars in LSMO?
+"""Count the points until 99 % of a feature is found on a film of NiO pillars in LSMO.
 
 Two properties are looked for, in batches of 10: the one of the literature's experiment, the abundance of the
 sliding-window Fourier modulus + NMF (workflow 1) of the image itself; and one the image does not hold, the areal

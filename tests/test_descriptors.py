@@ -120,7 +120,8 @@ def test_fourier_modulus_ignores_origin_and_brightness():
     y, x = np.mgrid[:64, :64]
     lattice = np.cos(2 * np.pi * x / 4) + np.cos(2 * np.pi * y / 4)
     modulus = FourierModulus(24)
-    here, there = (modulus.transform(lattice[None, k : k + 24, k : k + 24] + level) for k, level in ((0, 0.0), (3, 9.0)))
+    here = modulus.transform(lattice[None, :24, :24])
+    there = modulus.transform(lattice[None, 3:27, 3:27] + 9.0)
     np.testing.assert_allclose(here, there, atol=0.02 * here.max())
     assert here.shape == (1, modulus.length)
 
@@ -197,5 +198,6 @@ def test_windows_around_atoms_are_centred_on_them():
     windows = around_atoms(image, atoms, 9)
     assert len(windows) == 1  # the other lies outside the image
     assert windows.all()[0, 4, 4] == 1
-    latent = InvariantLatent.fit(Windows.regular(image + np.random.default_rng(0).normal(size=image.shape), 9, 4), epochs=1)
+    noise = np.random.default_rng(0).normal(size=image.shape)
+    latent = InvariantLatent.fit(Windows.regular(image + noise, 9, 4), epochs=1)
     assert latent.transform(windows.all()).shape == (1, 2)

@@ -452,7 +452,9 @@ def test_expressions_that_could_do_harm_are_refused(text):
         Expression(text)
 
 
-@pytest.mark.parametrize("text", ["((9**99)**99)**99", "spectrum", "unknown + 1", "band(1, 2)", "open(1)", "energy[9999999]"])
+@pytest.mark.parametrize(
+    "text", ["((9**99)**99)**99", "spectrum", "unknown + 1", "band(1, 2)", "open(1)", "energy[9999999]"]
+)
 def test_expressions_that_fail_say_so(text):
     with pytest.raises(StemAeError):
         Expression(text)(np.ones_like(ENERGY), ENERGY)

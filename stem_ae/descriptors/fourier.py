@@ -18,7 +18,7 @@ class FourierModulus:
     """Modulus of a window's Fourier transform: what lattice is there, wherever its origin.
 
     A Hann window keeps the frame's edges out; the mean is subtracted first, so that brightness does not matter; the
-    modulus, unlike the power, does not leave all weight to the strongest reflections. Half the plane is kept, the other half mirrors it.
+    modulus, unlike the power, does not leave all weight to the strongest reflections.
     """
 
     size: int

@@ -55,7 +55,7 @@ class _Encoder(nn.Module):
         self.head = nn.Linear(hidden, 1 + 2 * (3 + latent))  # uprightness; mean, log sigma of angle, shift, content
 
     def forward(self, turned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return weights ``(k, TURNS)``, means and log sigmas ``(k, TURNS, 3 + latent)`` of copies ``(k, TURNS, P)``."""
+        """Return log weights ``(k, TURNS)``, means and log sigmas ``(k, TURNS, 3 + latent)`` of turned copies."""
         out = self.head(self.body(turned))
         mean, log_sigma = out[..., 1:].chunk(2, dim=-1)
         return torch.log_softmax(out[..., 0], dim=-1), mean, log_sigma.clamp(-6, 2)
@@ -130,7 +130,8 @@ class RotationInvariantVAE:
 
     def encode(self, patches: FloatArray) -> Encoding:
         """Return angle, shift and content of patches ``(k, size, size)``."""
-        parts = [self._encode(block) for block in self._standardised(np.asarray(patches, dtype=float)).split(512)]
+        inputs = self._standardised(np.asarray(patches, dtype=float))
+        parts = [self._encode(block) for block in torch.split(inputs, 512)]
         angle, shift, content = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
         return Encoding((angle + math.pi) % (2 * math.pi) - math.pi, shift, content)
 
@@ -139,7 +140,8 @@ class RotationInvariantVAE:
         z = torch.as_tensor(np.asarray(content), dtype=torch.float32)
         with torch.no_grad():
             drawn = self._decoder(self._points.expand(len(z), -1, -1), z)
-        return drawn.double().numpy().reshape(-1, self.size, self.size) * self._scale + self._centre
+        upright: FloatArray = drawn.double().numpy().reshape(-1, self.size, self.size)
+        return upright * self._scale + self._centre
 
     # --- inner workings ---------------------------------------------------------------------------------------------
 
@@ -158,7 +160,8 @@ class RotationInvariantVAE:
             points = self._points @ torch.tensor([[c, s], [-s, c]]) * scale
             grid = points.reshape(1, self.size, self.size, 2).expand(len(patches), -1, -1, -1)
             out.append(nn.functional.grid_sample(patches[:, None], grid, align_corners=True, padding_mode="border"))
-        return torch.cat(out, dim=1).reshape(len(patches), TURNS, -1) * self._disk
+        turned: Tensor = torch.cat(out, dim=1).reshape(len(patches), TURNS, -1) * self._disk
+        return turned
 
     def _train(self, patches: Tensor, epochs: int, beta: float, progress: Callable[[float], None] | None) -> None:
         turned = self._turned(patches)
@@ -188,7 +191,9 @@ class RotationInvariantVAE:
         image = self._decoder(self._upright(start + drawn[:, 0] * self._fine, drawn[:, 1:3] * SHIFT), drawn[:, 3:])
         error = ((image - patches) ** 2 * self._disk).sum(1) / self._noise
         cost = 0.5 * (mean**2 + (2 * log_sigma).exp() - 1 - 2 * log_sigma)
-        return (0.5 * error + weight * (POSE * cost[:, :3].sum(1) + cost[:, 3:].sum(1))).mean() / patches.shape[1]
+        latent = POSE * cost[:, :3].sum(1) + cost[:, 3:].sum(1)
+        loss: Tensor = (0.5 * error + weight * latent).mean() / patches.shape[1]
+        return loss
 
     _fine = math.pi / TURNS  # standard deviation of the angle about its start
     _noise = 0.1  # variance of a pixel about its model, in units of the patches' variance

@@ -48,7 +48,7 @@ class Unmixing:
         """
         spectra = np.asarray(spectra, dtype=float)
         if spectra.ndim != 2 or len(spectra) < n + 1 or n < 2:
-            raise StemAeError(f"{n} components cannot be found in data of shape {spectra.shape}: give (k, P) with k > n.")
+            raise StemAeError(f"{n} components cannot be found in data of shape {spectra.shape}: give (k, P), k > n.")
         if method == "svd":
             principal = PrincipalComponents.fit([spectra], n)
             return cls(method, principal.components.T, principal.mean)
@@ -82,7 +82,8 @@ def _nmf(spectra: FloatArray, n: int, seed: int) -> FloatArray:
     if spectra.min() < 0:
         raise StemAeError("NMF needs spectra without negative values: subtract no background, or use svd.")
     chosen = np.random.default_rng(seed).permutation(len(spectra))[:TRAINING_ROWS]
-    found: FloatArray = NMF(n, init="nndsvda", max_iter=400, tol=1e-4, random_state=seed).fit(spectra[chosen]).components_
+    model = NMF(n, init="nndsvda", max_iter=400, tol=1e-4, random_state=seed).fit(spectra[chosen])
+    found: FloatArray = model.components_
     return found
 
 

@@ -57,7 +57,8 @@ def expected_improvement(s: Situation) -> FloatArray:
     """
     z = (s.mean - s.level) / s.std
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    return s.std * np.maximum(z * ndtr(z) + density, 0.0)
+    improvement: FloatArray = s.std * np.maximum(z * ndtr(z) + density, 0.0)
+    return improvement
 
 
 def probability_of_improvement(s: Situation) -> FloatArray:

@@ -21,11 +21,12 @@ LOOK, PATIENCE = 5, 3  # optimiser steps between looks at them; looks without im
 
 def held_out(n: int) -> NDArray[np.bool_]:
     """Return which of ``n`` measurements, in the order they came, never train the network."""
-    return np.arange(n) % VALIDATION == VALIDATION - 1
+    held: NDArray[np.bool_] = np.arange(n) % VALIDATION == VALIDATION - 1
+    return held
 
 
 class Bend(nn.Module):
-    """``x + f(x)`` on patch descriptors, ``f`` two layers that begin at zero: training starts from the plain process."""
+    """``x + f(x)`` on patch descriptors, where ``f`` begins at zero: training starts from the plain process."""
 
     def __init__(self, width: int, hidden: int = 48) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class DeepKernel:
         if len(index) >= LEAST_POINTS:
             self._train(index, torch.as_tensor(y), steps)
         with torch.no_grad():
-            groups = self._net(self._inputs).split(self._widths, dim=1) if self.active else self._plain
+            groups = torch.split(self._net(self._inputs), self._widths, dim=1) if self.active else self._plain
         self.process.groups[: self._bent] = list(groups)
 
     def _train(self, index: IntArray, y: Tensor, steps: int) -> None:
@@ -104,7 +105,7 @@ class DeepKernel:
         self.active = bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
     def _covariance(self, bent: Tensor, index: IntArray) -> Tensor:
-        return self.process.covariance_of(list(bent.split(self._widths, dim=1)), index)
+        return self.process.covariance_of(list(torch.split(bent, self._widths, dim=1)), index)
 
 
 def _log_density(covariance: Tensor, y: Tensor, held: Tensor) -> Tensor:
@@ -114,4 +115,5 @@ def _log_density(covariance: Tensor, y: Tensor, held: Tensor) -> Tensor:
     white = torch.linalg.solve_triangular(factor, covariance[known][:, held], upper=False)
     mean = white.T @ torch.linalg.solve_triangular(factor, y[known][:, None], upper=False)[:, 0]
     variance = covariance.diagonal()[held] - (white**2).sum(0)
-    return -0.5 * (y[held] - mean) ** 2 / variance - 0.5 * variance.log()
+    density: Tensor = -0.5 * (y[held] - mean) ** 2 / variance - 0.5 * variance.log()
+    return density

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import as_sampling
-from stem_ae.descriptors.patches import LocalShape, PrincipalComponents
 from stem_ae.descriptors.fourier import FourierModulus
+from stem_ae.descriptors.patches import LocalShape, PrincipalComponents
 from stem_ae.descriptors.windows import Windows, as_image, regular_centres
 from stem_ae.errors import StemAeError
 from stem_ae.explore import path
@@ -186,9 +186,8 @@ class Explorer:
             if not open_.any():
                 break
             gain = self._score(prediction, index, values)
-            beam = (chosen or self._index or [None])[-1]  # where the beam stands
-            if self.travel > 0 and beam is not None:
-                distance = np.hypot(*(self._position - self._position[beam]).T)
+            if self.travel > 0 and (been := chosen or self._index):
+                distance = np.hypot(*(self._position - self._position[been[-1]]).T)
                 gain = path.gain_less_travel(gain, distance, open_, self.travel)
             best = int(self._rng.choice(np.flatnonzero(open_ & (gain >= gain[open_].max()))))
             chosen.append(best)
@@ -197,7 +196,7 @@ class Explorer:
                 prediction.believe(best)
         if len(chosen) > 1:
             self._prediction = None  # it holds beliefs now
-            start = self._position[(self._index or chosen)[-1 if self._index else 0]]
+            start = self._position[self._index[-1] if self._index else chosen[0]]
             chosen = [chosen[k] for k in path.short_route(self._position[chosen], start)]
         return self.candidates[np.array(chosen, dtype=np.int64)]
 

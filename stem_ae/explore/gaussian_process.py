@@ -170,7 +170,7 @@ class GaussianProcess:
             k = k + (torch.exp(p[g + 1]) + JITTER) * torch.eye(len(target), dtype=torch.float64)
             value, slope = negative_log_likelihood(k.detach(), target)
             penalty = 0.5 * (((p - prior_mean) / prior_sigma) ** 2).sum()
-            ((slope * k).sum() + penalty).backward()
+            ((slope * k).sum() + penalty).backward()  # type: ignore[no-untyped-call]
             return value + float(penalty.detach()), cast(Tensor, p.grad).numpy()
 
         found = minimize(
@@ -235,7 +235,8 @@ class Posterior:
         return variance
 
     def _solve(self, right: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._factor, right, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self._factor, right, upper=False)
+        return solved
 
     def leave_one_out(self) -> tuple[FloatArray, FloatArray]:
         """Return error and standard deviation of each measured value as predicted from all the others.

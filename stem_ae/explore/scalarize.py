@@ -43,7 +43,8 @@ class Reciprocal:
     def axes(self, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
         """Return ``y (H, 1)`` and ``x (1, W)`` of every pixel in mrad."""
         middle = self.centre or ((shape[-2] - 1) / 2, (shape[-1] - 1) / 2)
-        y, x = ((np.arange(n) - c) * self.mrad_per_pixel for n, c in zip(shape[-2:], middle, strict=True))
+        y: FloatArray = (np.arange(shape[-2], dtype=np.float64) - middle[0]) * self.mrad_per_pixel
+        x: FloatArray = (np.arange(shape[-1], dtype=np.float64) - middle[1]) * self.mrad_per_pixel
         return y[:, None], x[None, :]
 
 
@@ -69,7 +70,10 @@ def channel_share(energy: FloatArray, band: Band) -> FloatArray:
         raise StemAeError(
             f"The band {low} to {high} eV is not inside the spectrum ({energy.min():.6g} to {energy.max():.6g} eV)."
         )
-    return np.clip((np.minimum(energy + half, high) - np.maximum(energy - half, low)) / (2 * half), 0.0, 1.0)
+    share: FloatArray = np.clip(
+        (np.minimum(energy + half, high) - np.maximum(energy - half, low)) / (2 * half), 0.0, 1.0
+    )
+    return share
 
 
 def band_integral(spectra: FloatArray, energy: FloatArray, band: Band) -> FloatArray:
@@ -99,7 +103,8 @@ class PeakRatio:
     def __call__(self, spectra: FloatArray, energy: FloatArray) -> FloatArray:
         """Return the ratio ``(...)``."""
         above, below = (band_integral(spectra, energy, band) for band in (self.numerator, self.denominator))
-        return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+        ratio: FloatArray = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+        return ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +338,7 @@ class VirtualDetector:
     def __call__(self, patterns: FloatArray, calibration: Reciprocal) -> FloatArray:
         """Return the fraction ``(...)``, 0 to 1; NaN for an empty pattern."""
         if not 0 <= self.inner < self.outer:
-            raise StemAeError(f"A detector from {self.inner} to {self.outer} mrad is empty: give the inner angle first.")
+            raise StemAeError(f"A detector from {self.inner} to {self.outer} mrad is empty: inner angle first.")
         radius = np.hypot(*calibration.axes(patterns.shape))
         mask = (radius >= self.inner) & (radius < self.outer)
         if not mask.any():
