@@ -391,3 +391,16 @@ def test_command_line_from_atoms_to_input(tmp_path):
     assert (empty.returncode, empty.stderr.strip()) == (
         2, "stem-ae: There are no atoms in this region: draw it over the atoms."
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("cp2k_shell.psmp"), reason="CP2K is not installed")
+def test_true_dft_agrees_with_the_embedded_engine_on_methane(tmp_path):
+    """PBE's C-H bond in methane is 1.096 Å (experiment 1.087), GFN1-xTB's within 2 % of it."""
+    methane = ase.build.molecule("CH4")
+    methane.center(vacuum=4)
+    dft = calculate(simulate.Relax(engine="cp2k", fmax=0.1), methane, tmp_path / "dft")
+    embedded = calculate(simulate.Relax(fmax=0.05), methane, tmp_path / "embedded")
+    length = dft.summary["bonds"]["C-H"]["mean"]
+    assert length == pytest.approx(1.096, abs=0.004)
+    assert embedded.summary["bonds"]["C-H"]["mean"] == pytest.approx(length, rel=0.02)

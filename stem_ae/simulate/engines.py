@@ -151,11 +151,15 @@ def _cp2k(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
 
     from stem_ae.simulate.inputs.cp2k import dft_section
 
-    command = shutil.which("cp2k_shell.psmp") or shutil.which("cp2k_shell")
-    periodic = "XYZ" if atoms.pbc.all() else "NONE"
+    if atoms.cell.rank < 3:
+        raise StemAeError("CP2K needs a cell: build the structure with vacuum around it.")
+    periodic = {3: "XYZ", 2: "XY"}.get(int(atoms.pbc.sum()), "NONE")
+    # What the section says itself is switched off here. An odd number of electrons needs both spins.
     return CP2K(
-        command=command, label=str(folder / "cp2k"), inp=dft_section(periodic), basis_set="DZVP-MOLOPT-SR-GTH",
-        pseudo_potential="auto", xc="PBE", cutoff=None, max_scf=100, poisson_solver=None, print_level="LOW",
+        command=shutil.which("cp2k_shell.psmp") or shutil.which("cp2k_shell"), label=str(folder / "cp2k"),
+        inp=dft_section(periodic), force_eval_method=None, basis_set_file=None, potential_file=None, cutoff=None,
+        max_scf=None, xc=None, poisson_solver=None, stress_tensor=bool(atoms.pbc.any()), print_level="LOW",
+        uks=bool(int(atoms.numbers.sum()) % 2), basis_set="DZVP-MOLOPT-SR-GTH", pseudo_potential="GTH-PBE",
     )  # fmt: skip
 
 
