@@ -176,6 +176,25 @@ def test_every_combination_asks_and_is_seeded(surrogate, acquisition_name):
     np.testing.assert_array_equal(first.mean, second.mean)
 
 
+@pytest.mark.parametrize("acquisition_name", ["ei", "thompson", "novelty"])
+def test_looking_at_the_maps_does_not_change_the_course(acquisition_name):
+    image, target = scene(size=40)
+    points = []
+    for look in (False, True):
+        explorer = Explorer(image, acquisition=acquisition_name, patch=12, seed=1)
+        while len(explorer.points) < 40:
+            asked = explorer.ask(10)
+            if look:
+                mean = explorer.mean
+                assert np.all(np.isfinite(explorer.acquisition))
+                np.testing.assert_array_equal(explorer.mean, mean)  # beliefs of the batch have not leaked
+            explorer.tell(asked, target[tuple(asked.T)])
+            if look:
+                assert np.all(np.isfinite(explorer.acquisition))
+        points.append(explorer.points)
+    np.testing.assert_array_equal(*points)
+
+
 def test_listed_candidates_and_their_maps():
     image, target = scene()
     listed = np.random.default_rng(0).choice(63, (300, 2))

@@ -1,0 +1,1 @@
+"""Windows of an image, and numbers that describe what they hold."""

@@ -56,7 +56,7 @@ class Explorer:
         Descriptors of the candidates to use instead of the built-in ones: latent variables, unmixing abundances,
         features of a network.
     kernel : "matern52", "rbf" or "rq"
-        Covariance function of the Gaussian process.
+        Covariance function of the Gaussian process ("auto" tries all on position).
     length_scale : float, optional
         In Å, of the ``"gp"`` surrogate; learnt when not given.
     feature : float
@@ -105,7 +105,7 @@ class Explorer:
         self.min_distance, self.travel = min_distance, travel
         self.dose_per_point, self.dose_budget = dose_per_point, dose_budget
         self._acquire = _acquisition_of(acquisition)
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._map_rng = np.random.default_rng(seed).spawn(2)  # looking at maps does not change the course
         self._where = {(int(r), int(c)): k for k, (r, c) in enumerate(self.candidates)}
         if len(self._where) < len(self.candidates):
             raise StemAeError("A candidate is given twice: give each (row, column) once.")
@@ -152,9 +152,9 @@ class Explorer:
 
     @property
     def acquisition(self) -> FloatArray:
-        """Map of what a measurement is worth; places that may not be measured carry the map's minimum."""
+        """Map of what a measurement is worth, before travel; places that may not be measured carry its minimum."""
         if self._acquisition is None:
-            self._acquisition = self._score(self._predict(), self._known()[0], self._known()[1])
+            self._acquisition = self._score(self._predict(), *self._known(), self._map_rng)
         gain, open_ = self._acquisition, self._open(self._index)
         return self._windows.as_map(np.where(open_, gain, gain.min()))
 
@@ -180,22 +180,23 @@ class Explorer:
             raise StemAeError(f"A batch of {batch} points was asked for: ask for at least one.")
         chosen: list[int] = []
         index, values = self._known()
+        prediction = self._predict().copy()
         for _ in range(min(batch, self.affordable)):
-            prediction = self._predict()
             open_ = self._open([*self._index, *chosen])
             if not open_.any():
                 break
-            gain = self._score(prediction, index, values)
+            gain = self._score(prediction, index, values, self._rng)
+            if not chosen:
+                self._acquisition = gain
             if self.travel > 0 and (been := chosen or self._index):
                 distance = np.hypot(*(self._position - self._position[been[-1]]).T)
                 gain = path.gain_less_travel(gain, distance, open_, self.travel)
             best = int(self._rng.choice(np.flatnonzero(open_ & (gain >= gain[open_].max()))))
             chosen.append(best)
-            index, values = np.append(index, best), np.append(values, prediction.mean[best])
             if len(chosen) < batch:
+                index, values = np.append(index, best), np.append(values, prediction.mean[best])
                 prediction.believe(best)
         if len(chosen) > 1:
-            self._prediction = None  # it holds beliefs now
             start = self._position[self._index[-1] if self._index else chosen[0]]
             chosen = [chosen[k] for k in path.short_route(self._position[chosen], start)]
         return self.candidates[np.array(chosen, dtype=np.int64)]
@@ -250,8 +251,10 @@ class Explorer:
             self._prediction = self._surrogate.predict(*self._known())
         return self._prediction
 
-    def _score(self, prediction: Prediction, index: IntArray, values: FloatArray) -> FloatArray:
-        now = situation(prediction, values, index, self.feature, self.beta, self._rng)
+    def _score(
+        self, prediction: Prediction, index: IntArray, values: FloatArray, rng: np.random.Generator
+    ) -> FloatArray:
+        now = situation(prediction, values, index, self.feature, self.beta, rng)
         return self._acquire(now) if len(self._known()[0]) else uncertainty(now)
 
     def _open(self, index: list[int]) -> NDArray[np.bool_]:

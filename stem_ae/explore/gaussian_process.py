@@ -7,6 +7,7 @@ which ten measurements can already support.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -246,6 +247,11 @@ class Posterior:
         inverse = torch.cholesky_inverse(self._factor)
         variance = 1.0 / inverse.diagonal()
         return (variance * (inverse @ self._y)).numpy(), variance.sqrt().numpy()
+
+    def copy(self) -> Posterior:
+        """Return a copy whose beliefs stay its own; the work done so far is shared."""
+        _ = self.mean, self.variance
+        return copy.copy(self)
 
     def believe(self, chosen: int) -> None:
         """Act as if candidate ``chosen`` had been measured and had given the mean ("kriging believer").

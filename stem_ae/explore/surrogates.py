@@ -6,6 +6,7 @@ A surrogate is given all candidates once, and the measurements so far at every s
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Literal
 
@@ -70,6 +71,12 @@ class Prediction:
         """Mean log density of each measured value as predicted from the others: what surrogates are compared by."""
         error, sigma = self._posterior.leave_one_out()
         return float(np.mean(-0.5 * (error / sigma) ** 2 - np.log(sigma)))
+
+    def copy(self) -> Prediction:
+        """Return a copy whose beliefs stay its own."""
+        other = copy.copy(self)
+        other._posterior = self._posterior.copy()
+        return other
 
     def believe(self, chosen: int) -> None:
         """Act as if ``chosen`` had been measured and had given the mean."""
