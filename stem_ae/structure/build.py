@@ -113,6 +113,10 @@ def build(
     columns.keep(chosen)
     elements = [_heaviest(material.atoms_of(name)) for name in columns.names]
     notes += settle(columns, elements, _CLOSEST * material.spacing, overlaps)
+    if cell == "patch":
+        # Where a false atom was left out, others may hang on by one bond now.
+        every = np.ones(len(columns.xy), bool)
+        columns.keep(edges.whole_edge(every, every, bonds_2d(columns.xy, REACH * material.spacing)))
     sheet = _Sheet(columns, [material.atoms_of(name) for name in columns.names])
     if cell == "patch":
         structure = _patch(sheet, terminate, vacuum, REACH * material.spacing, degree_in_image, atoms, notes)
