@@ -1,15 +1,15 @@
 """When did the signal step? A sequential test on counts, with its false alarms as asked for.
 
-Counts are Poisson distributed with the mean rate ``before`` until the atom leaves and ``after`` from then on. The test is
-Page's cumulative sum (Biometrika 41 (1954) 100) of the log-likelihood ratio,
+Counts are Poisson distributed with the mean rate ``before`` until the atom leaves and ``after`` from then on. The test
+is Page's cumulative sum (Biometrika 41 (1954) 100) of the log-likelihood ratio,
 
     S_n = max(0, S_{n-1} + z_n),    z = k ln(after / before) - (after - before) t    for k counts in t seconds,
 
 which stops when ``S_n`` reaches a threshold. No test with as few false alarms has a shorter worst-case delay
 (Moustakides, Ann. Stat. 14 (1986) 1379). The threshold comes from the mean time to a false alarm, which is computed
-with the Markov chain of Brook and Evans (Biometrika 59 (1972) 539): ``S`` on a grid. Steps between grid points are shared
-between the two next to them such that ``E[exp z] = 1`` holds before the step (and ``E[exp -z] = 1`` after it), as it does
-for likelihood ratios; the exponential growth of the run length with the threshold is then exact on any grid.
+with the Markov chain of Brook and Evans (Biometrika 59 (1972) 539): ``S`` on a grid. Moves to between grid points are
+shared by the two next to them such that ``E[exp z] = 1`` holds before the step (and ``E[exp -z] = 1`` after it), as it
+does for likelihood ratios; the run length then grows with the threshold at exactly the right rate on any grid.
 """
 
 from __future__ import annotations
@@ -57,10 +57,6 @@ class StepDetector:
         """What the statistic was compared with at the last update; it depends a little on the exposure's length."""
         self.stopped = False
         """Whether the step has been seen; stays so until :meth:`reset`."""
-        self.since_counts = 0.0
-        """Counts since the moment at which the step, if there was one, most likely happened."""
-        self.since_s = 0.0
-        """Seconds since that moment."""
 
     def threshold_for(self, exposure_s: float) -> float:
         """Return the threshold in nats for exposures of this length.
@@ -88,12 +84,8 @@ class StepDetector:
             raise StemAeError(f"The detector gave {counts} counts: convert its signal to electrons, zero or more.")
         if exposure_s != self._exposure_s or not self.threshold < math.inf:
             self.threshold, self._exposure_s = self.threshold_for(exposure_s), exposure_s
-        self.statistic += counts * self._gain - (self.after - self.before) * exposure_s
-        if self.statistic <= 0:
-            self.statistic = self.since_counts = self.since_s = 0.0
-        else:
-            self.since_counts += counts
-            self.since_s += exposure_s
+        evidence = counts * self._gain - (self.after - self.before) * exposure_s
+        self.statistic = max(0.0, self.statistic + evidence)
         self.stopped = self.stopped or self.statistic >= self.threshold
         return self.stopped
 
@@ -101,8 +93,8 @@ class StepDetector:
 def threshold(before: float, after: float, false_alarm_per_s: float, exposure_s: float) -> float:
     """Return the threshold in nats that gives these false alarms with exposures of this length.
 
-    The smallest on a fine grid (at most 0.025 nats) with which they are not more frequent than asked for. Where a single exposure
-    tells the two levels apart they are rarer, because counts are whole numbers.
+    The smallest on a fine grid (at most 0.025 nats) with which they are not more frequent than asked for. Where a
+    single exposure tells the two levels apart they are rarer, because counts are whole numbers.
 
     Parameters
     ----------
@@ -128,8 +120,8 @@ def false_alarm_rate(before: float, after: float, nats: float, exposure_s: float
 def expected_delay_s(before: float, after: float, false_alarm_per_s: float, exposure_s: float) -> float:
     """Return the mean time from the step to the alarm in seconds.
 
-    The step happens at the beginning of an exposure and finds no evidence yet: the worst case of Lorden (Ann. Math. Stat.
-    42 (1971) 1897), in which this delay is the shortest that any test with these false alarms has (Moustakides 1986).
+    The step happens at the beginning of an exposure and finds no evidence yet: the worst case of Lorden (Ann. Math.
+    Stat. 42 (1971) 1897), in which no test with these false alarms is faster (Moustakides 1986).
     """
     nats = threshold(before, after, false_alarm_per_s, exposure_s)
     return exposure_s * _run_length(before, after, after, round(nats / _grid(before, after)), exposure_s)
@@ -158,7 +150,7 @@ def _checked(before: float, after: float, false_alarm_per_s: float) -> tuple[flo
     """Return the parameters as floats, or say what is wrong with them."""
     for name, value in (("before", before), ("after", after), ("false_alarm_per_s", false_alarm_per_s)):
         if not (math.isfinite(value) and value > 0):
-            raise StemAeError(f"{name} is {value}: give a positive rate per second (include the detector's background).")
+            raise StemAeError(f"{name} is {value}: give a positive rate per second, the background included.")
     if before == after:
         raise StemAeError("The signal is the same before and after the step: choose a detector that tells them apart.")
     return float(before), float(after), float(false_alarm_per_s)
@@ -189,8 +181,8 @@ def _grid(before: float, after: float) -> float:
 def _run_length(before: float, after: float, true: float, steps: int, exposure_s: float) -> float:
     """Return the mean number of exposures until ``S`` reaches ``steps`` grid steps, at the true rate, from zero.
 
-    Page: runs of ``S`` from zero end at zero or at the threshold, so that the mean is (exposures of a run) / (chance that
-    it ends at the threshold). Within a run the chain's matrix is of Toeplitz form, and nothing cancels.
+    Page: runs of ``S`` from zero end at zero or at the threshold, so that the mean is (exposures of a run) / (chance
+    that it ends at the threshold). Within a run the chain's matrix is of Toeplitz form, and nothing cancels.
     """
     jump = _jump_probabilities(before, after, true, steps, exposure_s)
     # jump[steps + j] is the chance to move by j grid steps.

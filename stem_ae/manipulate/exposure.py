@@ -1,0 +1,243 @@
+"""One exposure of one column, from the first count to a named outcome: a state machine without an instrument."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from typing import Any
+
+from stem_ae.errors import StemAeError
+from stem_ae.imaging.dose import electrons_per_pixel
+from stem_ae.manipulate.step import StepDetector
+
+
+class Outcome(enum.StrEnum):
+    """How an exposure ended."""
+
+    STEP = "one step"
+    DOUBLE = "double ejection"
+    ABNORMAL = "abnormal signal"
+    TIMEOUT = "timeout"
+    MAXIMUM_DOSE = "maximum dose"
+    STOPPED = "stopped"
+    SIGNAL_LOST = "signal lost"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExposureSettings:
+    """What is expected of an exposure, and what it may cost.
+
+    Parameters
+    ----------
+    levels : tuple of float
+        Counts per second on the column as it is, after one ejection and, if there may be one, after a second:
+        "two atoms", "one", "none". All from the same background, which is included.
+    current_pa : float
+        Beam current.
+    timeout_s : float
+        Longest exposure.
+    maximum_electrons : float
+        Largest number of electrons sent to the column.
+    false_alarm_per_s : float
+        False alarms per second of the test for the step; the tests for abnormal signals have no more.
+    tolerance : float
+        Relative uncertainty of the levels (one standard deviation).
+
+    Raises
+    ------
+    StemAeError
+        If the levels are fewer than two or do not all go the same way, or a limit is not positive.
+    """
+
+    levels: tuple[float, ...]
+    current_pa: float
+    timeout_s: float
+    maximum_electrons: float
+    false_alarm_per_s: float = 1e-3
+    tolerance: float = 0.03
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))  # the dataclass is frozen
+        steps = [b - a for a, b in zip(self.levels, self.levels[1:], strict=False)]
+        if len(self.levels) not in (2, 3) or not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
+            raise StemAeError(
+                f"The levels {self.levels} are no staircase: give the counts per second before, after one ejection "
+                "and, if wanted, after two."
+            )
+        for name in ("current_pa", "timeout_s", "maximum_electrons"):
+            if not getattr(self, name) > 0:
+                raise StemAeError(f"{name} is {getattr(self, name)}: give a positive number.")
+        if not 0 <= self.tolerance < 1:
+            raise StemAeError(f"The tolerance {self.tolerance} of the levels is not a fraction: give 0.03 for 3 %.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Counts of one piece of the exposure.
+
+    Parameters
+    ----------
+    counts : float
+        Detected electrons.
+    exposure_s : float
+        Seconds.
+    """
+
+    counts: float
+    exposure_s: float
+
+
+class Exposure:
+    """Takes in counts until something ends the exposure, and names it.
+
+    Three tests run on the counts: for the step; for a signal half a step beyond the level at the start (another atom,
+    the beam on a neighbour); for one half-way to the next level (the beam slips off the column). When the step's test
+    stops, the counts since the most likely moment of the step decide: the hypothesis with the larger likelihood names
+    the outcome, and if they fit neither it is abnormal. They fit within four standard deviations of counting and
+    ``tolerance`` together. The reading in which the step fell is left out, unless there is no other: whether one atom
+    left or two is then uncertain until :meth:`confirm` has another reading.
+
+    Parameters
+    ----------
+    settings : ExposureSettings
+        Levels and limits.
+    """
+
+    _DEVIATIONS = 4.0
+
+    def __init__(self, settings: ExposureSettings) -> None:
+        self.settings = settings
+        self.readings: list[Reading] = []
+        """What was taken in, in order."""
+        self.outcome: Outcome | None = None
+        """None while the beam is to stay on."""
+        self.elapsed_s = 0.0
+        self._since = 0  # index of the reading in which the step, if there was one, most likely happened
+        before, after = settings.levels[:2]
+        half = (after - before) / 2
+        self.step = StepDetector(before, after, settings.false_alarm_per_s)
+        """The test for the step: its ``statistic`` over ``threshold`` is what a live trace shows."""
+        self._beyond = StepDetector(before, max(before - half, before / 2), settings.false_alarm_per_s)
+        # A step also counts as evidence for half a step: a higher threshold lets the step's own test be first.
+        self._between = StepDetector(before, before + half, settings.false_alarm_per_s / 100)
+
+    @property
+    def electrons(self) -> float:
+        """Electrons sent so far."""
+        return electrons_per_pixel(self.settings.current_pa, self.elapsed_s * 1e6)
+
+    def prepare(self, exposure_s: float) -> None:
+        """Compute the thresholds for readings of this length, before the beam is on."""
+        for detector in (self.step, self._beyond, self._between):
+            detector.threshold_for(exposure_s)
+
+    def update(self, counts: float, exposure_s: float) -> Outcome | None:
+        """Take in one reading; anything but None means: blank now.
+
+        Parameters
+        ----------
+        counts : float
+            Detected electrons.
+        exposure_s : float
+            Seconds since the last reading.
+
+        Raises
+        ------
+        StemAeError
+            If the exposure has ended, or the reading is impossible.
+        """
+        if self.outcome is not None:
+            raise StemAeError(f"This exposure has ended ({self.outcome}): start another one.")
+        # The reading in which the step falls lies between the levels: only the next one can say that it was none.
+        slipped = self._between.stopped
+        self._between.update(counts, exposure_s)
+        stepped = self.step.update(counts, exposure_s)
+        strange = self._beyond.update(counts, exposure_s)
+        self._keep(counts, exposure_s)
+        if self.step.statistic == 0:
+            self._since = len(self.readings)
+        if stepped:
+            self.outcome = self._name_step()
+        elif strange or slipped:
+            self.outcome = Outcome.ABNORMAL
+        elif self.electrons >= self.settings.maximum_electrons:
+            self.outcome = Outcome.MAXIMUM_DOSE
+        elif self.elapsed_s >= self.settings.timeout_s:
+            self.outcome = Outcome.TIMEOUT
+        return self.outcome
+
+    def confirm(self, counts: float, exposure_s: float) -> Outcome:
+        """Take in a reading that was complete before the beam was blanked, and name the step again.
+
+        Raises
+        ------
+        StemAeError
+            If the exposure has not ended.
+        """
+        if self.outcome is None:
+            raise StemAeError("This exposure goes on: confirm takes the readings after its end.")
+        self._keep(counts, exposure_s)
+        if self.step.stopped:
+            self.outcome = self._name_step()
+        return self.outcome
+
+    def end(self, outcome: Outcome) -> None:
+        """End the exposure from outside (stopped by the user, signal lost); an outcome that is there already stays."""
+        if self.outcome is None:
+            self.outcome = outcome
+
+    def _keep(self, counts: float, exposure_s: float) -> None:
+        self.readings.append(Reading(float(counts), float(exposure_s)))
+        self.elapsed_s += exposure_s
+
+    def _name_step(self) -> Outcome:
+        before, *later = self.settings.levels
+        readings = self.readings[self._since + 1 :] or self.readings[self._since :]
+        counts, seconds = sum(r.counts for r in readings), sum(r.exposure_s for r in readings)
+        # A lone reading may hold up to its length of the old level.
+        mixed = abs(before - later[0]) * seconds if len(self.readings) - self._since == 1 else 0.0
+        likelihood = {}
+        for outcome, level in zip((Outcome.STEP, Outcome.DOUBLE), later, strict=False):
+            expected = level * seconds
+            deviation = math.sqrt(expected + (self.settings.tolerance * expected) ** 2)
+            if abs(counts - expected) <= self._DEVIATIONS * deviation + mixed:
+                likelihood[outcome] = counts * math.log(level) - expected
+        return max(likelihood, key=lambda outcome: likelihood[outcome]) if likelihood else Outcome.ABNORMAL
+
+    # --- the log ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers and words, for JSON."""
+        return {
+            "settings": dataclasses.asdict(self.settings) | {"levels": list(self.settings.levels)},
+            "counts": [r.counts for r in self.readings],
+            "exposure_s": [r.exposure_s for r in self.readings],
+            "electrons": self.electrons,
+            "outcome": None if self.outcome is None else str(self.outcome),
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Exposure:
+        """Replay the counts that :meth:`to_dict` wrote.
+
+        Raises
+        ------
+        StemAeError
+            If the record is incomplete, or the counts do not lead to its outcome.
+        """
+        try:
+            settings = {**record["settings"], "levels": tuple(record["settings"]["levels"])}
+            exposure = cls(ExposureSettings(**settings))
+            for counts, exposure_s in zip(record["counts"], record["exposure_s"], strict=True):
+                (exposure.update if exposure.outcome is None else exposure.confirm)(counts, exposure_s)
+            outcome = None if record["outcome"] is None else Outcome(record["outcome"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StemAeError(f"This is no record of an exposure that stem_ae wrote ({error}).") from error
+        if outcome in (Outcome.STOPPED, Outcome.SIGNAL_LOST):
+            exposure.end(outcome)
+        if exposure.outcome is not outcome:
+            raise StemAeError(
+                f"The record says {record['outcome']!r}, but its counts lead to {exposure.outcome!s}: it was changed."
+            )
+        return exposure
