@@ -92,7 +92,7 @@ async def begin(window: Any, model: str, size: int, dwell_us: float) -> Any:
     await demo.scanning(window, scan)
     atoms.source_index, atoms.model_index = 0, atoms.model_names.index(model)
     atoms.start()
-    await screen.wait_until(lambda: atoms.texts.status.startswith("Live"), "rings", 90)
+    await screen.wait_until(lambda: atoms.texts.status.startswith("Live"), "rings", 240)
     return atoms
 
 
