@@ -1,13 +1,17 @@
 """Targets, aim, exposure: against simulation of counts with known steps."""
 
+import dataclasses
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 
-from stem_ae import StemAeError, manipulate
-from stem_ae.manipulate import step
+from stem_ae import Atoms2D, StemAeError, manipulate
+from stem_ae.imaging import specimens
+from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.manipulate import aim, step, targets
 
 S2, S1 = 4.0e6, 2.1e6  # counts per second, as at 60 pA
 
@@ -202,3 +206,207 @@ def test_stopping_is_recorded_once():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(StemAeError):
         settings(**wrong)
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def sheet(rotation=7.0, extent=30.0, noise=0.05, vacancies=0.0, seed=0):
+    """A MoS2 sheet as it would be found: true columns with small errors."""
+    xy, names = specimens.mos2((extent, extent), vacancies, 0.0, rotation, seed=seed).columns()
+    species = ("Mo", "S2", "S1")
+    labels = np.array([species.index(name) for name in names])
+    n, pixels = len(xy), round(extent / 0.1)
+    rng = np.random.default_rng(seed)
+    covariance = np.tile(np.eye(2) * noise**2, (n, 1, 1))
+    found = xy + rng.normal(0, noise, xy.shape)
+    return Atoms2D(found, covariance, labels, species, np.eye(3)[labels], np.ones(n), (pixels, pixels), 0.1)
+
+
+def test_a_class_in_a_region():
+    atoms = sheet(vacancies=0.2)
+    chosen = targets.of_class(atoms, "S2", (5, 5, 20, 20))
+    assert all(atoms.symbols[k] == "S2" for k in chosen)
+    assert np.all((atoms.positions[chosen] >= 5) & (atoms.positions[chosen] <= 20))
+    both = targets.of_class(atoms, ["S2", "S1"])
+    assert len(both) == atoms.counts()["S2"] + atoms.counts()["S1"]
+    with pytest.raises(StemAeError, match="Se"):
+        targets.of_class(atoms, "Se")
+
+
+def test_every_second_atom_of_a_row():
+    atoms = sheet()
+    sulphur = targets.of_class(atoms, "S2")
+    a = specimens.MOS2_LATTICE
+    direction = np.array([np.cos(np.deg2rad(7)), np.sin(np.deg2rad(7))])
+    begin = sulphur[np.argmin(np.linalg.norm(atoms.positions[sulphur] - [6, 12], axis=1))]
+    start = atoms.positions[begin]
+    row = targets.along_line(atoms, sulphur, start, start + 5 * a * direction)
+    assert row[0] == begin
+    assert len(row) == 6
+    assert np.allclose(np.diff(atoms.positions[row], axis=0), a * direction, atol=0.3)
+    second = targets.along_line(atoms, sulphur, start, start + 5 * a * direction, every=2, first=1)
+    assert list(second) == list(row[1::2])
+    with pytest.raises(StemAeError):
+        targets.along_line(atoms, sulphur, start, start)
+
+
+@pytest.mark.parametrize("rotation", [0.0, 7.0, 25.0, 40.0])
+def test_lattice_pattern_is_a_superlattice(rotation):
+    atoms = sheet(rotation, extent=45.0, vacancies=0.1)
+    s2, sulphur = targets.of_class(atoms, "S2"), targets.of_class(atoms, ["S2", "S1"])
+    origin = s2[np.argmin(np.linalg.norm(atoms.positions[s2] - 22, axis=1))]
+    chosen = targets.lattice_pattern(atoms, s2, origin, (3, 2), sulphur)
+    assert origin in chosen
+    assert all(atoms.symbols[k] == "S2" for k in chosen)
+    vectors = targets.lattice_vectors(atoms.positions[sulphur])
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([3.16, 3.16], rel=0.02)
+    offsets = (atoms.positions[chosen] - atoms.positions[origin]) @ np.linalg.inv(vectors * [[3], [2]])
+    assert np.abs(offsets - np.rint(offsets)).max() < 0.1
+    assert len(chosen) == pytest.approx(len(s2) / 6, rel=0.25)
+
+
+def test_forbidden_zones_are_kept():
+    atoms = sheet()
+    sulphur = targets.of_class(atoms, "S2")
+    zone = (0, 0, 15, 30)
+    allowed = targets.outside(atoms, sulphur, [zone], margin=4.0)
+    inside = atoms.positions[atoms.positions[:, 0] <= 15]
+    gap = np.linalg.norm(atoms.positions[allowed][:, None] - inside[None], axis=2).min()
+    assert gap > 4.0
+    assert 0 < len(allowed) < len(sulphur) / 2
+    assert list(targets.outside(atoms, sulphur, [(100, 100, 110, 110)])) == list(sulphur)
+
+
+def test_travel_is_short_and_deterministic():
+    points = np.random.default_rng(3).uniform(0, 50, (7, 2))
+    order = targets.shortest_path(points)
+    assert sorted(order) == list(range(7))
+
+    def length(path):
+        return np.linalg.norm(np.diff(np.vstack([[0, 0], points[list(path)]]), axis=0), axis=1).sum()
+
+    best = min(length(path) for path in itertools.permutations(range(7)))
+    assert length(order) <= 1.1 * best
+    assert list(order) == list(targets.shortest_path(points))
+
+
+def test_plan_predicts_time_and_bystanders():
+    atoms = sheet()
+    probe = GaussianProbe(0.6)
+    chosen = targets.of_class(atoms, "S2", (8, 8, 22, 22))
+    barn = {"S2": 1.0, "S1": 0.5}
+    planned = targets.plan(atoms, chosen, probe, 60.0, timeout_s=2.0, barn=barn, move_s=0.1)
+    assert sorted(planned.targets) == sorted(chosen)
+    # The same game, played: exponential waiting times from the peak of the Gaussian, tails on everybody else.
+    rng = np.random.default_rng(4)
+    rate = 1e-8 * 60e-12 / 1.602177e-19 / (2 * np.pi * 0.36)
+    waits = rng.exponential(1 / rate, (4000, len(chosen)))
+    assert planned.success == pytest.approx((waits < 2.0).mean(), abs=0.01)
+    assert planned.time_s == pytest.approx(np.minimum(waits, 2.0).sum(1).mean() + 0.1 * len(chosen), rel=0.02)
+    bystander = int(np.setdiff1d(targets.of_class(atoms, "S2"), chosen)[0])
+    away = np.linalg.norm(atoms.positions[chosen] - atoms.positions[bystander], axis=1)
+    dose = 60e-12 / 1.602177e-19 * planned.exposure_s * (np.exp(-(away**2) / 0.72) / (2 * np.pi * 0.36)).sum()
+    assert planned.dose[bystander] == pytest.approx(dose, rel=0.05, abs=1)
+    assert 0 <= planned.collateral < 0.01
+    assert planned.neighbour_dose < planned.dose[chosen].min() / 10
+
+
+def test_wider_tails_cost_more_bystanders():
+    atoms = sheet()
+    chosen = targets.of_class(atoms, "S2", (8, 8, 22, 22))
+    costs = [
+        targets.plan(atoms, chosen, GaussianProbe(sigma), 60.0, 2.0, {"S2": 1.0, "Mo": 0.1}).collateral
+        for sigma in (0.5, 0.8, 1.1)
+    ]
+    assert costs == sorted(costs)
+    assert costs[2] > 10 * costs[0]
+
+
+def test_impossible_plans_are_refused():
+    atoms = sheet()
+    for wrong in ([], [1, 1]):
+        with pytest.raises(StemAeError):
+            targets.plan(atoms, wrong, GaussianProbe(0.6), 60.0, 1.0, {"S2": 1.0, "Mo": 1.0})
+    molybdenum = targets.of_class(atoms, "Mo")
+    with pytest.raises(StemAeError, match="cross section"):
+        targets.plan(atoms, molybdenum, GaussianProbe(0.6), 60.0, 1.0, {"S2": 1.0})
+
+
+# --- lock-on ---------------------------------------------------------------------------------------------------------
+
+
+def rescan(true, target, velocity, start, rng, noise=0.08, half=6.0, line_s=0.004):
+    """Atoms found in a 12 Å re-scan about the target that leaves the target out, line by line, while all drifts."""
+    corner = true[target] - half
+    inside = np.all(np.abs(true - true[target]) < half, axis=1) & (np.linalg.norm(true - true[target], axis=1) > 1)
+    times = start + line_s * (true[inside, 1] - corner[1]) / 0.1
+    positions = true[inside] + velocity * times[:, None] - corner
+    found = positions + rng.normal(0, noise, positions.shape)
+    covariance = np.tile(np.eye(2) * noise**2, (len(found), 1, 1))
+    n = len(found)
+    atoms = Atoms2D(found, covariance, np.zeros(n), ("X",), np.ones((n, 1)), np.ones(n), (120, 120), 0.1)
+    return atoms, corner, times
+
+
+def locked(seed, drift_per_min, scans=3, wait=2.0):
+    """True position of a target at the time of firing, and the aim."""
+    rng = np.random.default_rng(seed)
+    reference = sheet(rotation=rng.uniform(0, 60), extent=25.0, seed=seed)
+    relaxed = rng.normal(0, 0.02, reference.positions.shape)  # as the default scatter says
+    true = reference.positions - rng.normal(0, 0.05, reference.positions.shape) + relaxed
+    target = int(np.argmin(np.linalg.norm(reference.positions - 12.5, axis=1)))
+    angle = rng.uniform(0, 2 * np.pi)
+    velocity = drift_per_min / 60 * np.array([np.cos(angle), np.sin(angle)])
+    lock = aim.LockOn(reference, target)
+    time = 3.0
+    for _ in range(scans):
+        atoms, corner, times = rescan(true, target, velocity, time, rng)
+        assert lock.add(atoms, corner, times) >= 10
+        time = times.max() + 0.3
+    at = time + wait
+    return true[target] + velocity * at, lock.predict(at)
+
+
+@pytest.mark.parametrize("drift_per_min", [0.5, 3.0])
+def test_aim_is_within_20_pm_and_its_covariance_is_true(drift_per_min):
+    errors, distances = [], []
+    for seed in range(200):
+        position, aimed = locked(seed, drift_per_min)
+        error = aimed.position - position
+        errors.append(error)
+        distances.append(error @ np.linalg.solve(aimed.covariance, error))
+    assert np.sqrt(np.mean(np.sum(np.square(errors), axis=1))) <= 0.2
+    # The ellipses of 95 % hold 95 % of the errors: chi-squared with two degrees of freedom, 200 trials.
+    assert 0.90 <= np.mean(np.array(distances) < 5.99) <= 0.995
+    assert np.mean(distances) == pytest.approx(2.0, abs=0.5)
+
+
+def test_uncertainty_grows_with_the_wait_until_it_refuses():
+    _, soon = locked(0, 3.0, wait=0.5)
+    _, late = locked(0, 3.0, wait=5.0)
+    assert late.deviation > soon.deviation
+    with pytest.raises(StemAeError, match="uncertain"):
+        locked(0, 3.0, wait=200.0)
+
+
+def test_drift_is_recovered():
+    speeds = [np.linalg.norm(locked(seed, 6.0, scans=8)[1].velocity) for seed in range(20)]
+    assert np.mean(speeds) * 60 == pytest.approx(6.0, rel=0.25)
+
+
+def test_too_few_and_contradicting_neighbours_are_refused():
+    reference = sheet(noise=0.03)
+    target = int(np.argmin(np.linalg.norm(reference.positions - 15, axis=1)))
+    lock = aim.LockOn(reference, target)
+    with pytest.raises(StemAeError, match="neighbours"):
+        lock.predict(1.0)
+    near = np.flatnonzero(np.linalg.norm(reference.positions - reference.positions[target], axis=1) < 8)
+    torn = dataclasses.replace(
+        reference, positions=reference.positions + np.where(reference.positions[:, :1] > 15, 0.4, -0.4)
+    )
+    lock.add(torn[near], (0, 0), 1.0)
+    with pytest.raises(StemAeError, match="as one"):
+        lock.predict(1.0)
+    with pytest.raises(StemAeError, match="reach"):
+        aim.LockOn(reference, target, reach=1.0)

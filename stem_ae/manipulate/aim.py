@@ -1,0 +1,212 @@
+"""Lock-on: where a column is now, from its neighbours, without shining on it.
+
+The neighbours are found in small re-scans that leave the target out. Since the first image they have moved by a shift, a
+slow distortion and the drift; the target has moved with them:
+
+    position(t) = reference + shift + D (reference - centre) + velocity t
+
+All of it is estimated together from all re-scans by generalised least squares, with the priors that ``D`` and the velocity
+are small. Errors of the reference positions, which are the same in every re-scan, are part of the covariance (they do not
+average out), as is the target's own: that is what makes the stated uncertainty of the aim true.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg, stats
+from scipy.spatial import cKDTree
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.errors import StemAeError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+LIMIT = 0.2
+"""Å: the largest standard deviation of an aim at which the beam may be fired (20 pm, as in atomic lock-on)."""
+
+_ENOUGH = 4  # neighbours; fewer cannot contradict one another
+_INCREDIBLE = 1e-5  # chance of residuals as large as these, below which the neighbours are not believed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Aim:
+    """Where to point the beam.
+
+    Parameters
+    ----------
+    position : (2,) array
+        x and y in Å, in the frame of the reference image.
+    covariance : (2, 2) array
+        Å².
+    velocity : (2,) array
+        Drift in Å/s.
+    neighbours : int
+        How many columns it rests on.
+    """
+
+    position: FloatArray
+    covariance: FloatArray
+    velocity: FloatArray
+    neighbours: int
+
+    @property
+    def deviation(self) -> float:
+        """RMS distance in Å between the aim and the column, as far as known."""
+        return float(np.sqrt(np.trace(self.covariance)))
+
+
+class LockOn:
+    """Follows one column by its neighbours.
+
+    Parameters
+    ----------
+    reference : Atoms2D
+        What was found in the image in which the target was chosen.
+    target : int
+        Index of the target in it.
+    reach : float
+        Neighbours within this distance in Å take part.
+    drift : float
+        How large the drift may be, in Å/s (standard deviation per axis of the prior); 0.05 is 3 Å/min.
+    distortion : float
+        How much the scan may stretch, shear or turn between the images (standard deviation, as a fraction).
+    scatter : float
+        How far a column may have relaxed by itself since the reference, in Å (standard deviation per axis).
+
+    Raises
+    ------
+    StemAeError
+        If the target has too few neighbours.
+    """
+
+    def __init__(
+        self,
+        reference: Atoms2D,
+        target: int,
+        reach: float = 8.0,
+        drift: float = 0.05,
+        distortion: float = 0.005,
+        scatter: float = 0.02,
+    ) -> None:
+        if not 0 <= target < len(reference):
+            raise StemAeError(f"There is no atom {target} among the {len(reference)} that were found.")
+        self.target = reference.positions[target]
+        distance = np.linalg.norm(reference.positions - self.target, axis=1)
+        self._near: IntArray = np.flatnonzero((distance < reach) & (np.arange(len(reference)) != target))
+        if len(self._near) < _ENOUGH:
+            raise StemAeError(f"The target has only {len(self._near)} neighbours within {reach:g} Å: raise the reach.")
+        self._prior = np.array([1 / distortion**2] * 4 + [1 / drift**2] * 2)
+        own = scatter**2 * np.eye(2)
+        self._anchors = reference.positions[self._near]
+        self._anchor_covariance = reference.covariance[self._near] + own
+        self._target_covariance = reference.covariance[target] + own
+        self._spacing = float(cKDTree(self._anchors).query(self._anchors, k=2)[0][:, 1].min())
+        self._observations: list[tuple[IntArray, FloatArray, FloatArray, FloatArray]] = []
+
+    def add(self, found: Atoms2D, origin: ArrayLike, time_s: float | ArrayLike) -> int:
+        """Take in a re-scan and return how many neighbours were recognised in it.
+
+        Parameters
+        ----------
+        found : Atoms2D
+            What was found in it. An atom at the target's place does no harm: it is left out.
+        origin : (float, float)
+            Where the re-scan's first pixel lies in the reference image, in Å, x and y.
+        time_s : float or (N,) array
+            When it was taken, or when each atom was scanned, in seconds of a clock that started at the reference.
+        """
+        times = np.broadcast_to(np.asarray(time_s, float), (len(found),))
+        positions = found.positions + np.asarray(origin, float)
+        if not len(found):
+            return 0
+        expected = self._anchors + self._expected_shift(float(times.mean()), positions)
+        distance, nearest = cKDTree(positions).query(expected, distance_upper_bound=self._spacing / 2)
+        seen = np.flatnonzero(np.isfinite(distance))
+        k = nearest[seen]
+        self._observations.append((seen, positions[k], found.covariance[k], times[k]))
+        return len(seen)
+
+    def predict(self, at_s: float, limit: float = LIMIT) -> Aim:
+        """Return where the target will be.
+
+        Parameters
+        ----------
+        at_s : float
+            When, in seconds of the re-scans' clock.
+        limit : float
+            Largest acceptable :attr:`Aim.deviation` in Å.
+
+        Raises
+        ------
+        StemAeError
+            If the aim is less certain than that, or the neighbours contradict one another.
+        """
+        anchors = np.unique(np.concatenate([seen for seen, *_ in self._observations] or [[]]))
+        if len(anchors) < _ENOUGH:
+            raise StemAeError(
+                f"Only {len(anchors)} neighbours of the target were recognised: scan a larger surrounding or re-image."
+            )
+        solution, covariance, misfit = self._solve()
+        row = self._rows(self.target[None], np.array([at_s]))
+        aim = Aim(
+            self.target + row @ solution,
+            row @ covariance @ row.T + self._target_covariance,
+            solution[-2:],
+            len(anchors),
+        )
+        if misfit < _INCREDIBLE:
+            raise StemAeError("The neighbours have not moved as one: something changed here, take a new image.")
+        if aim.deviation > limit:
+            raise StemAeError(
+                f"The aim is uncertain by {aim.deviation:.2f} Å (allowed: {limit:.2f} Å): take another re-scan first."
+            )
+        return aim
+
+    def _expected_shift(self, time_s: float, positions: FloatArray) -> FloatArray:
+        """Shift of the neighbours by now: from the earlier re-scans, or what most of the found atoms agree on."""
+        if self._observations:
+            solution, _, _ = self._solve()
+            shift: FloatArray = (self._rows(self.target[None], np.array([time_s])) @ solution).reshape(2)
+            return shift
+        # Every found atom may be every neighbour: the true shift is where most differences meet.
+        differences = (positions[:, None] - self._anchors[None]).reshape(-1, 2)
+        small = differences[np.linalg.norm(differences, axis=1) < self._spacing]
+        if not len(small):
+            return np.zeros(2)
+        votes = cKDTree(small).query_ball_point(small, self._spacing / 5)
+        best = max(votes, key=len)
+        agreed: FloatArray = small[best].mean(axis=0)
+        return agreed
+
+    def _rows(self, reference: FloatArray, times: FloatArray) -> FloatArray:
+        """Return the design matrix ``(2n, 8)``: x and y of each point over shift (2), D (4) and velocity (2)."""
+        away = reference - self.target
+        one, zero = np.ones(len(away)), np.zeros(len(away))
+        x = np.column_stack([one, zero, away[:, 0], away[:, 1], zero, zero, times, zero])
+        y = np.column_stack([zero, one, zero, zero, away[:, 0], away[:, 1], zero, times])
+        rows: FloatArray = np.stack([x, y], axis=1).reshape(-1, 8)
+        return rows
+
+    def _solve(self) -> tuple[FloatArray, FloatArray, float]:
+        """Return the estimate (8,), its covariance, and the chance of residuals that are at least as large."""
+        seen, positions, covariances, times = (np.concatenate(part) for part in zip(*self._observations, strict=True))
+        rows = self._rows(self._anchors[seen], times)
+        moved = (positions - self._anchors[seen]).reshape(-1)
+        same_anchor = seen[:, None] == seen[None, :]
+        blocks = np.where(same_anchor[:, :, None, None], self._anchor_covariance[seen][:, None], 0.0)
+        blocks[np.arange(len(seen)), np.arange(len(seen))] += covariances
+        noise = blocks.transpose(0, 2, 1, 3).reshape(2 * len(seen), 2 * len(seen))
+        factor = linalg.cho_factor(noise, lower=True)
+        precision = rows.T @ linalg.cho_solve(factor, rows)
+        precision[2:, 2:] += np.diag(self._prior)
+        covariance = np.linalg.inv(precision)
+        solution = covariance @ rows.T @ linalg.cho_solve(factor, moved)
+        residual = moved - rows @ solution
+        chi2 = float(residual @ linalg.cho_solve(factor, residual) + self._prior @ solution[2:] ** 2)
+        # The priors count as six observations: two parameters, the shift, are free.
+        misfit = float(stats.chi2.sf(chi2, len(moved) + 6 - 8))
+        return solution, covariance, misfit
