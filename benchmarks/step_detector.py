@@ -16,28 +16,25 @@ import time
 
 import numpy as np
 
+from stem_ae import Atoms2D
 from stem_ae.imaging import specimens
-from stem_ae.imaging.adf import expected_fraction
-from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.imaging.probe import AberratedProbe
 from stem_ae.imaging.scattering import cross_section
-from stem_ae.manipulate import StepDetector, step
+from stem_ae.manipulate import StepDetector, signal_levels, step
 
 BACKGROUND = 2e-5  # of the beam reaches the detector anyway
 
 
 def levels(current_pa):
     """Return the counts per second on an S2 column, and on the same column with one S."""
-    specimen = specimens.mos2((30.0, 30.0), 0.0, 0.0)
-    xy, names = specimen.columns()
-    sulphur = np.flatnonzero(np.array(names) == "S2")
-    target = xy[sulphur[np.argmin(np.linalg.norm(xy[sulphur] - 15.0, axis=1))]]
-    probe = AberratedProbe()
-    electrons = electrons_per_pixel(current_pa, 1e6)
-    both = specimen.positions[:, :2] - target
-    fraction = expected_fraction(both, cross_section(specimen.numbers), (1, 1), 0.1, probe)[0, 0]
-    one = expected_fraction(np.zeros((1, 2)), cross_section([16]), (1, 1), 0.1, probe)[0, 0]
-    return electrons * (fraction + BACKGROUND), electrons * (fraction - one + BACKGROUND)
+    xy, names = specimens.mos2((30.0, 30.0), 0.0, 0.0).columns()
+    n, species = len(xy), ("Mo", "S2")
+    labels = np.array([species.index(name) for name in names])
+    atoms = Atoms2D(xy, np.zeros((n, 2, 2)), labels, species, np.eye(2)[labels], np.ones(n), (300, 300), 0.1)
+    target = int(np.argmin(np.linalg.norm(xy - 15.0, axis=1) + 100 * (labels == 0)))
+    molybdenum, sulphur = cross_section([42, 16])
+    weights = {"Mo": molybdenum, "S2": 2 * sulphur}
+    return signal_levels(atoms, target, weights, sulphur, 1, AberratedProbe(), current_pa, BACKGROUND)
 
 
 def readings(rng, before, after, exposure, wait):

@@ -1,13 +1,13 @@
 """Lock-on: where a column is now, from its neighbours, without shining on it.
 
-The neighbours are found in small re-scans that leave the target out. Since the first image they have moved by a shift, a
-slow distortion and the drift; the target has moved with them:
+The neighbours are found in small re-scans that leave the target out. Since the first image they have moved by a shift,
+a slow distortion and the drift; the target has moved with them:
 
-    position(t) = reference + shift + D (reference - centre) + velocity t
+    position(t) = reference + shift + D (reference - target) + velocity t
 
-All of it is estimated together from all re-scans by generalised least squares, with the priors that ``D`` and the velocity
-are small. Errors of the reference positions, which are the same in every re-scan, are part of the covariance (they do not
-average out), as is the target's own: that is what makes the stated uncertainty of the aim true.
+All of it is estimated together from all re-scans by generalised least squares, with the priors that ``D`` and the
+velocity are small. Errors of the reference positions, which are the same in every re-scan, are part of the covariance
+(they do not average out), as is the target's own: that is what makes the stated uncertainty of the aim true.
 """
 
 from __future__ import annotations
@@ -145,10 +145,10 @@ class LockOn:
         StemAeError
             If the aim is less certain than that, or the neighbours contradict one another.
         """
-        anchors = np.unique(np.concatenate([seen for seen, *_ in self._observations] or [[]]))
-        if len(anchors) < _ENOUGH:
+        neighbours = len({int(k) for seen, *_ in self._observations for k in seen})
+        if neighbours < _ENOUGH:
             raise StemAeError(
-                f"Only {len(anchors)} neighbours of the target were recognised: scan a larger surrounding or re-image."
+                f"Only {neighbours} neighbours of the target were recognised: scan a larger surrounding or re-image."
             )
         solution, covariance, misfit = self._solve()
         row = self._rows(self.target[None], np.array([at_s]))
@@ -156,7 +156,7 @@ class LockOn:
             self.target + row @ solution,
             row @ covariance @ row.T + self._target_covariance,
             solution[-2:],
-            len(anchors),
+            neighbours,
         )
         if misfit < _INCREDIBLE:
             raise StemAeError("The neighbours have not moved as one: something changed here, take a new image.")

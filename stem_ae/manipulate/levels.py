@@ -1,0 +1,67 @@
+"""What the detector counts on a column now, and after each ejection: the levels that the step detector tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.errors import StemAeError
+from stem_ae.imaging.adf import expected_fraction
+from stem_ae.imaging.dose import electrons_per_pixel
+from stem_ae.imaging.probe import Probe
+
+_REACH = 10.0  # Å: how far the tails of the probe are followed
+
+
+def signal_levels(
+    atoms: Atoms2D,
+    target: int,
+    weights: Mapping[str, float],
+    leaving: float,
+    ejections: int,
+    probe: Probe,
+    current_pa: float,
+    background: float = 0.0,
+) -> tuple[float, ...]:
+    """Return mean counts per second with the beam on a column: now, after one ejection, and so on.
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+        What was found.
+    target : int
+        The column.
+    weights : mapping
+        Cross section of each class of column for scattering into the detector, in Å²; see
+        :func:`stem_ae.imaging.scattering.cross_section`.
+    leaving : float
+        Cross section in Å² of one atom that leaves.
+    ejections : int
+        How many levels below the present one are wanted.
+    probe : Probe
+        The beam.
+    current_pa : float
+        Beam current in pA.
+    background : float
+        Fraction of the beam that is detected everywhere.
+
+    Raises
+    ------
+    StemAeError
+        If a class has no weight, or nothing would be left to count.
+    """
+    missing = [name for name in atoms.species if name not in weights]
+    if missing:
+        raise StemAeError(f"The class {missing[0]!r} has no cross section: give one in Å² for every class.")
+    away = atoms.positions - atoms.positions[target]
+    near = np.linalg.norm(away, axis=1) < _REACH
+    weight = np.array([weights[name] for name in atoms.species])[atoms.labels]
+    # Two images of one pixel, the beam's place: of everything around it, and of the atom that leaves.
+    now = expected_fraction(away[near], weight[near], (1, 1), 0.1, probe)[0, 0]
+    step = expected_fraction(np.zeros((1, 2)), np.array([leaving]), (1, 1), 0.1, probe)[0, 0]
+    rates = electrons_per_pixel(current_pa, 1e6) * (background + now - step * np.arange(ejections + 1))
+    if rates.min() <= 0:
+        raise StemAeError(f"There are not {ejections} such atoms in this column: ask for fewer ejections.")
+    return tuple(float(rate) for rate in rates)
