@@ -142,7 +142,7 @@ LEVELS = (4.43e6, 2.38e6, 0.34e6)
 
 
 def settings(**changes):
-    standard = {"levels": LEVELS, "current_pa": 60.0, "timeout_s": 0.01, "maximum_electrons": 1e9}
+    standard = {"levels": LEVELS, "current_pa": 60.0, "timeout_s": 0.01, "maximum_electrons": 1e9, "learn_s": 0.0}
     return manipulate.ExposureSettings(**{**standard, **changes})
 
 
@@ -173,6 +173,29 @@ def test_outcomes_are_named_rightly(later, outcome, share, reading):
     moments = 5e-4 + reading * rng.random(60)
     ends = [play(manipulate.Exposure(settings()), rng, later, reading, moment) for moment in moments]
     assert sum(e.outcome is outcome for e in ends) >= share * 60
+
+
+@pytest.mark.parametrize("brightness", [0.8, 1.1])
+def test_levels_follow_the_signal_at_the_start(brightness):
+    rng = np.random.default_rng(10)
+    exposure = manipulate.Exposure(settings(learn_s=1e-3))
+    exposure.prepare(1e-5)
+    for _ in range(500):
+        assert exposure.update(rng.poisson(brightness * LEVELS[0] * 1e-5), 1e-5) is None
+    assert exposure.scale == pytest.approx(brightness, abs=0.05)  # 1 ms: 1.6 %
+    while exposure.outcome is None:
+        exposure.update(rng.poisson(brightness * LEVELS[1] * 1e-5), 1e-5)
+    assert len(exposure.readings) < 520
+    assert exposure.outcome is manipulate.Outcome.STEP
+    assert manipulate.Exposure.from_dict(exposure.to_dict()).scale == exposure.scale
+
+
+def test_a_beam_beside_the_column_is_abnormal():
+    exposure = manipulate.Exposure(settings(learn_s=1e-3))
+    while exposure.outcome is None:
+        exposure.update(round(0.5 * LEVELS[0] * 1e-5), 1e-5)
+    assert exposure.outcome is manipulate.Outcome.ABNORMAL
+    assert exposure.elapsed_s == pytest.approx(1e-3, rel=0.02)
 
 
 def test_limits_end_the_exposure():

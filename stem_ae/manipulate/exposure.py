@@ -42,7 +42,10 @@ class ExposureSettings:
     false_alarm_per_s : float
         False alarms per second of the test for the step; the tests for abnormal signals have no more.
     tolerance : float
-        Relative uncertainty of the levels (one standard deviation).
+        Relative uncertainty of the levels (one standard deviation), once they are scaled to the start.
+    learn_s : float
+        The first seconds, in which the signal at the start is measured: a beam beside the column's centre sees less of
+        it, and all levels are scaled alike. The step is not looked for in this time. Zero: the levels are right.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class ExposureSettings:
     maximum_electrons: float
     false_alarm_per_s: float = 1e-3
     tolerance: float = 0.03
+    learn_s: float = 1e-3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))  # the dataclass is frozen
@@ -105,6 +109,8 @@ class Exposure:
     """
 
     _DEVIATIONS = 4.0
+    _ACCEPTED = (0.7, 1.2)  # signal at the start, over what is expected
+    _SCALE_STEP = 0.02
 
     def __init__(self, settings: ExposureSettings) -> None:
         self.settings = settings
@@ -113,6 +119,9 @@ class Exposure:
         self.outcome: Outcome | None = None
         """None while the beam is to stay on."""
         self.elapsed_s = 0.0
+        self.scale = 1.0
+        """Signal at the start over what was expected; multiplies all levels."""
+        self._learning = settings.learn_s > 0
         self._since = 0  # index of the reading in which the step, if there was one, most likely happened
         before, after = settings.levels[:2]
         half = (after - before) / 2
@@ -128,9 +137,12 @@ class Exposure:
         return electrons_per_pixel(self.settings.current_pa, self.elapsed_s * 1e6)
 
     def prepare(self, exposure_s: float) -> None:
-        """Compute the thresholds for readings of this length, before the beam is on."""
+        """Compute the thresholds for readings of this length, before the beam is on: some seconds the first time."""
+        low, high = (round(limit / self._SCALE_STEP) for limit in self._ACCEPTED)
+        scales = [k * self._SCALE_STEP for k in range(low, high + 1)] if self._learning else [1.0]
         for detector in (self.step, self._beyond, self._between):
-            detector.threshold_for(exposure_s)
+            for scale in scales:
+                detector.threshold_for(exposure_s * scale)
 
     def update(self, counts: float, exposure_s: float) -> Outcome | None:
         """Take in one reading; anything but None means: blank now.
@@ -149,23 +161,45 @@ class Exposure:
         """
         if self.outcome is not None:
             raise StemAeError(f"This exposure has ended ({self.outcome}): start another one.")
+        if self._learning:
+            self._keep(counts, exposure_s)
+            self.outcome = self._learn() or self._limit()
+        else:
+            self.outcome = self._test(counts, exposure_s) or self._limit()
+        return self.outcome
+
+    def _learn(self) -> Outcome | None:
+        """Scale the levels to the signal at the start, once it is known."""
+        if self.elapsed_s < self.settings.learn_s:
+            return None
+        measured = sum(r.counts for r in self.readings) / self.elapsed_s / self.settings.levels[0]
+        low, high = self._ACCEPTED
+        if not low <= measured <= high:
+            return Outcome.ABNORMAL
+        self.scale = round(measured / self._SCALE_STEP) * self._SCALE_STEP
+        self._learning = False
+        self._since = len(self.readings)
+        return None
+
+    def _test(self, counts: float, exposure_s: float) -> Outcome | None:
+        # Levels that are all higher by a factor are the same as a clock that is faster by it.
+        clock_s = exposure_s * self.scale
         # The reading in which the step falls lies between the levels: only the next one can say that it was none.
         slipped = self._between.stopped
-        self._between.update(counts, exposure_s)
-        stepped = self.step.update(counts, exposure_s)
-        strange = self._beyond.update(counts, exposure_s)
+        self._between.update(counts, clock_s)
+        stepped = self.step.update(counts, clock_s)
+        strange = self._beyond.update(counts, clock_s)
         self._keep(counts, exposure_s)
         if self.step.statistic == 0:
             self._since = len(self.readings)
         if stepped:
-            self.outcome = self._name_step()
-        elif strange or slipped:
-            self.outcome = Outcome.ABNORMAL
-        elif self.electrons >= self.settings.maximum_electrons:
-            self.outcome = Outcome.MAXIMUM_DOSE
-        elif self.elapsed_s >= self.settings.timeout_s:
-            self.outcome = Outcome.TIMEOUT
-        return self.outcome
+            return self._name_step()
+        return Outcome.ABNORMAL if strange or slipped else None
+
+    def _limit(self) -> Outcome | None:
+        if self.electrons >= self.settings.maximum_electrons:
+            return Outcome.MAXIMUM_DOSE
+        return Outcome.TIMEOUT if self.elapsed_s >= self.settings.timeout_s else None
 
     def confirm(self, counts: float, exposure_s: float) -> Outcome:
         """Take in a reading that was complete before the beam was blanked, and name the step again.
@@ -192,7 +226,7 @@ class Exposure:
         self.elapsed_s += exposure_s
 
     def _name_step(self) -> Outcome:
-        before, *later = self.settings.levels
+        before, *later = (level * self.scale for level in self.settings.levels)
         readings = self.readings[self._since + 1 :] or self.readings[self._since :]
         counts, seconds = sum(r.counts for r in readings), sum(r.exposure_s for r in readings)
         # A lone reading may hold up to its length of the old level.
