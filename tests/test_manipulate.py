@@ -114,6 +114,9 @@ def test_impossible_readings_are_refused(counts, exposure):
     detector = manipulate.StepDetector(before=S2, after=S1, false_alarm_per_s=1e-2)
     with pytest.raises(StemAeError):
         detector.update(counts, exposure)
+    for learn_s in (0.0, 1e-3):  # a time that is not a number would never reach the timeout
+        with pytest.raises(StemAeError):
+            manipulate.Exposure(settings(learn_s=learn_s)).update(counts, exposure)
 
 
 # --- levels ----------------------------------------------------------------------------------------------------------

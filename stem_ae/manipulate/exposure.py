@@ -9,7 +9,7 @@ from typing import Any
 
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.dose import electrons_per_pixel
-from stem_ae.manipulate.step import StepDetector
+from stem_ae.manipulate.step import StepDetector, check_reading
 
 
 class Outcome(enum.StrEnum):
@@ -222,6 +222,7 @@ class Exposure:
             self.outcome = outcome
 
     def _keep(self, counts: float, exposure_s: float) -> None:
+        check_reading(counts, exposure_s)
         self.readings.append(Reading(float(counts), float(exposure_s)))
         self.elapsed_s += exposure_s
 

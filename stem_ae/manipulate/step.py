@@ -80,14 +80,21 @@ class StepDetector:
         StemAeError
             If the counts are negative or not a number, or the exposure is not positive.
         """
-        if not (math.isfinite(counts) and counts >= 0):
-            raise StemAeError(f"The detector gave {counts} counts: convert its signal to electrons, zero or more.")
+        check_reading(counts, exposure_s)
         if exposure_s != self._exposure_s or not self.threshold < math.inf:
             self.threshold, self._exposure_s = self.threshold_for(exposure_s), exposure_s
         evidence = counts * self._gain - (self.after - self.before) * exposure_s
         self.statistic = max(0.0, self.statistic + evidence)
         self.stopped = self.stopped or self.statistic >= self.threshold
         return self.stopped
+
+
+def check_reading(counts: float, exposure_s: float) -> None:
+    """Raise StemAeError unless these are counts (zero or more) of a positive time in seconds."""
+    if not (math.isfinite(counts) and counts >= 0):
+        raise StemAeError(f"The detector gave {counts} counts: convert its signal to electrons, zero or more.")
+    if not (math.isfinite(exposure_s) and exposure_s > 0):
+        raise StemAeError(f"An exposure of {exposure_s} s is not possible: give a positive number of seconds.")
 
 
 def threshold(before: float, after: float, false_alarm_per_s: float, exposure_s: float) -> float:
@@ -106,8 +113,7 @@ def threshold(before: float, after: float, false_alarm_per_s: float, exposure_s:
         Seconds; taken to three digits.
     """
     parameters = _checked(before, after, false_alarm_per_s)
-    if not (math.isfinite(exposure_s) and exposure_s > 0):
-        raise StemAeError(f"An exposure of {exposure_s} s is not possible: give a positive number of seconds.")
+    check_reading(0, exposure_s)
     return _threshold(*parameters, float(f"{exposure_s:.2e}"))
 
 
