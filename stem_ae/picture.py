@@ -47,7 +47,7 @@ def found(image: ArrayLike, atoms: Atoms2D, uncertainty: ArrayLike, title: str =
     return figure
 
 
-def dark_figure(width: float, height: float, layout: Literal["compressed", "none"] = "compressed") -> Figure:
+def dark_figure(width: float, height: float, layout: Literal["compressed"] | None = "compressed") -> Figure:
     """Return an empty figure, in inches, that needs no screen."""
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND, layout=layout)
     FigureCanvasAgg(figure)

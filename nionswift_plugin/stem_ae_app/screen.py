@@ -15,7 +15,7 @@ from PIL import ImageGrab
 from stem_ae.errors import StemAeError
 
 
-async def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout_s: float = 30.0) -> typing.Any:
+async def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout_s: float = 120.0) -> typing.Any:
     """Return what the condition returns as soon as that is true.
 
     Raises
