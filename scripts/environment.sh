@@ -2,7 +2,7 @@
 # STEM_AE_PYTHON names the Python to use (3.11 to 3.13), STEM_AE_VENV another place than .venv.
 
 VENV=${STEM_AE_VENV:-.venv}
-SYSTEM_PACKAGES="libegl1 libgl1 libglib2.0-0 libdbus-1-3 libfontconfig1 fonts-dejavu-core libxkbcommon-x11-0 libxcb-cursor0
+SYSTEM_PACKAGES="libegl1 libgl1 libopengl0 libglib2.0-0 libdbus-1-3 libfontconfig1 fonts-dejavu-core libxkbcommon-x11-0 libxcb-cursor0
   libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libxcb-xkb1"
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
@@ -54,7 +54,8 @@ make_environment() { # EXTRAS
 make_window_possible() {
   [ "$(uname)" = Linux ] || return 0
   local here="$VENV/bin/NionSwiftLauncher"
-  if ldd "$here/NionSwiftLauncher" "$here"/plugins/platforms/libqxcb.so | grep -q 'not found'; then
+  # Not grep -q: it would leave early, ldd would die of a broken pipe, and pipefail would hide what is missing.
+  if ldd "$here/NionSwiftLauncher" "$here"/plugins/platforms/libqxcb.so | grep 'not found' >/dev/null; then
     # shellcheck disable=SC2086
     debian_packages "a library of Nion Swift's window" $SYSTEM_PACKAGES
   fi
