@@ -1,6 +1,6 @@
 """CPU-seconds of one step of the explorer: update with one more measurement, and choose among all candidates.
 
-    python benchmarks/explorer_steps.py
+``python benchmarks/explorer_steps.py``
 """
 
 from __future__ import annotations
