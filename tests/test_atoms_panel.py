@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import unittest
 
 import numpy as np
@@ -34,7 +33,6 @@ from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import atoms_panel, keeping
 from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
 from nionswift_plugin.stem_ae_ui.settings import PALETTE
-from stem_ae import elit
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit import Prediction
 from stem_ae.elit.calibrate import estimate_sampling
@@ -53,14 +51,19 @@ WORKING = 0.2
 class Peaks:
     """Finds atoms without a net: peaks of the smoothed image, the bright ones being Si. It can be made to wait."""
 
-    name, version, species, members = "peaks", "abc123", ("C", "Si"), (None,) * 5
-    description = types.SimpleNamespace(lattice_constant=2.46)
+    name, version, species = "peaks", "abc123", ("C", "Si")
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.calls = 0
         self.novelty = 0.0
+
+    def __len__(self) -> int:
+        return 5
+
+    def estimate_sampling(self, image):
+        return estimate_sampling(image, "graphene")
 
     def predict(self, image, sampling, threshold=0.5):
         self.calls += 1
@@ -245,7 +248,8 @@ def test_rings_are_where_the_atoms_are(swift):
 
 
 def test_rings_of_the_bundled_ensemble(swift, monkeypatch):
-    monkeypatch.setattr(swift.model, "_AtomsModel__load", lambda name: elit.load("graphene"))
+    apart = swift.model._AtomsModel__process  # as in the real application
+    monkeypatch.setattr(swift.model, "_AtomsModel__load", lambda name: apart.load("graphene"))
     swift.set_scan(size=(192, 192), fov_nm=3.0, dwell_us=16.0)
     swift.record()
     swift.show(swift.scan_item())

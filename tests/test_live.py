@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-import types
 
 import numpy as np
 import pytest
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.elit import Prediction, live
+from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import GaussianProbe
@@ -25,13 +25,20 @@ WORKING = 0.2
 class Brightest:
     """An ensemble of one rule: the atom is at the brightest pixel. Waits for its gate."""
 
-    name, version, species, members = "brightest", "1", ("X",), (None,)
-    description = types.SimpleNamespace(lattice_constant=2.46)
+    name, version, species = "brightest", "1", ("X",)
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.working = threading.Event()
+        self.estimates = 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def estimate_sampling(self, image):
+        self.estimates += 1
+        return estimate_sampling(image, "graphene")
 
     def predict(self, image, sampling, threshold=0.5):
         self.working.set()
@@ -225,26 +232,18 @@ def lattice_image(sampling: float) -> np.ndarray:
     return image + np.random.default_rng(0).normal(0, 0.2 * image.std(), image.shape)
 
 
-def test_sampling_from_the_lattice_is_estimated_once_for_each_choice(worker, listener, monkeypatch):
-    estimates = []
-    estimate = live.estimate_sampling
-
-    def counting(*args):
-        estimates.append(estimate(*args))
-        return estimates[-1]
-
-    monkeypatch.setattr(live, "estimate_sampling", counting)
+def test_sampling_from_the_lattice_is_estimated_once_for_each_choice(worker, ensemble, listener):
     image = lattice_image(0.16)
     choice = live.SamplingChoice("lattice")
     for k in range(3):
         worker.submit(frame(image, calibration=None, choice=choice))
         listener.wait(lambda seen, k=k: len(seen.results) == k + 1)
-    assert len(estimates) == 1
+    assert ensemble.estimates == 1
     assert listener.results[-1].sampling.angstrom_per_px[0] == pytest.approx(0.16, rel=0.02)
     assert "lattice" in str(listener.results[-1].sampling)
     worker.submit(frame(image, calibration=None, choice=live.SamplingChoice("lattice")))
     listener.wait(lambda seen: len(seen.results) == 4)
-    assert len(estimates) == 2
+    assert ensemble.estimates == 2
 
 
 def test_a_wrong_calibration_is_noticed(worker, listener):

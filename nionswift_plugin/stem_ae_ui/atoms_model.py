@@ -19,7 +19,7 @@ from nion.utils import ListModel, Observable
 
 from stem_ae import elit
 from stem_ae.atoms import Atoms2D, as_sampling
-from stem_ae.elit import live
+from stem_ae.elit import live, remote
 from stem_ae.errors import StemAeError
 from stem_ae.microscope import swift
 
@@ -125,8 +125,8 @@ class AtomsModel(Observable.Observable):
     ----------
     window : DocumentController
         Whose displays get the rings and whose project keeps the results.
-    load : callable
-        Returns the ensemble of a name; called in the worker's thread.
+    load : callable or None
+        Returns what finds atoms by a model's name; called in the worker's thread. ``None``: a process of its own does.
     names : callable
         Returns the names of the models there are.
     """
@@ -141,12 +141,13 @@ class AtomsModel(Observable.Observable):
     def __init__(
         self,
         window: DocumentController.DocumentController,
-        load: collections.abc.Callable[[str], elit.Ensemble] = elit.load,
+        load: collections.abc.Callable[[str], live.Predictor] | None = None,
         names: collections.abc.Callable[[], list[str]] = elit.available,
     ) -> None:
         super().__init__()
         self.__window = window
-        self.__load = load
+        self.__process = remote.PredictionProcess()
+        self.__load = load or self.__process.load
         self.settings = Settings.load(window.ui)
         self.classes: ListModel.ListModel[AtomClass] = ListModel.ListModel()
         self.texts = Texts()
@@ -185,6 +186,7 @@ class AtomsModel(Observable.Observable):
         self.settings.save(self.__window.ui)
         self.__overlays.close()
         self.__listeners.clear()
+        self.__process.close()
 
     # --- source -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.likelihood import fit
 from stem_ae.elit.network import MULTIPLE, UNet, fused
 from stem_ae.elit.novelty import Familiar, tile_features
@@ -107,6 +108,10 @@ class Ensemble:
         """Twelve hexadecimal digits that stand for these weights."""
         return hashlib.sha256(to_bytes(self._tensors())).hexdigest()[:12]
 
+    def __len__(self) -> int:
+        """Return how many networks it has."""
+        return len(self.members)
+
     def predict(
         self,
         image: ArrayLike,
@@ -162,6 +167,13 @@ class Ensemble:
         return dataclasses.replace(
             atoms, positions=inside, covariance=covariance, intensity=fitted.amplitude * area
         )
+
+    def estimate_sampling(self, image: ArrayLike) -> tuple[float, float]:
+        """Measure the sampling from the lattice of the material that this ensemble knows.
+
+        See :func:`stem_ae.elit.calibrate.estimate_sampling`: Å per pixel, and a confidence from 0 to 1.
+        """
+        return estimate_sampling(image, self.description.lattice_constant or self.name)
 
     @torch.inference_mode()
     def member_probabilities(self, frame: Image) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

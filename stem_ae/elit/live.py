@@ -1,6 +1,6 @@
 """Live prediction: one worker thread that always works on the newest frame, and says how it is doing.
 
-Knows nothing of Swift and imports torch only inside its thread, so that whoever shows the results never waits for it.
+Knows nothing of Swift, and nothing of torch: the ensemble may be in another process (:mod:`stem_ae.elit.remote`).
 """
 
 from __future__ import annotations
@@ -8,24 +8,18 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D, as_sampling
-from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image
 from stem_ae.errors import StemAeError
-
-if TYPE_CHECKING:
-    from stem_ae.elit.ensemble import Ensemble
 
 LEAST_PRESENCE = 0.2
 """Peaks below this probability are not looked at; what is shown above it can be changed without predicting again."""
@@ -37,6 +31,31 @@ TOLERANCE = 0.1
 """Part by which calibration and lattice may differ: distortion and strain are smaller, wrong calibrations larger."""
 RETRY_S, SECOND_OPINION_S = 5.0, 60.0
 """How often the lattice is asked again while it is not clearly seen: if it is needed, and if it is a second opinion."""
+
+
+class Predictor(Protocol):
+    """What finds the atoms: an ensemble here, or one in another process."""
+
+    @property
+    def name(self) -> str:
+        """What users pick."""
+
+    @property
+    def version(self) -> str:
+        """What stands for its weights."""
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Classes that it tells apart."""
+
+    def __len__(self) -> int:
+        """Return how many networks it has."""
+
+    def predict(self, image: Image, sampling: tuple[float, float], threshold: float = 0.5) -> Prediction:
+        """Find and classify the atoms of one frame."""
+
+    def estimate_sampling(self, image: Image) -> tuple[float, float]:
+        """Return Å per pixel by the lattice, and how sure that is, 0 to 1."""
 
 
 class UnknownSamplingError(StemAeError):
@@ -122,8 +141,8 @@ class Frame:
 class _SamplingFinder:
     """Finds the sampling of frames, and asks the lattice what it thinks of it."""
 
-    def __init__(self, material: str | float) -> None:
-        self._material = material
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
         self._estimated_for: tuple[Any, ...] = ()
         self._estimate = (0.0, 0.0)
         self._good_until = 0.0
@@ -170,7 +189,7 @@ class _SamplingFinder:
         key = (frame.subject, frame.choice, pixels.shape, frame.calibration)
         now = time.perf_counter()
         if key != self._estimated_for or now > self._good_until:
-            self._estimate = estimate_sampling(pixels, self._material)
+            self._estimate = self._predictor.estimate_sampling(pixels)
             self._estimated_for = key
             self._good_until = np.inf if self._estimate[1] >= CERTAIN_LATTICE else now + retry_s
         return self._estimate
@@ -247,14 +266,6 @@ class _Meter:
 # --- the worker -----------------------------------------------------------------------------------------------------
 
 
-def _leave_a_core_free() -> None:
-    """Keep torch, if the model uses it, off one core: with all, it and the user interface slow each other tenfold."""
-    torch = sys.modules.get("torch")
-    free = max(1, (os.cpu_count() or 2) - 1)
-    if torch and torch.get_num_threads() > free:
-        torch.set_num_threads(free)
-
-
 def _sentence(error: Exception) -> str:
     """Return what to tell the user about an error."""
     if isinstance(error, StemAeError):
@@ -278,12 +289,12 @@ class LiveWorker:
     Parameters
     ----------
     load : callable
-        Returns the ensemble. Called once, inside the thread: it may import and read what it likes.
+        Returns what finds the atoms. Called once, inside the thread: it may take its time.
     changed : callable
         Called in the worker thread when :attr:`state`, :attr:`result` or :attr:`error` has changed. Must not block.
     """
 
-    def __init__(self, load: Callable[[], Ensemble], changed: Callable[[LiveWorker], None]) -> None:
+    def __init__(self, load: Callable[[], Predictor], changed: Callable[[LiveWorker], None]) -> None:
         self._load = load
         self._changed = changed
         self._meter = _Meter()
@@ -340,17 +351,16 @@ class LiveWorker:
 
     def _run(self) -> None:
         try:
-            ensemble = self._load()
-            _leave_a_core_free()
-            model = Model(ensemble.name, ensemble.version, tuple(ensemble.species), len(ensemble.members))
+            predictor = self._load()
+            model = Model(predictor.name, predictor.version, tuple(predictor.species), len(predictor))
         except Exception as error:  # whatever a model file or its import can raise, the user must read of it
             self._log(error)
             self._tell(state="failed", error=_sentence(error))
             return
         self._tell(state="running", model=model)
-        finder = _SamplingFinder(ensemble.description.lattice_constant or ensemble.name)
+        finder = _SamplingFinder(predictor)
         while (frame := self._wait()) is not None:
-            self._work(ensemble, finder, frame)
+            self._work(predictor, finder, frame)
 
     def _wait(self) -> Frame | None:
         with self._condition:
@@ -358,12 +368,12 @@ class LiveWorker:
             frame, self._next = self._next, None
             return frame
 
-    def _work(self, ensemble: Ensemble, finder: _SamplingFinder, frame: Frame) -> None:
+    def _work(self, predictor: Predictor, finder: _SamplingFinder, frame: Frame) -> None:
         start = time.perf_counter()
         try:
             pixels = as_image(frame.image)
             sampling = finder.find(frame, pixels)
-            prediction = ensemble.predict(pixels, sampling.angstrom_per_px, threshold=LEAST_PRESENCE)
+            prediction = predictor.predict(pixels, sampling.angstrom_per_px, threshold=LEAST_PRESENCE)
         except Exception as error:  # a frame that cannot be used must not end the live view
             self._meter.count("failed")
             self._log(error)

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 import stem_ae
+from stem_ae import processes
 from stem_ae.errors import StemAeError
 from stem_ae.simulate.calculation import disk_error, write_atomically
 
@@ -50,18 +51,11 @@ class LocalExecutor:
         """Start ``python -m stem_ae.simulate FOLDER``."""
         if held(folder):
             return False
-        threads = str(self._threads)
-        # The package may run from a working tree that is not installed.
-        home = str(pathlib.Path(stem_ae.__file__).parents[1])
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads,
-            "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")])),
-        }  # fmt: skip
         try:
             with (folder / "log.txt").open("ab") as log:
                 self._children[folder] = subprocess.Popen(
-                    [sys.executable, "-m", "stem_ae.simulate", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
-                    stderr=subprocess.STDOUT, env=environment, **detached(),
+                    [processes.python(), "-m", "stem_ae.simulate", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
+                    stderr=subprocess.STDOUT, env=processes.environment(self._threads), **processes.detached(),
                 )  # fmt: skip
         except OSError as error:
             raise disk_error(error, folder) from error
@@ -114,13 +108,6 @@ def kill_group(pid: int | None, gentle: bool) -> None:
         os.killpg(pid, signal.SIGTERM if gentle else signal.SIGKILL)
 
 
-def detached() -> dict[str, Any]:
-    """Return how to start a process that survives its parent."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
-    return {"start_new_session": True}
-
-
 def _pid(folder: pathlib.Path) -> int | None:
     try:
         return int((folder / "pid").read_text())
@@ -143,9 +130,9 @@ class SlurmExecutor:
         The interpreter on the nodes.
     """
 
-    def __init__(self, options: list[str] | None = None, python: str = sys.executable) -> None:
+    def __init__(self, options: list[str] | None = None, python: str | None = None) -> None:
         self._options = options or []
-        self._python = python
+        self._python = python or processes.python()
         self._states: dict[pathlib.Path, tuple[float, bool]] = {}
 
     def start(self, folder: pathlib.Path) -> bool:

@@ -16,16 +16,16 @@ import secrets
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
+from stem_ae import processes
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.config import Config
-from stem_ae.jobs.executors import detached, held
+from stem_ae.jobs.executors import held
 from stem_ae.simulate.calculation import Calculation, disk_error, write_atomically
 from stem_ae.simulate.result import Result
 from stem_ae.simulate.tasks import Task, to_dict
@@ -384,8 +384,8 @@ class Queue:
         self.worker_folder.mkdir(parents=True, exist_ok=True)
         with (self.worker_folder / "log.txt").open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-m", "stem_ae", "worker", "--queue", str(self.root), "--idle", "600"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **detached(),
+                [processes.python(), "-m", "stem_ae", "worker", "--queue", str(self.root), "--idle", "600"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **processes.detached(),
             )  # fmt: skip
 
 

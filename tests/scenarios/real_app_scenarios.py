@@ -48,7 +48,7 @@ async def unusable_images(window, images):
         window.document_model.append_data_item(item)
         display.set_display_panel_data_item(item)
         display.request_focus()
-        is_answered = lambda: model.texts.status == "No atoms" and model.texts.message not in said  # noqa: E731
+        is_answered = lambda: model.texts.message not in said  # noqa: E731
         await screen.wait_until(is_answered, f"an answer to {path}")
         said.append(model.texts.message)
     model.stop()

@@ -1,0 +1,121 @@
+"""Python processes beside this one: which interpreter, which surroundings, how values travel through their pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import stem_ae
+from stem_ae.errors import StemAeError
+
+Arrays = dict[str, NDArray[Any]]
+
+_HEADER = struct.Struct("<II")
+_PIPE_SIZE = 1 << 20
+"""Bytes that fit into a pipe where the system lets us choose: a frame goes through in one go, not in 16."""
+
+
+# --- starting them --------------------------------------------------------------------------------------------------
+
+
+def python() -> str:
+    """Return the Python interpreter of this environment.
+
+    Inside Nion Swift, ``sys.executable`` may be Swift's launcher.
+
+    Raises
+    ------
+    StemAeError
+        If there is none.
+    """
+    if pathlib.Path(sys.executable or "").stem.lower().startswith("python"):
+        return sys.executable
+    names = ["python.exe", "Scripts/python.exe"] if sys.platform == "win32" else ["bin/python3", "bin/python"]
+    for path in (pathlib.Path(sys.prefix, name) for name in names):
+        if path.exists():
+            return str(path)
+    raise StemAeError(f"There is no Python interpreter in {sys.prefix}: install stem_ae where Nion Swift's Python is.")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the surroundings for a Python process that finds this very stem_ae and computes with so many threads."""
+    home = str(pathlib.Path(stem_ae.__file__).parents[1])  # it may run from a working tree that is not installed
+    number = str(threads)
+    return {
+        **os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number,
+        "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")])),
+    }  # fmt: skip
+
+
+def detached() -> dict[str, Any]:
+    """Return how to start a process that survives its parent."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+    return {"start_new_session": True}
+
+
+def without_window() -> dict[str, Any]:
+    """Return how to start a process that opens no console of its own."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NO_WINDOW}
+    return {}
+
+
+# --- values through pipes -------------------------------------------------------------------------------------------
+
+
+def widen(pipe: IO[bytes]) -> None:
+    """Let more go through a pipe at once, where that can be chosen."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    except (ImportError, AttributeError, OSError):  # not Linux, or more than this user may have: it works anyhow
+        pass
+
+
+def send(pipe: IO[bytes], values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
+    """Send what JSON can say, and arrays, as one message.
+
+    Raises
+    ------
+    OSError
+        If nobody reads any more.
+    """
+    import safetensors.numpy
+
+    text = json.dumps(values).encode()
+    data = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()}) if arrays else b""
+    pipe.write(_HEADER.pack(len(text), len(data)) + text + data)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> tuple[dict[str, Any], Arrays]:
+    """Wait for the next message.
+
+    Raises
+    ------
+    EOFError
+        If the other side has ended.
+    """
+    import safetensors.numpy
+
+    text_size, data_size = _HEADER.unpack(_exactly(pipe, _HEADER.size))
+    values = json.loads(_exactly(pipe, text_size))
+    return values, safetensors.numpy.load(_exactly(pipe, data_size)) if data_size else {}
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytes:
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError("the other side has ended")
+    return data
