@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stem_ae import StemAeError
-from stem_ae.elit.preprocess import as_image, repair, resampling_matrix, to_working_grid
+from stem_ae.elit.preprocess import as_image, repair, resample, to_working_grid
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import GaussianProbe
 
@@ -21,9 +21,7 @@ def test_resampling_leaves_atoms_where_they_are(sampling: tuple[float, float]) -
     xy = (7.3, 11.1)
     shape = (round(20 / sampling[0]), round(16 / sampling[1]))
     image = spot(xy, shape, sampling)
-    rows = resampling_matrix(shape[0], sampling[0], 100, WORKING)
-    columns = resampling_matrix(shape[1], sampling[1], 80, WORKING)
-    small = rows @ image @ columns.T
+    small = resample(image, sampling, (100, 80), (WORKING, WORKING))
     y, x = np.indices(small.shape) * WORKING
     centre = np.array([(small * x).sum(), (small * y).sum()]) / small.sum()
     assert np.abs(centre - xy).max() < 0.01

@@ -25,7 +25,7 @@ from stem_ae.elit import synthesis, training
 from stem_ae.elit.build import familiar_to
 from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.materials import MATERIALS, Material
-from stem_ae.elit.preprocess import Image, as_image, grid_length, repair, resampling_matrix, to_working_grid
+from stem_ae.elit.preprocess import Image, as_image, grid_length, repair, resample, to_working_grid
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.probe import AberratedProbe, GaussianProbe, Probe
 
@@ -184,8 +184,7 @@ _QUIET = 34  # from here on, 1.9 / Å, probes pass no signal
 def _spectrum(image: Image, sampling: float, working: float) -> FloatArray:
     """Return the radially averaged power on the working grid, in rings of 0.05 / Å up to Nyquist's frequency."""
     n = grid_length(image.shape[0], sampling, working)
-    matrix = resampling_matrix(image.shape[0], sampling, n, working)
-    frame = matrix @ image @ matrix.T
+    frame = resample(image, (sampling, sampling), (n, n), (working, working))
     power = np.abs(np.fft.fft2((frame - frame.mean()) * np.outer(np.hanning(n), np.hanning(n)))) ** 2
     f = np.fft.fftfreq(n, working)
     ring = (np.hypot(f[:, None], f[None, :]) / 0.05).astype(int)

@@ -15,7 +15,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import csc_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.spatial import cKDTree
 
@@ -28,6 +28,7 @@ _NODE_SPACING = 8.0  # Å between the nodes of the background
 _LARGEST_STEP = 0.15  # Å per iteration
 _LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has lost it
 _NEIGHBOURS = 3  # that are as unknown as the atom itself when its covariance is stated
+_PRECISION = 0.1  # of each step's linear equations: the next step corrects what is left
 _DAMPING = 0.01  # of the conjugate gradients, relative to each unknown's own information
 
 
@@ -173,14 +174,15 @@ class _Model:
     """The image at one state, and its derivative with respect to every unknown.
 
     Unknowns are in this order: all x, all y, all amplitudes, the nodes of the background, and the probe's xx, xy, yy.
+    Windows reach beyond the frame's edge, so the arithmetic is on flat images with a margin, where nothing counts.
     """
 
     frame: _Frame
     columns: NDArray[np.float32]  # (3, N, P) derivative with respect to x, y and amplitude in each atom's window
-    index: NDArray[np.int32]  # (N, P) of the windows' pixels in the padded image
+    index: NDArray[np.int32]  # (N, P) of the windows' pixels in the flat image
     margin: int
-    probe: NDArray[np.float32]  # (3, h, w) derivative with respect to the probe
-    mean: Image  # (h, w)
+    probe: NDArray[np.float32]  # (3, pixels) derivative with respect to the probe
+    mean: Image  # (h, w), without the margin
 
     @classmethod
     def at(cls, frame: _Frame, state: _State) -> _Model:
@@ -191,7 +193,7 @@ class _Model:
         disc = np.hypot(oy, ox) <= reach + 0.5
         oy, ox = oy[disc], ox[disc]
         pixel = (state.positions - frame.origin) / frame.step
-        # Windows of atoms beyond the edge must still lie in the padded image.
+        # Windows of atoms beyond the edge must still lie within the margin.
         centre = np.clip(np.rint(pixel), -1, [w, h]).astype(np.int32)
         start = ((centre - pixel) * frame.step).astype(np.float32)
         away_x = start[:, :1] + (ox * frame.step[0]).astype(np.float32)
@@ -203,59 +205,68 @@ class _Model:
         slope_x, slope_y = height * pull_x, height * pull_y
         index = (centre[:, 1:] + margin) * np.int32(w + 2 * margin) + centre[:, :1] + margin
         index = index + (oy * np.int32(w + 2 * margin) + ox)
-        columns = np.stack([slope_x, slope_y, shape])
-        model = cls(frame, columns, index, margin, np.zeros((0, h, w), np.float32), frame.data)
-        background = frame.hats[0] @ state.nodes.astype(np.float32) @ frame.hats[1].T
-        # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
-        by_probe = [model.image_of(v) for v in (0.5 * slope_x * pull_x, slope_x * pull_y, 0.5 * slope_y * pull_y)]
-        return dataclasses.replace(model, probe=np.stack(by_probe), mean=model.image_of(height) + background)
 
-    def image_of(self, windows: NDArray[np.float32]) -> Image:
-        """Return the image that the sum of all windows makes."""
+        def image_of(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+            pixels = (h + 2 * margin) * (w + 2 * margin)
+            return np.bincount(index.ravel(), windows.ravel(), pixels).astype(np.float32)
+
+        # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
+        probe = np.stack([image_of(v) for v in (0.5 * slope_x * pull_x, slope_x * pull_y, 0.5 * slope_y * pull_y)])
+        columns = np.stack([slope_x, slope_y, shape])
+        model = cls(frame, columns, index, margin, probe, frame.data)
+        background = frame.hats[0] @ state.nodes.astype(np.float32) @ frame.hats[1].T
+        return dataclasses.replace(model, mean=model.trimmed(image_of(height)) + background)
+
+    def padded(self, image: Image) -> NDArray[np.float32]:
+        """Return an image with the margin, flat."""
+        return np.pad(image, self.margin).ravel()
+
+    def trimmed(self, flat: NDArray[np.float32]) -> Image:
+        """Return an image without the margin, from a flat one."""
         h, w = self.frame.data.shape
         m = self.margin
-        flat = np.bincount(self.index.ravel(), windows.ravel(), (h + 2 * m) * (w + 2 * m)).astype(np.float32)
         return flat.reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
 
-    def windows_of(self, image: Image) -> NDArray[np.float32]:
-        """Return what each atom's window sees of an image: nothing beyond its edge."""
-        result: NDArray[np.float32] = np.pad(image, self.margin).ravel()[self.index]
-        return result
+    @functools.cached_property
+    def _hats(self) -> tuple[Image, Image]:
+        rows, columns = self.frame.hats
+        margin = ((self.margin, self.margin), (0, 0))
+        return np.pad(rows, margin), np.pad(columns, margin)
 
     @functools.cached_property
     def _sparse(self) -> csc_matrix:
         _, n, p = self.columns.shape
-        h, w = self.frame.data.shape
         pointer = np.arange(3 * n + 1, dtype=np.int32) * np.int32(p)
         index = np.tile(self.index.ravel(), 3)
-        padded = (h + 2 * self.margin) * (w + 2 * self.margin)
-        return csc_matrix((self.columns.ravel(), index, pointer), (padded, 3 * n))
+        return csc_matrix((self.columns.ravel(), index, pointer), (self.probe.shape[1], 3 * n))
 
-    def forward(self, change: NDArray[np.float32]) -> Image:
-        """Return how the image changes with the unknowns."""
-        h, w = self.frame.data.shape
-        m, atoms = self.margin, self._sparse.shape[1]
-        rows, columns = self.frame.hats
-        image = (self._sparse @ change[:atoms]).reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
+    @functools.cached_property
+    def _transposed(self) -> csr_matrix:
+        return self._sparse.T
+
+    def forward(self, change: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how the flat image changes with the unknowns."""
+        rows, columns = self._hats
+        atoms = self._sparse.shape[1]
         nodes = change[atoms:-3].reshape(rows.shape[1], columns.shape[1])
-        result: Image = image + rows @ nodes @ columns.T + np.tensordot(change[-3:], self.probe, 1)
-        return result
+        image: NDArray[np.float32] = self._sparse @ change[:atoms]
+        image += ((rows @ nodes) @ columns.T).ravel()
+        image += change[-3:] @ self.probe
+        return image
 
-    def backward(self, image: Image) -> NDArray[np.float32]:
-        """Return the derivative's transpose times an image."""
-        rows, columns = self.frame.hats
-        atoms = self._sparse.T @ np.pad(image, self.margin).ravel()
-        nodes = (rows.T @ image @ columns).ravel()
-        return np.concatenate([atoms, nodes, self.probe.reshape(3, -1) @ image.ravel()])
+    def backward(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the derivative's transpose times a flat image."""
+        rows, columns = self._hats
+        nodes = (rows.T @ (flat.reshape(len(rows), len(columns)) @ columns)).ravel()
+        return np.concatenate([self._transposed @ flat, nodes, self.probe @ flat])
 
     def diagonal(self, weight: Image) -> NDArray[np.float32]:
         """Return the diagonal of the Fisher information."""
         rows, columns = self.frame.hats
-        seen = self.windows_of(weight)
-        atoms = np.einsum("knp,knp,np->kn", self.columns, self.columns, seen).ravel()
+        flat = self.padded(weight)
+        atoms = np.einsum("knp,knp,np->kn", self.columns, self.columns, flat[self.index]).ravel()
         nodes = ((rows**2).T @ weight @ columns**2).ravel()
-        probe = np.einsum("khw,khw,hw->k", self.probe, self.probe, weight)
-        return np.concatenate([atoms, nodes, probe])
+        return np.concatenate([atoms, nodes, self.probe**2 @ flat])
 
 
 # --- the fit ----------------------------------------------------------------------------------------------------------
@@ -295,17 +306,17 @@ def _changed_probe(probe: FloatArray, change: FloatArray, pixel: float) -> Float
 def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     """Solve the damped normal equations by conjugate gradients, every unknown scaled to unit information."""
     weight = state.weight(model.mean)
-    gradient = model.backward(weight * (frame.data - model.mean))
+    flat = model.padded(weight)
+    gradient = model.backward(model.padded(weight * (frame.data - model.mean)))
     scale = 1 / np.sqrt(np.maximum(model.diagonal(weight), 1e-30))
 
     def information(unknowns: NDArray[np.float32]) -> NDArray[np.float32]:
         change = np.asarray(unknowns * scale, np.float32)
-        image: Image = np.asarray(weight * model.forward(change), np.float32)
-        return np.asarray(model.backward(image) * scale + _DAMPING * unknowns, np.float32)
+        return np.asarray(model.backward(flat * model.forward(change)) * scale + _DAMPING * unknowns, np.float32)
 
     size = len(gradient)
     operator = LinearOperator((size, size), information, dtype=np.float32)
-    solution, _ = cg(operator, gradient * scale, rtol=0.03, maxiter=20)
+    solution, _ = cg(operator, gradient * scale, rtol=_PRECISION, maxiter=20)
     return np.asarray(solution * scale, dtype=float)
 
 
@@ -377,7 +388,8 @@ def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     n = len(state.positions)
     k = min(_NEIGHBOURS, n - 1)
     weight = state.weight(model.mean)
-    own = np.einsum("anp,bnp,np->nab", model.columns, model.columns, model.windows_of(weight), optimize=True)
+    seen = model.padded(weight)[model.index]
+    own = np.einsum("anp,bnp,np->nab", model.columns, model.columns, seen, optimize=True)
     near = cKDTree(state.positions).query(state.positions, k=k + 1)[1].reshape(n, k + 1)
     local = np.zeros((n, k + 1, 3, k + 1, 3))
     for a in range(k + 1):

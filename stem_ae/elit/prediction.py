@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
-from stem_ae.elit.preprocess import resampling_matrix
+from stem_ae.elit.preprocess import resample
 
 FloatImage = NDArray[np.float32]
 
@@ -59,8 +59,5 @@ class Prediction:
         return self._to_image(self.working_uncertainty)
 
     def _to_image(self, channel: FloatImage) -> FloatImage:
-        (height, width), (dy, dx) = self.atoms.shape, self.atoms.sampling
-        rows = resampling_matrix(channel.shape[0], self.working_sampling, height, dy)
-        columns = resampling_matrix(channel.shape[1], self.working_sampling, width, dx)
-        result: FloatImage = np.asarray(rows @ channel @ columns.T, np.float32)
-        return result
+        step = self.working_sampling
+        return resample(channel, (step, step), self.atoms.shape, self.atoms.sampling)
