@@ -21,7 +21,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLING = 0.1  # Å per pixel of the scans
-DWELL_US = {256: 1.2, 512: 1.0}
+DWELL_US = {256: 1.4, 512: 1.0}
 SOAK_DWELL_US = 2.0
 GOALS = {256: "(goal: >= 8 overlays/s, p95 <= 200 ms, gap p95 <= 60 ms)", 512: "(goal: >= 3 overlays/s)"}
 

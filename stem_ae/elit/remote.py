@@ -12,12 +12,12 @@ import subprocess
 import threading
 from typing import IO, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from stem_ae import processes
 from stem_ae.atoms import Atoms2D
 from stem_ae.elit.prediction import Prediction
-from stem_ae.elit.preprocess import as_image
 from stem_ae.errors import StemAeError
 
 
@@ -171,12 +171,12 @@ class RemoteEnsemble:
     def predict(self, image: ArrayLike, sampling: tuple[float, float], threshold: float = 0.5) -> Prediction:
         """Find and classify the atoms of one frame; see :meth:`stem_ae.elit.ensemble.Ensemble.predict`."""
         request = {"do": "predict", "sampling": list(sampling), "threshold": threshold}
-        values, arrays = self._process.request(self, request, {"image": as_image(image)})
+        values, arrays = self._process.request(self, request, {"image": np.asarray(image, np.float32)})
         return unpacked(values, arrays)
 
     def estimate_sampling(self, image: ArrayLike) -> tuple[float, float]:
         """Measure the sampling from the lattice; see :func:`stem_ae.elit.calibrate.estimate_sampling`."""
-        values, _ = self._process.request(self, {"do": "estimate_sampling"}, {"image": as_image(image)})
+        values, _ = self._process.request(self, {"do": "estimate_sampling"}, {"image": np.asarray(image, np.float32)})
         sampling, confidence = values["estimate"]
         return sampling, confidence
 
@@ -185,10 +185,12 @@ def unpacked(values: dict[str, Any], arrays: processes.Arrays) -> Prediction:
     """Return the prediction that a message holds."""
     atoms: dict[str, Any] = {n.removeprefix("atoms."): a for n, a in arrays.items() if n.startswith("atoms.")}
     atoms |= {name: tuple(values[name]) for name in ("species", "shape", "sampling")}
-    return Prediction(
-        arrays["probability"],
-        arrays["uncertainty"],
+    prediction = Prediction(
+        arrays["working_probability"],
+        arrays["working_uncertainty"],
         values["working_sampling"],
         Atoms2D(**atoms),
         values["novelty"],
     )
+    vars(prediction)["uncertainty"] = arrays["uncertainty"]  # a cached property, worked out over there already
+    return prediction

@@ -47,7 +47,7 @@ def packed(prediction: Prediction) -> Answer:
     atoms = {field.name: getattr(prediction.atoms, field.name) for field in dataclasses.fields(prediction.atoms)}
     values = {name: atoms.pop(name) for name in ("species", "shape", "sampling")}
     values |= {"working_sampling": prediction.working_sampling, "novelty": prediction.novelty}
-    maps = {"probability": prediction.working_probability, "uncertainty": prediction.working_uncertainty}
+    maps = {name: getattr(prediction, name) for name in ("working_probability", "working_uncertainty", "uncertainty")}
     return values, {**{f"atoms.{name}": array for name, array in atoms.items()}, **maps}
 
 
