@@ -111,7 +111,7 @@ async def measure(
         latencies.clear()
         gaps, start = Gaps(), time.perf_counter()
         await asyncio.sleep(seconds)
-        await screen.wait_until(lambda: latencies, "an overlay")
+        await screen.wait_until(lambda: latencies, lambda model=atoms: f"an overlay (the panel says {model.texts})")
         elapsed, drawn = time.perf_counter() - start, list(latencies)
         answers.append(
             {

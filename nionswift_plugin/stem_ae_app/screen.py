@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import pathlib
 import sys
@@ -15,18 +16,21 @@ from PIL import ImageGrab
 from stem_ae.errors import StemAeError
 
 
-async def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout_s: float = 120.0) -> typing.Any:
-    """Return what the condition returns as soon as that is true.
+async def wait_until(
+    condition: typing.Callable[[], typing.Any], what: str | typing.Callable[[], str], timeout_s: float = 120.0
+) -> typing.Any:
+    """Return what the condition returns as soon as that is true; ``what`` tells what is waited for.
 
     Raises
     ------
     StemAeError
-        If it has not become true in time.
+        If it has not become true in time; what every thread was doing then is in Swift's log.
     """
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise StemAeError(f"Waited {timeout_s:.0f} s in vain for {what}.")
+            faulthandler.dump_traceback(sys.__stderr__ or 2)
+            raise StemAeError(f"Waited {timeout_s:.0f} s in vain for {what() if callable(what) else what}.")
         await asyncio.sleep(0.05)
     return value
 
