@@ -175,6 +175,17 @@ class AtomicScanDevice(ScanDevice.Device):
         point = self._instrument.context_field.to_fraction(self._field.to_specimen(self.scanning_fraction))
         return Geometry.FloatPoint(y=float(point[1]), x=float(point[0]))
 
+    # --- detectors under a beam at rest -----------------------------------------------------------------------------
+
+    def parked_counts(self, seconds: float) -> tuple[float, float]:
+        """Return what the first detector counts under the resting beam, and in how many seconds (at least these)."""
+        microscope, clock = self._instrument.microscope, self._instrument.microscope.clock
+        start = clock()
+        time.sleep(seconds)
+        exposed = clock() - start or seconds  # a clock that stands still was made for a test
+        counts = microscope.resting_counts(_CHANNELS[self.get_channel_name(0)], exposed)
+        return counts, exposed
+
     # --- clocked by a camera ----------------------------------------------------------------------------------------
 
     def prepare_synchronized_scan(

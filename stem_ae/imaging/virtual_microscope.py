@@ -32,6 +32,8 @@ FloatArray = NDArray[np.float64]
 
 _LAYER_SAMPLING = 0.25  # Å, of the contamination's map
 _SUPPORTING_DENSITY = 0.1  # atoms per Å² that carry contamination (graphene has 0.38)
+_SPOT = 0.16  # Å: the pixel of a beam at rest, as coarse as images may be
+_REACH = 8.0  # Å: atoms farther away have no part in what the beam sees
 _MARGIN = 3.0  # Å around the specimen that an image has to be computed for
 
 
@@ -280,6 +282,26 @@ class VirtualMicroscope:
             self.advance()
             self._rest = rest
 
+    def resting_counts(self, detector: Detector, seconds: float) -> float:
+        """Return the electrons that a detector counts in a time under the resting beam; dark if there is none.
+
+        What the beam has changed by now counts as if it had been so all the time: ask often.
+        """
+        with self._lock:
+            self.advance()
+            rest = self._rest
+            conditions = self._conditions
+            if rest is None:
+                return float(self._rng.normal(0.0, conditions.readout))
+            spot = rest.field.moved(self.drift()).part(rest.fraction, np.divide(_SPOT, rest.field.fov))
+            x, y = spot.to_specimen((0.5, 0.5))
+            near = np.hypot(self._specimen.positions[:, 0] - x, self._specimen.positions[:, 1] - y) < _REACH
+            still = dataclasses.replace(conditions, drift=(0.0, 0.0))
+            frame = ScanFrame(
+                self._specimen[near], self._contamination(), still, spot, (1, 1), seconds * 1e6, rest.beam, None, self._rng
+            )
+            return float(frame.counts(detector)[0, 0])
+
     def advance(self) -> None:
         """Bring the specimen up to date: deposit what a beam at rest has delivered since the last time."""
         with self._lock:
@@ -420,8 +442,7 @@ class ScanFrame:
         dy, dx = self.sampling
         image = np.zeros(self.shape)
         xy = self.in_image(self.specimen.positions[:, :2])
-        reach = 8.0  # Å: atoms farther outside have no part in the frame
-        near = np.all((xy > -reach) & (xy < np.multiply(self.shape[::-1], (dx, dy)) + reach), axis=1)
+        near = np.all((xy > -_REACH) & (xy < np.multiply(self.shape[::-1], (dx, dy)) + _REACH), axis=1)
         xy = xy[near]
         if not len(xy):
             return image

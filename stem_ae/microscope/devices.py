@@ -1,0 +1,526 @@
+"""The microscope's devices in bluesky's terms (``bluesky.protocols``): what plans move, trigger and read.
+
+They hold no knowledge of an instrument's make; :class:`Microscope` builds them on any
+:class:`~stem_ae.microscope.instrument.Instrument`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from stem_ae.errors import StemAeError
+from stem_ae.microscope.frame import CameraFrame, Frame, Image, Reading
+from stem_ae.microscope.instrument import CameraName, Cancelled, ControlName, Instrument
+from stem_ae.microscope.registration import shift_between
+
+Document = OrderedDict[str, dict[str, Any]]
+
+_PATIENCE_S = 3.0  # beyond what an operation needs by itself
+_CLIPPED = 4  # raw pixels that share the largest value: no noise does that ...
+_CLIPPED_FROM = 1024.0  # ... at many counts
+
+
+class Operation:
+    """Work under way, with an end: bluesky's Status.
+
+    Parameters
+    ----------
+    work : callable, optional
+        Done in a thread of its own; what it returns is dropped, what it raises is :meth:`exception`, except that being
+        cancelled is no failure. None: nothing is to be done.
+    timeout_s : float
+        Seconds after which the operation fails, whatever ``work`` still does.
+    late : str
+        What the failure then says.
+    done : bool
+        Without work: whether it has ended, or never will.
+    """
+
+    def __init__(
+        self, work: Callable[[], object] | None = None, timeout_s: float = 60.0, late: str = "", done: bool = True
+    ) -> None:
+        self._lock = threading.Lock()
+        self._finished = threading.Event()
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[Operation], None]] = []
+        self._timer: threading.Timer | None = None
+        if work is None:
+            if done:
+                self._finish(None)
+            return
+        self._timer = threading.Timer(timeout_s, self._finish, [StemAeError(late or "An operation took too long.")])
+        self._timer.daemon = True
+        self._timer.start()
+        threading.Thread(target=self._run, args=[work], daemon=True, name="stem_ae operation").start()
+
+    def _run(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Cancelled:
+            self._finish(None)
+        except BaseException as error:  # whatever it is, the plan has to hear of it
+            self._finish(error)
+        else:
+            self._finish(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        with self._lock:
+            if self._finished.is_set():
+                return
+            self._error = error
+            self._finished.set()
+        if self._timer:
+            self._timer.cancel()
+        for callback in self._callbacks:
+            callback(self)
+
+    def add_callback(self, callback: Callable[[Operation], None]) -> None:
+        """Call back at the end, or now if it was already."""
+        with self._lock:
+            if not self._finished.is_set():
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def exception(self, timeout: float | None = 0.0) -> BaseException | None:
+        """Return what went wrong, after waiting for the end."""
+        if not self._finished.wait(timeout):
+            raise TimeoutError("The operation goes on.")
+        return self._error
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._finished.is_set()
+
+    @property
+    def success(self) -> bool:
+        """Whether it has ended well."""
+        return self.done and self._error is None
+
+
+class _Device:
+    parent = None
+
+    def __init__(self, instrument: Instrument, name: str) -> None:
+        self.name = name
+        self._instrument = instrument
+
+    def read_configuration(self) -> Document:
+        """Return nothing: devices say everything with each reading."""
+        return OrderedDict()
+
+    def describe_configuration(self) -> Document:
+        """Return nothing."""
+        return OrderedDict()
+
+    def _key(self, shape: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+        return {
+            "source": self._instrument.name, "dtype": "array" if shape else "number", "shape": list(shape), **more,
+        }  # fmt: skip
+
+
+def _values(**values: Any) -> Document:
+    now = time.time()
+    return OrderedDict((name, {"value": value, "timestamp": now}) for name, value in values.items())
+
+
+# --- where the beam is, and whether -----------------------------------------------------------------------------------
+
+
+class Blanker(_Device):
+    """Movable to True (blanked) and False. A pause blanks."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        super().__init__(instrument, "blanked")
+        self._shut = False
+        self._lock = threading.Lock()
+
+    def set(self, value: bool) -> Operation:
+        """Blank (True) or unblank (False) the beam, at once. After :meth:`shut` unblanking waits for ever."""
+        with self._lock:
+            if self._shut and not value:
+                return Operation(done=False)  # the engine is about to hear that the run is to end
+            self._instrument.blank(bool(value))
+        return Operation()
+
+    def shut(self) -> None:
+        """Blank the beam at once, from any thread, and let nothing unblank it until :meth:`unlock`."""
+        self._shut = True  # before waiting for the lock: what has it may be about to unblank
+        with self._lock:
+            self._instrument.blank(True)
+
+    def unlock(self) -> None:
+        """Let the beam be unblanked again. It stays blanked."""
+        self._shut = False
+
+    def pause(self) -> None:
+        """Blank; the plan goes back to its last checkpoint before it exposes anything again."""
+        self._instrument.blank(True)
+
+    def resume(self) -> None:
+        """Leave the unblanking to the plan."""
+
+    def read(self) -> Document:  # noqa: D102
+        return _values(blanked=int(self._instrument.is_blanked))
+
+    def describe(self) -> Document:  # noqa: D102
+        return OrderedDict(blanked=self._key())
+
+
+class Probe(_Device):
+    """Movable to a place of the scan plane (x, y in Å), or to None: parked by default."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        super().__init__(instrument, "probe")
+        self.place: tuple[float, float] | None = None
+
+    def set(self, value: tuple[float, float] | None) -> Operation:
+        """Let the beam rest there."""
+        place = None if value is None else (float(value[0]), float(value[1]))
+        self._instrument.park(place)
+        self.place = place
+        return Operation()
+
+    def read(self) -> Document:  # noqa: D102
+        x, y = self.place or (float("nan"), float("nan"))
+        return _values(probe_x=x, probe_y=y)
+
+    def describe(self) -> Document:  # noqa: D102
+        return OrderedDict(probe_x=self._key(units="Å"), probe_y=self._key(units="Å"))
+
+
+class Control(_Device):
+    """Movable: one of the instrument's controls, in Å."""
+
+    def __init__(self, instrument: Instrument, name: ControlName) -> None:
+        super().__init__(instrument, name)
+        self._control: ControlName = name
+
+    @property
+    def value(self) -> float:
+        """As it is set now, in Å."""
+        return self._instrument.get(self._control)
+
+    def set(self, value: float) -> Operation:
+        """Set it."""
+        late = f"The microscope did not set {self.name} in time."
+        return Operation(lambda: self._instrument.set(self._control, float(value)), 30.0, late)
+
+    def read(self) -> Document:  # noqa: D102
+        return _values(**{self.name: self.value})
+
+    def describe(self) -> Document:  # noqa: D102
+        return OrderedDict({self.name: self._key(units="Å")})
+
+
+# --- detectors --------------------------------------------------------------------------------------------------------
+
+
+class _Cancellable(_Device):
+    """Something that takes its time and can be told to stop."""
+
+    def __init__(self, instrument: Instrument, name: str) -> None:
+        super().__init__(instrument, name)
+        self._cancel = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop what is under way."""
+        self._cancel.set()
+
+    def _begin(self) -> threading.Event:
+        self._cancel = threading.Event()
+        return self._cancel
+
+
+class Scan(_Cancellable):
+    """Triggerable: scans :attr:`frame`. Movable to another :class:`Frame`."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        super().__init__(instrument, "scan")
+        self.frame: Frame | None = None
+        self.image: Image | None = None
+        """The last one."""
+
+    def set(self, value: Frame) -> Operation:
+        """Choose what to scan."""
+        self.frame = value
+        return Operation()
+
+    def trigger(self) -> Operation:
+        """Scan one frame. The beam has to be unblanked for it."""
+        if self.frame is None:
+            raise StemAeError("Say what to scan first: set the scan to a Frame.")
+        frame, cancel, self.image = self.frame, self._begin(), None
+
+        def work() -> None:
+            self.image = self._instrument.scan(frame, cancel)
+
+        late = "The scan did not finish: look at the scan unit, or scan by hand once."
+        return Operation(work, 1.5 * frame.seconds + 4 * _PATIENCE_S, late)
+
+    def read(self) -> Document:  # noqa: D102
+        if self.image is None:
+            raise StemAeError("Nothing was scanned yet.")
+        frame = self.image.frame
+        return _values(
+            scan=self.image.data, scan_fov=frame.fov, scan_dwell_us=frame.dwell_us, scan_rotation=frame.rotation,
+            scan_x=frame.centre[0], scan_y=frame.centre[1],
+        )  # fmt: skip
+
+    def describe(self) -> Document:  # noqa: D102
+        shape = self.image.data.shape if self.image else ()
+        return OrderedDict(
+            scan=self._key(shape), scan_fov=self._key(units="Å"), scan_dwell_us=self._key(units="µs"),
+            scan_rotation=self._key(units="rad"), scan_x=self._key(units="Å"), scan_y=self._key(units="Å"),
+        )  # fmt: skip
+
+
+class Camera(_Cancellable):
+    """Triggerable: one exposure of :attr:`exposure_s` at the place where the beam rests."""
+
+    def __init__(self, instrument: Instrument, name: CameraName) -> None:
+        super().__init__(instrument, name)
+        self._camera: CameraName = name
+        self.exposure_s = 0.02
+        self.saturation = float("inf")
+        """Counts of a raw pixel that is full, if known; clipping is noticed without it."""
+        self.latest: CameraFrame | None = None
+
+    def trigger(self) -> Operation:
+        """Expose."""
+        exposure_s, cancel, self.latest = self.exposure_s, self._begin(), None
+
+        def work() -> None:
+            frame = self._instrument.expose(self._camera, exposure_s, cancel)
+            self._refuse_saturated(frame)
+            self.latest = frame
+
+        late = (
+            f"The {self.name} camera did not answer within {exposure_s + _PATIENCE_S:.1f} s: look at the camera, then "
+            "start again."
+        )
+        return Operation(work, exposure_s + _PATIENCE_S, late)
+
+    def _refuse_saturated(self, frame: CameraFrame) -> None:
+        is_clipped = frame.largest >= _CLIPPED_FROM and frame.clipped >= _CLIPPED
+        if frame.largest >= self.saturation or is_clipped:
+            raise StemAeError(
+                f"The {self.name} camera is saturated ({frame.largest:.0f} counts in a pixel): use a shorter exposure "
+                f"than {frame.exposure_s:g} s or less beam current."
+            )
+
+    def read(self) -> Document:  # noqa: D102
+        if self.latest is None:
+            raise StemAeError(f"The {self.name} camera has not exposed anything yet.")
+        return _values(**{self.name: self.latest.data})
+
+    def describe(self) -> Document:  # noqa: D102
+        frame = self.latest
+        if frame is None:
+            return OrderedDict({self.name: self._key()})
+        calibration = {"offset": frame.offset, "scale": frame.scale, "unit": frame.unit, "exposure_s": frame.exposure_s}
+        return OrderedDict({self.name: self._key(frame.data.shape, calibration=calibration)})
+
+
+class Exposure(_Cancellable):
+    """Triggerable: lets the beam rest where the probe is, hands every dark-field reading on, and ends when told to.
+
+    The loop that reacts in milliseconds is inside this one operation. It blanks before it ends, whatever happens.
+    """
+
+    def __init__(self, instrument: Instrument, blanker: Blanker) -> None:
+        super().__init__(instrument, "exposure")
+        self._blanker = blanker
+        self.reading_s = 1e-3
+        self.timeout_s = 10.0
+        self.decide: Callable[[Reading], bool] = lambda reading: False
+        """Given each reading in the operation's thread; True ends the exposure at once."""
+        self.readings: list[Reading] = []
+        """Of the last exposure."""
+        self.ended_by = ""
+        """``"decision"``, ``"timeout"`` or ``"cancelled"``."""
+
+    def trigger(self) -> Operation:
+        """Unblank, read until the decision, the timeout or :meth:`cancel`, and blank."""
+        cancel = self._begin()
+        late = "The exposure did not end by itself; the beam is blanked."
+        return Operation(lambda: self._expose(cancel), self.timeout_s + _PATIENCE_S, late)
+
+    def _expose(self, cancel: threading.Event) -> None:
+        self.readings, self.ended_by = [], "cancelled"
+        end = time.monotonic() + self.timeout_s
+        try:
+            if not self._blanker.set(False).done:
+                return
+            while not cancel.is_set() and time.monotonic() < end:
+                reading = self._instrument.read_dark_field(self.reading_s, cancel)
+                self.readings.append(reading)
+                if self.decide(reading):
+                    self._blanker.set(True)
+                    self.ended_by = "decision"
+                    return
+            self.ended_by = "cancelled" if cancel.is_set() else "timeout"
+        finally:
+            self._blanker.set(True)
+
+    def pause(self) -> None:
+        """Cancel: the plan exposes anew."""
+        self.cancel()
+
+    def resume(self) -> None:
+        """Leave it to the plan."""
+
+    def read(self) -> Document:  # noqa: D102
+        return _values(
+            exposure_counts=np.array([r.counts for r in self.readings]),
+            exposure_times=np.array([r.exposure_s for r in self.readings]),
+            exposure_ended_by=self.ended_by,
+        )
+
+    def describe(self) -> Document:  # noqa: D102
+        shape = (len(self.readings),)
+        return OrderedDict(
+            exposure_counts=self._key(shape), exposure_times=self._key(shape, units="s"),
+            exposure_ended_by={"source": self._instrument.name, "dtype": "string", "shape": []},
+        )  # fmt: skip
+
+
+class Drift(_Device):
+    """Where the specimen has moved since the reference, from re-scans of one frame. Readable.
+
+    Give each re-scan to :meth:`add`; :meth:`at` predicts the drift from the last ones.
+    """
+
+    def __init__(self, instrument: Instrument) -> None:
+        super().__init__(instrument, "drift")
+        self._reference: Image | None = None
+        self._track: list[tuple[float, float, float]] = []
+
+    def reset(self) -> None:
+        """Forget the reference: the next image is the new one."""
+        self._reference, self._track = None, []
+
+    def add(self, image: Image) -> tuple[float, float]:
+        """Take an image in and return the drift (x, y in Å) that it shows; the first one is the reference.
+
+        Raises
+        ------
+        StemAeError
+            If it is not of the reference's frame.
+        """
+        if self._reference is None:
+            self._reference = image
+        if image.frame != self._reference.frame:
+            raise StemAeError("Drift is measured with one and the same frame: reset before another one is used.")
+        frame = image.frame
+        row, column = shift_between(self._reference.data, image.data)
+        moved = frame.pixels_to_plane((row, column)) - frame.pixels_to_plane((0.0, 0.0))
+        # The middle of the frame was exposed half a frame ago.
+        self._track.append((image.time_s - frame.seconds / 2, float(moved[0]), float(moved[1])))
+        return self._track[-1][1], self._track[-1][2]
+
+    def at(self, time_s: float) -> tuple[float, float]:
+        """Return the drift (x, y in Å) at a time (seconds since 1970): a line through the last two measurements."""
+        if not self._track:
+            return 0.0, 0.0
+        (t0, x0, y0), (t1, x1, y1) = self._track[-2] if len(self._track) > 1 else self._track[-1], self._track[-1]
+        ahead = (time_s - t1) / (t1 - t0) if t1 > t0 else 0.0
+        return x1 + ahead * (x1 - x0), y1 + ahead * (y1 - y0)
+
+    def read(self) -> Document:  # noqa: D102
+        x, y = self._track[-1][1:] if self._track else (0.0, 0.0)
+        return _values(drift_x=x, drift_y=y)
+
+    def describe(self) -> Document:  # noqa: D102
+        return OrderedDict(drift_x=self._key(units="Å"), drift_y=self._key(units="Å"))
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+class Guard(_Device):
+    """Movable to True: the run has the microscope; to False: the microscope is safe and the user's again.
+
+    "Safe" is: beam blanked, everything cancelled, probe parked, the user's scan settings back.
+    """
+
+    def __init__(self, instrument: Instrument, microscope: Microscope) -> None:
+        super().__init__(instrument, "guard")
+        self._microscope = microscope
+
+    def set(self, value: bool) -> Operation:
+        """Take the microscope, or give it back."""
+        if value:
+            return Operation(self._instrument.hold, 10.0, "The scan could not be stopped: stop it by hand.")
+        self._microscope.stop_beam()
+        late = "The scan's settings could not be restored; the beam is blanked."
+        return Operation(self._microscope.secure, 10.0, late)
+
+    def read(self) -> Document:  # noqa: D102
+        return OrderedDict()
+
+    def describe(self) -> Document:  # noqa: D102
+        return OrderedDict()
+
+
+class Microscope:
+    """All devices of one instrument."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        self.instrument = instrument
+        self.blanker = Blanker(instrument)
+        self.probe = Probe(instrument)
+        self.scan = Scan(instrument)
+        self.eels = Camera(instrument, "eels")
+        self.diffraction = Camera(instrument, "diffraction")
+        self.exposure = Exposure(instrument, self.blanker)
+        self.drift = Drift(instrument)
+        self.defocus = Control(instrument, "defocus")
+        self.astigmatism = (Control(instrument, "astigmatism_x"), Control(instrument, "astigmatism_y"))
+        self.stage = (Control(instrument, "stage_x"), Control(instrument, "stage_y"))
+        self.beam_shift = (Control(instrument, "shift_x"), Control(instrument, "shift_y"))
+        self.guard = Guard(instrument, self)
+
+    def camera(self, name: str) -> Camera:
+        """Return a camera by its name, ``"eels"`` or ``"diffraction"``."""
+        cameras = {camera.name: camera for camera in (self.eels, self.diffraction)}
+        if name not in cameras:
+            raise StemAeError(f"There is no camera {name!r}: choose {' or '.join(cameras)}.")
+        return cameras[name]
+
+    def stop_beam(self) -> None:
+        """Blank at once and cancel what is under way. From any thread."""
+        try:
+            self.blanker.set(True)
+        finally:
+            for device in (self.scan, self.eels, self.diffraction, self.exposure):
+                device.cancel()
+
+    def emergency_stop(self) -> None:
+        """Blank at once, and let nothing unblank until the run has ended (:meth:`Blanker.unlock`). From any thread."""
+        try:
+            self.blanker.shut()
+        finally:
+            self.stop_beam()
+
+    def secure(self) -> None:
+        """Leave the microscope safe: beam blanked, probe parked, the user's settings restored. Can be repeated."""
+        self.stop_beam()
+        with contextlib.ExitStack() as stack:  # every step is tried, whatever fails before it
+            stack.callback(self._check_blanked)
+            stack.callback(self.instrument.release)
+            stack.callback(self.probe.set, None)
+
+    def _check_blanked(self) -> None:
+        if not self.instrument.is_blanked:
+            self.instrument.blank(True)
+            logging.getLogger(__name__).warning("The beam was found unblanked at the end of a run and was blanked.")

@@ -1,0 +1,116 @@
+"""Plans that look and measure where they are told: survey, zoom, list of points, raster."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from bluesky.utils import Msg
+from numpy.typing import ArrayLike
+
+from stem_ae.errors import StemAeError
+from stem_ae.microscope.devices import Microscope
+from stem_ae.microscope.frame import Frame, Image
+from stem_ae.plans import stubs
+from stem_ae.plans.stubs import Plan
+
+
+def survey(microscope: Microscope, frame: Frame) -> Plan:
+    """Scan one frame; the run's result is the :class:`Image`."""
+    return stubs.as_run(microscope, "survey", stubs.scan(microscope, frame), frame=dataclasses.asdict(frame))
+
+
+def zoom(microscope: Microscope, frame: Frame, place: tuple[float, float], fov: float) -> Plan:
+    """Scan the surroundings of a place of the scan plane (x, y in Å), ``fov`` Å wide, otherwise like ``frame``."""
+    centre = (float(place[0]), float(place[1]))
+    closer = dataclasses.replace(frame, fov=fov, centre=centre, within=None)
+    return stubs.as_run(microscope, "zoom", stubs.scan(microscope, closer), frame=dataclasses.asdict(closer))
+
+
+def points(
+    microscope: Microscope, frame: Frame, places: ArrayLike, camera: str = "eels", exposure_s: float = 0.02,
+    drift_every: int = 0, **settings: Any,
+) -> Plan:
+    """Scan a frame, then expose a camera at places of the scan plane.
+
+    Parameters
+    ----------
+    microscope : Microscope
+    frame : Frame
+        The survey image. Places lie inside it.
+    places : (n, 2) array
+        x and y in Å.
+    camera : "eels" or "diffraction"
+    exposure_s : float
+        Per point.
+    drift_every : int
+        Scan the frame again after so many points and follow the specimen; 0: do not.
+    **settings
+        More for the start document.
+    """
+    xy = np.asarray(places, dtype=float).reshape(-1, 2)
+    if not len(xy):
+        raise StemAeError("There are no points to measure.")
+    device = microscope.camera(camera)
+    device.exposure_s = exposure_s
+
+    def plan() -> Plan:
+        follow = Follower(microscope, frame, drift_every)
+        yield from follow.start()
+        for place in xy:
+            yield from follow.again()
+            yield from stubs.measure(microscope, device, follow.now(place))
+
+    told = {"frame": dataclasses.asdict(frame), "camera": camera, "exposure_s": exposure_s, "places": xy}
+    return stubs.as_run(microscope, "points", plan(), **told, **settings)
+
+
+def raster(
+    microscope: Microscope, frame: Frame, shape: tuple[int, int], camera: str = "eels", exposure_s: float = 0.02,
+    drift_every: int = 0,
+) -> Plan:
+    """Expose a camera at ``shape`` rows and columns of points, evenly over the frame."""
+    rows, columns = np.indices(shape)
+    fractions = np.stack([(columns + 0.5) / shape[1], (rows + 0.5) / shape[0]], axis=-1)
+    places = frame.field.to_specimen(fractions.reshape(-1, 2))
+    return points(microscope, frame, places, camera, exposure_s, drift_every, shape=list(shape))
+
+
+class Follower:
+    """Moves places with the specimen, which is scanned again every so many points.
+
+    Parameters
+    ----------
+    microscope : Microscope
+    frame : Frame
+        What is scanned.
+    every : int
+        Points between two scans; 0: no scan but the first.
+    """
+
+    def __init__(self, microscope: Microscope, frame: Frame, every: int) -> None:
+        self._microscope, self._frame, self._every = microscope, frame, every
+        self._since = 0
+        self.image: Image | None = None
+
+    def start(self) -> Generator[Msg, Any, Image]:
+        """Scan the survey image."""
+        self._microscope.drift.reset()
+        self.image = yield from stubs.scan(self._microscope, self._frame)
+        self._microscope.drift.add(self.image)
+        return self.image
+
+    def again(self) -> Plan:
+        """Scan again if it is time; call before every point."""
+        if self._every and self._since == self._every:
+            yield from stubs.measure_drift(self._microscope, self._frame)
+            self._since = 0
+        self._since += 1
+
+    def now(self, place: ArrayLike) -> tuple[float, float]:
+        """Return where a place of the survey image is by now."""
+        x, y = np.add(np.asarray(place, dtype=float), self._microscope.drift.at(time.time()) if self._every else 0.0)
+        return float(x), float(y)

@@ -1,0 +1,239 @@
+"""bluesky's RunEngine in a thread of its own, with a stop button that blanks the beam before anything else."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import pathlib
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal
+
+from bluesky.run_engine import RunEngine
+from bluesky.utils import DuringTask, RunEngineInterrupted
+
+from stem_ae import __version__
+from stem_ae.errors import StemAeError
+from stem_ae.microscope.devices import Microscope
+from stem_ae.plans.documents import DocumentWriter
+from stem_ae.plans.stubs import Plan
+
+State = Literal["idle", "running", "pausing", "paused", "ending"]
+Outcome = Literal["", "completed", "stopped", "aborted", "failed"]
+
+
+class Runner:
+    """Runs one plan after the other. Its methods return at once and may be called from any thread.
+
+    Parameters
+    ----------
+    microscope : Microscope
+        What the plans work with.
+    folder : path or None
+        Where each run gets a folder of its own; None: nothing is written.
+    changed : callable, optional
+        Called in some thread whenever :attr:`state` has changed.
+    document : callable, optional
+        Called in the engine's thread with each document, arrays included, after it was written.
+    """
+
+    def __init__(
+        self, microscope: Microscope, folder: pathlib.Path | None = None, changed: Callable[[], None] = lambda: None,
+        document: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.microscope = microscope
+        self.folder = folder
+        self.state: State = "idle"
+        self.outcome: Outcome = ""
+        """How the last run ended."""
+        self.error = ""
+        """What went wrong in it, in a sentence."""
+        self.result: Any = None
+        """What its plan returned."""
+        self.run_folder: pathlib.Path | None = None
+        """Where it was written to."""
+        self._changed, self._document = changed, document
+        self._commands: queue.SimpleQueue[Literal["resume", "stop", "abort"]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._engine: RunEngine | None = None
+        self._thread: threading.Thread | None = None
+        self._end: Literal["", "stop", "abort"] = ""
+
+    # --- what the user does -----------------------------------------------------------------------------------------
+
+    def start(self, plan: Plan, **metadata: Any) -> None:
+        """Run a plan.
+
+        Parameters
+        ----------
+        plan : generator
+            See :mod:`stem_ae.plans`.
+        **metadata
+            More for the start document.
+
+        Raises
+        ------
+        StemAeError
+            If another one runs.
+        """
+        with self._lock:
+            if self.state != "idle":
+                raise StemAeError("A run is under way: wait for its end or stop it first.")
+            self._end, self.outcome, self.error, self.result, self.run_folder = "", "", "", None, None
+            self._commands = queue.SimpleQueue()
+            self.state = "running"
+        self._thread = threading.Thread(target=self._run, args=[plan, metadata], daemon=True, name="stem_ae run")
+        self._thread.start()
+        self._changed()
+
+    def pause(self) -> None:
+        """Blank the beam and wait; what was being measured is measured anew on :meth:`resume`."""
+        with self._lock:
+            if self.state != "running" or self._engine is None:
+                return
+            self.state = "pausing"
+        engine = self._engine
+        self._aside(lambda: engine.request_pause(False))
+        self._changed()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._commands.put("resume")
+
+    def stop(self) -> None:
+        """Blank the beam at once and end the run; it counts as ended as planned."""
+        self._end_by("stop")
+
+    def abort(self) -> None:
+        """Blank the beam at once and end the run; its documents say that it was aborted."""
+        self._end_by("abort")
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end of the run and return whether it has come."""
+        if thread := self._thread:
+            thread.join(timeout_s)
+            return not thread.is_alive()
+        return True
+
+    def close(self) -> None:
+        """Abort what runs and wait for it."""
+        self.abort()
+        self.wait(10.0)
+
+    def _end_by(self, how: Literal["stop", "abort"]) -> None:
+        with self._lock:
+            was, engine = self.state, self._engine
+            if was == "idle":
+                return
+            self._end, self.state = how, "ending"
+        self.microscope.blanker.shut()
+        self._commands.put(how)
+        if was in ("running", "pausing") and engine is not None:
+            self._aside(engine.stop if how == "stop" else engine.abort)
+        self._changed()
+
+    @staticmethod
+    def _aside(work: Callable[[], object]) -> None:
+        """Tell the engine, which may be busy, without waiting for its answer."""
+
+        def tell() -> None:
+            try:
+                work()
+            except Exception:  # it has ended, or was paused, meanwhile: the run's thread knows
+                logging.getLogger(__name__).debug("The engine refused", exc_info=True)
+
+        threading.Thread(target=tell, daemon=True, name="stem_ae engine").start()
+
+    # --- the run's thread -------------------------------------------------------------------------------------------
+
+    def _run(self, plan: Plan, metadata: dict[str, Any]) -> None:
+        writer: DocumentWriter | None = None
+        try:
+            if self.folder is not None:
+                self.run_folder = _new_folder(self.folder)
+                writer = DocumentWriter(self.run_folder)
+            self._perform(plan, writer, metadata)
+            self.outcome = {"": "completed", "stop": "stopped", "abort": "aborted"}[self._end]  # type: ignore[assignment]
+        except BaseException as error:
+            self._note(error)
+        finally:
+            self._leave(writer)
+
+    def _perform(self, plan: Plan, writer: DocumentWriter | None, metadata: dict[str, Any]) -> None:
+        engine = self._engine = self._engine or RunEngine(
+            {}, context_managers=[], during_task=DuringTask(), call_returns_result=True
+        )
+        tokens = [engine.subscribe(receive) for receive in (writer, self._document) if receive is not None]
+        logging.getLogger("bluesky").setLevel(logging.CRITICAL)  # it reports every change of state and interruption
+        metadata = {"stem_ae": __version__, "instrument": self.microscope.instrument.name, **metadata}
+        call: Callable[[], Any] = lambda: engine(self._unless_ended(plan), **metadata)  # noqa: E731
+        try:
+            while True:
+                try:
+                    self.result = getattr(call(), "plan_result", None)
+                    return
+                except RunEngineInterrupted:
+                    if engine.state != "paused":
+                        return
+                call = self._next_call(engine)
+        finally:
+            for token in tokens:
+                engine.unsubscribe(token)
+
+    def _unless_ended(self, plan: Plan) -> Plan:
+        """Keep a plan from starting that was ended before the engine could be told."""
+        return None if self._end else (yield from plan)
+
+    def _next_call(self, engine: RunEngine) -> Callable[[], Any]:
+        self._enter("paused")
+        command = self._commands.get()
+        if command == "resume":
+            self._enter("running")
+            return engine.resume
+        return engine.stop if command == "stop" else engine.abort
+
+    def _enter(self, state: State) -> None:
+        with self._lock:
+            if not self._end:
+                self.state = state
+        self._changed()
+
+    def _note(self, error: BaseException) -> None:
+        if self._end:  # whatever an interrupted operation complained of was asked for
+            self.outcome = "stopped" if self._end == "stop" else "aborted"
+            return
+        self.outcome = "failed"
+        sentence = _sentence(error)
+        if sentence is None:
+            logging.getLogger(__name__).error("A run failed:\n%s", "".join(traceback.format_exception(error)))
+            sentence = f"The run failed unexpectedly ({type(error).__name__}: {error}); the log has the details."
+        self.error = sentence
+
+    def _leave(self, writer: DocumentWriter | None) -> None:
+        try:
+            self.microscope.secure()
+        except Exception as error:
+            self.error = " ".join(filter(None, [self.error, _sentence(error) or str(error)]))
+        if writer:
+            writer.close()
+        self.microscope.blanker.unlock()
+        with self._lock:
+            self.state = "idle"
+        self._changed()
+
+
+def _new_folder(root: pathlib.Path) -> pathlib.Path:
+    name = f"{datetime.datetime.now():%Y-%m-%d_%H%M%S}"
+    number = next(n for n in range(1, 1000) if not (root / f"{name}_{n:03d}").exists())
+    return root / f"{name}_{number:03d}"
+
+
+def _sentence(error: BaseException | None) -> str | None:
+    """Return the first error along the chain of causes that was written for users."""
+    while error is not None:
+        if isinstance(error, StemAeError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
