@@ -8,6 +8,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -73,6 +74,14 @@ def without_window() -> dict[str, Any]:
 # --- values through pipes -------------------------------------------------------------------------------------------
 
 
+def answer_stream() -> IO[bytes]:
+    """Return what was standard output; whatever a library prints goes to the error stream from now on."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    widen(answers)
+    return answers
+
+
 def widen(pipe: IO[bytes]) -> None:
     """Let more go through a pipe at once, where that can be chosen."""
     try:
@@ -119,3 +128,46 @@ def _exactly(pipe: IO[bytes], size: int) -> bytes:
     if len(data) < size:
         raise EOFError("the other side has ended")
     return data
+
+
+# --- errors through pipes -------------------------------------------------------------------------------------------
+
+
+class RemoteError(Exception):
+    """Something failed in another process in a way that nobody foresaw.
+
+    Parameters
+    ----------
+    reason : str
+        What the error said.
+    details : str
+        Its traceback.
+    """
+
+    def __init__(self, reason: str, details: str) -> None:
+        super().__init__(reason)
+        self.add_note(details)
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """Return an error as the values of a message."""
+    if isinstance(error, StemAeError):
+        return {"refused": str(error)}
+    return {"failed": str(error) or type(error).__name__, "traceback": "".join(traceback.format_exception(error))}
+
+
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a message, unless they are an error.
+
+    Raises
+    ------
+    StemAeError
+        What the other side refused.
+    RemoteError
+        What went wrong there.
+    """
+    if "refused" in values:
+        raise StemAeError(values["refused"])
+    if "failed" in values:
+        raise RemoteError(values["failed"], values["traceback"])
+    return values

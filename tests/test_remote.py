@@ -87,7 +87,7 @@ def test_a_refusal_is_the_same_sentence(shared):
 
 def test_an_unforeseen_error_comes_with_its_traceback(shared):
     ensemble = shared.load("graphene")
-    with pytest.raises(remote.RemoteError, match="do") as caught:
+    with pytest.raises(processes.RemoteError, match="do") as caught:
         shared.request(ensemble, {}, {})
     assert any("serve.py" in note for note in caught.value.__notes__)
 

@@ -24,6 +24,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.microscope import swift
 
 from . import keeping
+from .adapting_model import AdaptingModel
 from .displayed import DisplayedImageFeed
 from .overlay import Marks, Overlays
 from .settings import Settings
@@ -167,6 +168,7 @@ class AtomsModel(Observable.Observable):
         self.__note = ""
         self.__statistics_at = 0.0
         self.__map = keeping.UncertaintyMap(window)
+        self.adapting = AdaptingModel(window, self.__adaptable, self.use)
         self.__overlays = Overlays(window, self.__marks_for)
         self.__channels: list[swift.ScanChannel] = []
         manager = HardwareSource.HardwareSourceManager()
@@ -179,6 +181,7 @@ class AtomsModel(Observable.Observable):
     def close(self) -> None:
         """Let go of everything."""
         self.stop()
+        self.adapting.close()
         with self.__lock:  # a thread may be about to ask for an update
             self.__closed = True
         for task in (UPDATE_TASK, SAVE_TASK):
@@ -241,6 +244,17 @@ class AtomsModel(Observable.Observable):
         self.settings_changed()
         if self.is_running:
             self.start()
+
+    def use(self, name: str) -> None:
+        """Make the model of this name the one at work; it may be new."""
+        self.__refresh_models()
+        self.model_index = self.model_names.index(name) if name in self.model_names else None
+
+    def __adaptable(self) -> tuple[str, live.Result] | None:
+        """Return the name of the model at work and its newest result."""
+        if self.model_index is None or self.__model is None or self.__result is None:
+            return None
+        return self.model_names[self.model_index], self.__result
 
     def __refresh_models(self) -> None:
         """Take up models that were trained or removed meanwhile."""
@@ -487,12 +501,19 @@ class AtomsModel(Observable.Observable):
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
+    @property
+    def newest(self) -> keeping.Snapshot | None:
+        """The newest frame and what was found in it, if there is one; it stays when the panel is stopped."""
+        if not (self.__result and self.__model):
+            return None
+        return keeping.Snapshot(self.__result, self.__model, self.settings.threshold)
+
     def snapshot(self) -> None:
         """Keep the newest frame with its atoms, uncertainty and provenance; export them if a folder is set."""
-        if not (self.__result and self.__model):
+        snapshot = self.newest
+        if snapshot is None:
             self.__say("There is nothing to keep yet: press Start and wait for the rings.")
             return
-        snapshot = keeping.Snapshot(self.__result, self.__model, self.settings.threshold)
         item = snapshot.keep(self.__window.document_model)
         words = f"Kept “{item.title}” in the project"
         if self.settings.folder:
@@ -552,8 +573,8 @@ class AtomsModel(Observable.Observable):
             return ""
         novelty = self.__result.prediction.novelty
         unfamiliar = (
-            f"This frame is unlike what the model knows (novelty {novelty:.1f}, familiar is up to 1): do not trust the "
-            "rings blindly; check model, sampling and focus."
+            f"This frame is unlike what the model knows (novelty {novelty:.1f}, familiar is up to 1): check model, "
+            "sampling and focus, or adapt the model to it."
         )
         return self.__result.sampling.doubt or (unfamiliar if novelty > FAMILIAR else "")
 

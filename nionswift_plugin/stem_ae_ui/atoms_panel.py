@@ -121,8 +121,10 @@ class AtomsHandler(Declarative.Handler):
         self.sampling_text = TextConverter("{0.sampling}")
         self.statistics_text = TextConverter("{0.statistics}")
         self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.is_there = IfConverter(bool)
         self.has_hint = IfConverter(lambda texts: bool(texts.hint))
         self.start_text = IfConverter(bool, _("Stop"), _("Start"))
+        self.adapt_text = IfConverter(bool, _("Cancel"), _("Adapt to this frame"))
         self.folder_text = IfConverter(bool, _("CSV, XYZ to:"), _("Not exported to files"))
         self.ui_view = u.create_column(
             self.__source_view(),
@@ -130,6 +132,8 @@ class AtomsHandler(Declarative.Handler):
             u.create_column(items="model.classes.items", item_component_id="class", spacing=2),
             u.create_divider(orientation="horizontal"),
             self.__look_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__adapting_view(),
             u.create_divider(orientation="horizontal"),
             self.__sampling_view(),
             u.create_divider(orientation="horizontal"),
@@ -258,6 +262,46 @@ class AtomsHandler(Declarative.Handler):
             spacing=6,
         )
 
+    def __adapting_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_push_button(
+                    text="@binding(model.adapting.is_running, converter=adapt_text)",
+                    on_clicked="adapt_clicked",
+                    name="adapt_button",
+                    tool_tip=_(
+                        "Train the model further on the frame that is shown: probe and noise are estimated from it, no "
+                        "labels are needed. It takes a minute or two in the background and makes a new model; the one "
+                        "it started from is kept."
+                    ),
+                ),
+                u.create_progress_bar(
+                    value="@binding(model.adapting.percent)",
+                    minimum=0,
+                    maximum=100,
+                    width=100,
+                    visible="@binding(model.adapting.is_running)",
+                ),
+                u.create_stretch(),
+                u.create_push_button(
+                    text=_("Revert"),
+                    on_clicked="revert_clicked",
+                    visible="@binding(model.adapting.can_revert)",
+                    name="revert_button",
+                    tool_tip=_("Go back to the model from before; the adapted one stays in the list"),
+                ),
+                spacing=8,
+            ),
+            u.create_label(
+                text="@binding(model.adapting.text)",
+                visible="@binding(model.adapting.text, converter=is_there)",
+                color=QUIET,
+                word_wrap=True,
+                name="adapting_label",
+            ),
+            spacing=4,
+        )
+
     def __sampling_view(self) -> Declarative.UIDescription:
         return u.create_column(
             _row(
@@ -319,6 +363,17 @@ class AtomsHandler(Declarative.Handler):
             self.model.stop()
         else:
             self.model.start()
+
+    def adapt_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Adapt the model, or stop adapting."""
+        if self.model.adapting.is_running:
+            self.model.adapting.cancel()
+        else:
+            self.model.adapting.start()
+
+    def revert_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Go back to the model from before."""
+        self.model.adapting.revert()
 
     def snapshot_clicked(self, widget: Declarative.UIWidget) -> None:
         """Keep what is shown."""

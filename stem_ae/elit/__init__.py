@@ -40,7 +40,12 @@ def load(name: str | pathlib.Path) -> Ensemble:
     return Ensemble.read(models.find(name))
 
 
-def adapt(ensemble: Ensemble, image: ArrayLike | Sequence[ArrayLike], sampling: float, **options: Any) -> Ensemble:
+def adapt(
+    ensemble: Ensemble,
+    image: ArrayLike | Sequence[ArrayLike],
+    sampling: float | tuple[float, float],
+    **options: Any,
+) -> Ensemble:
     """Return a new ensemble that has learnt the conditions of one or several frames.
 
     See :func:`stem_ae.elit.adaptation.adapt` for the options (``progress``, ``effort``, ``seed``).

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stem_ae import processes
-from stem_ae.atoms import Atoms2D
 from stem_ae.elit.prediction import Prediction
+from stem_ae.elit.wire import unpacked
 from stem_ae.errors import StemAeError
 
 
@@ -117,27 +117,7 @@ class PredictionProcess:
                 f"The process that finds the atoms ended unexpectedly (exit code {code}); it is started again for the "
                 "next frame. If it happens again, free some memory or look into the log."
             ) from error
-        if "refused" in answer:
-            raise StemAeError(answer["refused"])
-        if "failed" in answer:
-            raise RemoteError(answer["failed"], answer["traceback"])
-        return answer, result
-
-
-class RemoteError(Exception):
-    """Something failed in the other process in a way that nobody foresaw.
-
-    Parameters
-    ----------
-    reason : str
-        What the error said.
-    details : str
-        Its traceback.
-    """
-
-    def __init__(self, reason: str, details: str) -> None:
-        super().__init__(reason)
-        self.add_note(details)
+        return processes.checked(answer), result
 
 
 class RemoteEnsemble:
@@ -179,18 +159,3 @@ class RemoteEnsemble:
         values, _ = self._process.request(self, {"do": "estimate_sampling"}, {"image": np.asarray(image, np.float32)})
         sampling, confidence = values["estimate"]
         return sampling, confidence
-
-
-def unpacked(values: dict[str, Any], arrays: processes.Arrays) -> Prediction:
-    """Return the prediction that a message holds."""
-    atoms: dict[str, Any] = {n.removeprefix("atoms."): a for n, a in arrays.items() if n.startswith("atoms.")}
-    atoms |= {name: tuple(values[name]) for name in ("species", "shape", "sampling")}
-    prediction = Prediction(
-        arrays["working_probability"],
-        arrays["working_uncertainty"],
-        values["working_sampling"],
-        Atoms2D(**atoms),
-        values["novelty"],
-    )
-    vars(prediction)["uncertainty"] = arrays["uncertainty"]  # a cached property, worked out over there already
-    return prediction

@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import sys
-import traceback
 from typing import IO, Any
 
 from stem_ae import elit, processes
 from stem_ae.elit.ensemble import Ensemble
-from stem_ae.elit.prediction import Prediction
+from stem_ae.elit.wire import packed
 from stem_ae.errors import StemAeError
 
 Answer = tuple[dict[str, Any], processes.Arrays]
@@ -42,15 +39,6 @@ class Server:
         return facts, {}
 
 
-def packed(prediction: Prediction) -> Answer:
-    """Return a prediction as what a message can hold."""
-    atoms = {field.name: getattr(prediction.atoms, field.name) for field in dataclasses.fields(prediction.atoms)}
-    values = {name: atoms.pop(name) for name in ("species", "shape", "sampling")}
-    values |= {"working_sampling": prediction.working_sampling, "novelty": prediction.novelty}
-    maps = {name: getattr(prediction, name) for name in ("working_probability", "working_uncertainty", "uncertainty")}
-    return values, {**{f"atoms.{name}": array for name, array in atoms.items()}, **maps}
-
-
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until the other side is gone."""
     server = Server()
@@ -61,11 +49,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             return
         try:
             values, arrays = server.answer(request, arrays)
-        except StemAeError as error:
-            values, arrays = {"refused": str(error)}, {}
         except Exception as error:  # the other side must hear of it, whatever it is
-            reason = str(error) or type(error).__name__
-            values, arrays = {"failed": reason, "traceback": traceback.format_exc()}, {}
+            values, arrays = processes.failure(error), {}
         try:
             processes.send(answers, values, arrays)
         except OSError:
@@ -73,11 +58,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Serve on the standard streams; whatever a library prints goes to the error stream."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    processes.widen(answers)
-    serve(sys.stdin.buffer, answers)
+    """Serve on the standard streams."""
+    serve(sys.stdin.buffer, processes.answer_stream())
 
 
 if __name__ == "__main__":

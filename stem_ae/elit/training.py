@@ -38,6 +38,8 @@ class Recipe:
         Last part of the steps that is averaged.
     width : int
         Channels of the network's first level.
+    norm_batches : int
+        Batches from which the averaged network's batch normalisation is learnt.
     """
 
     steps: int = 3000
@@ -46,6 +48,7 @@ class Recipe:
     swa_learning_rate: float = 1e-3
     swa_share: float = 0.3
     width: int = 16
+    norm_batches: int = 60
 
 
 _REPORT_EVERY = 25
@@ -102,7 +105,8 @@ def train_member(
             losses.clear()
         if checkpoint is not None and step % 200 == 0:
             run.save(checkpoint, step)
-    averaged = run.finish(_batches(images, targets, dataclasses.replace(recipe, steps=60), seed + 1, device))
+    few = dataclasses.replace(recipe, steps=recipe.norm_batches)
+    averaged = run.finish(_batches(images, targets, few, seed + 1, device))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return averaged

@@ -1,0 +1,118 @@
+"""What the Atoms panel's part for adapting the model shows and does, without any widget."""
+
+from __future__ import annotations
+
+import typing
+
+from nion.swift import DocumentController
+from nion.utils import Observable
+
+from stem_ae.elit import live
+from stem_ae.elit.adapting import Adaptation
+from stem_ae.errors import StemAeError
+
+UPDATE_TASK = "stem_ae adaptation update"
+
+
+class AdaptingModel(Observable.Observable):
+    """Adapts the model at work to the frame that is shown, in a process of its own, and can take it back.
+
+    To be used in the user interface thread.
+
+    Parameters
+    ----------
+    window : DocumentController
+        Whose tasks bring the progress here.
+    subject : callable
+        Returns the name of the model at work and its newest result, or ``None``.
+    use : callable
+        Makes another model the one at work, by its name.
+    """
+
+    def __init__(
+        self,
+        window: DocumentController.DocumentController,
+        subject: typing.Callable[[], tuple[str, live.Result] | None],
+        use: typing.Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self.__window = window
+        self.__subject = subject
+        self.__use = use
+        self.__adaptation: Adaptation | None = None
+        self.__earlier: list[str] = []
+        self.__closed = False
+        self.text = ""
+        """What is going on, what came out, or what to do."""
+
+    def close(self) -> None:
+        """Cancel what is under way."""
+        self.__closed = True
+        self.__window.clear_task(UPDATE_TASK)
+        if self.__adaptation:
+            self.__adaptation.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether an adaptation is under way."""
+        return self.__adaptation is not None
+
+    @property
+    def percent(self) -> int:
+        """How much of it is done."""
+        return round(100 * self.__adaptation.fraction) if self.__adaptation else 0
+
+    @property
+    def can_revert(self) -> bool:
+        """Whether there is a model to go back to."""
+        return bool(self.__earlier) and not self.is_running
+
+    def start(self) -> None:
+        """Adapt to the frame that is shown."""
+        subject = self.__subject()
+        if subject is None:
+            self.__say("There is no frame to adapt to yet: press Start and wait until a frame was looked at.")
+            return
+        name, result = subject
+        try:
+            self.__adaptation = Adaptation(name, [result.pixels], result.sampling.angstrom_per_px, self.__changed)
+        except StemAeError as error:
+            self.__say(str(error))
+            return
+        self.__say("Adapting: starting")
+
+    def cancel(self) -> None:
+        """Stop adapting; the model stays as it was."""
+        if self.__adaptation:
+            self.__adaptation.cancel()
+
+    def revert(self) -> None:
+        """Go back to the model from before the last adaptation. The adapted one stays in the list."""
+        if self.can_revert:
+            name = self.__earlier.pop()
+            self.__use(name)
+            self.__say(f"Back to “{name}”. The adapted model stays in the list.")
+
+    def __changed(self, adaptation: Adaptation) -> None:
+        if not self.__closed:
+            self.__window.add_task(UPDATE_TASK, self.__update)
+
+    def __update(self) -> None:
+        adaptation = self.__adaptation
+        if adaptation is None:
+            return
+        if adaptation.state == "running":
+            self.__say(f"Adapting: {adaptation.text}")
+            return
+        self.__adaptation = None
+        if adaptation.state == "done" and (comparison := adaptation.comparison):
+            self.__earlier.append(adaptation.model)
+            self.__use(comparison.name)
+            self.__say(f"Now using {comparison}")
+        else:
+            self.__say(adaptation.text[:1].upper() + adaptation.text[1:])
+
+    def __say(self, text: str) -> None:
+        self.text = text
+        for name in ("text", "is_running", "percent", "can_revert"):
+            self.notify_property_changed(name)

@@ -1,0 +1,34 @@
+"""Predictions as messages between processes; see :mod:`stem_ae.processes`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.elit.prediction import Prediction
+from stem_ae.processes import Arrays
+
+
+def packed(prediction: Prediction) -> tuple[dict[str, Any], Arrays]:
+    """Return a prediction as what a message can hold."""
+    atoms = {field.name: getattr(prediction.atoms, field.name) for field in dataclasses.fields(prediction.atoms)}
+    values = {name: atoms.pop(name) for name in ("species", "shape", "sampling")}
+    values |= {"working_sampling": prediction.working_sampling, "novelty": prediction.novelty}
+    maps = {name: getattr(prediction, name) for name in ("working_probability", "working_uncertainty", "uncertainty")}
+    return values, {**{f"atoms.{name}": array for name, array in atoms.items()}, **maps}
+
+
+def unpacked(values: dict[str, Any], arrays: Arrays) -> Prediction:
+    """Return the prediction that a message holds."""
+    atoms: dict[str, Any] = {n.removeprefix("atoms."): a for n, a in arrays.items() if n.startswith("atoms.")}
+    atoms |= {name: tuple(values[name]) for name in ("species", "shape", "sampling")}
+    prediction = Prediction(
+        arrays["working_probability"],
+        arrays["working_uncertainty"],
+        values["working_sampling"],
+        Atoms2D(**atoms),
+        values["novelty"],
+    )
+    vars(prediction)["uncertainty"] = arrays["uncertainty"]  # a cached property, worked out over there already
+    return prediction
