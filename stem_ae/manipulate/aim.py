@@ -59,6 +59,59 @@ class Aim:
         return float(np.sqrt(np.trace(self.covariance)))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drift:
+    """How far everything has moved since the reference, as far as known.
+
+    Parameters
+    ----------
+    shift : (2,) array
+        x and y in Å at ``time_s``.
+    velocity : (2,) array
+        Å/s.
+    time_s : float
+        Seconds of the re-scans' clock.
+    """
+
+    shift: FloatArray
+    velocity: FloatArray
+    time_s: float
+
+    def at(self, time_s: float | FloatArray) -> FloatArray:
+        """Return the shift at a time, ``(2,)``, or at several, ``(N, 2)``."""
+        shift: FloatArray = self.shift + np.multiply.outer(np.asarray(time_s, float) - self.time_s, self.velocity)
+        return shift
+
+
+UNMOVED = Drift(np.zeros(2), np.zeros(2), 0.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Course:
+    """Where a column is from now on, by what is known now. Made by :meth:`LockOn.course`."""
+
+    position: FloatArray
+    """x and y in Å at ``time_s``."""
+    drift: Drift
+    covariance: FloatArray
+    """Of shift and velocity at ``time_s``, ``(4, 4)``."""
+    own: FloatArray
+    """What the target's own position adds to it, ``(2, 2)``."""
+    time_s: float
+    neighbours: int
+
+    def at(self, time_s: float) -> Aim:
+        """Return the aim at a time."""
+        later = time_s - self.time_s
+        row = np.hstack([np.eye(2), later * np.eye(2)])
+        return Aim(
+            self.position + later * self.drift.velocity,
+            row @ self.covariance @ row.T + self.own,
+            self.drift.velocity,
+            self.neighbours,
+        )
+
+
 class LockOn:
     """Follows one column by its neighbours.
 
@@ -76,6 +129,9 @@ class LockOn:
         How much the scan may stretch, shear or turn between the images (standard deviation, as a fraction).
     scatter : float
         How far a column may have relaxed by itself since the reference, in Å (standard deviation per axis).
+    known : Drift
+        What is known of the drift before the first re-scan; ``drift`` is the deviation from its velocity. It must be
+        right within half the distance of neighbours: crystals repeat.
 
     Raises
     ------
@@ -91,10 +147,12 @@ class LockOn:
         drift: float = 0.05,
         distortion: float = 0.005,
         scatter: float = 0.02,
+        known: Drift = UNMOVED,
     ) -> None:
         if not 0 <= target < len(reference):
             raise StemAeError(f"There is no atom {target} among the {len(reference)} that were found.")
         self.target = reference.positions[target]
+        self._known = known
         distance = np.linalg.norm(reference.positions - self.target, axis=1)
         self._near: IntArray = np.flatnonzero((distance < reach) & (np.arange(len(reference)) != target))
         if len(self._near) < _ENOUGH:
@@ -120,9 +178,9 @@ class LockOn:
             When it was taken, or when each atom was scanned, in seconds of a clock that started at the reference.
         """
         times = np.broadcast_to(np.asarray(time_s, float), (len(found),))
-        positions = found.positions + np.asarray(origin, float)
         if not len(found):
             return 0
+        positions = found.positions + np.asarray(origin, float) - self._known.at(times)
         expected = self._anchors + self._expected_shift(float(times.mean()), positions)
         distance, nearest = cKDTree(positions).query(expected, distance_upper_bound=self._spacing / 2)
         seen = np.flatnonzero(np.isfinite(distance))
@@ -145,26 +203,40 @@ class LockOn:
         StemAeError
             If the aim is less certain than that, or the neighbours contradict one another.
         """
+        aim = self.course(at_s).at(at_s)
+        if aim.deviation > limit:
+            raise StemAeError(
+                f"The aim is uncertain by {aim.deviation:.2f} Å (allowed: {limit:.2f} Å): take another re-scan first."
+            )
+        return aim
+
+    def course(self, time_s: float) -> Course:
+        """Return where the target is from a time on, and what is known of the drift.
+
+        Raises
+        ------
+        StemAeError
+            If there are too few neighbours, or they contradict one another.
+        """
         neighbours = len({int(k) for seen, *_ in self._observations for k in seen})
         if neighbours < _ENOUGH:
             raise StemAeError(
                 f"Only {neighbours} neighbours of the target were recognised: scan a larger surrounding or re-image."
             )
         solution, covariance, misfit = self._solve()
-        row = self._rows(self.target[None], np.array([at_s]))
-        aim = Aim(
-            self.target + row @ solution,
-            row @ covariance @ row.T + self._target_covariance,
-            solution[-2:],
-            neighbours,
-        )
         if misfit < _INCREDIBLE:
             raise StemAeError("The neighbours have not moved as one: something changed here, take a new image.")
-        if aim.deviation > limit:
-            raise StemAeError(
-                f"The aim is uncertain by {aim.deviation:.2f} Å (allowed: {limit:.2f} Å): take another re-scan first."
-            )
-        return aim
+        at_target = self._rows(self.target[None], np.array([time_s]))
+        shift = self._known.at(time_s) + at_target @ solution
+        moving = np.vstack([at_target, np.eye(8)[-2:]])
+        return Course(
+            self.target + shift,
+            Drift(shift, self._known.velocity + solution[-2:], time_s),
+            moving @ covariance @ moving.T,
+            self._target_covariance,
+            time_s,
+            neighbours,
+        )
 
     def _expected_shift(self, time_s: float, positions: FloatArray) -> FloatArray:
         """Shift of the neighbours by now: from the earlier re-scans, or what most of the found atoms agree on."""
@@ -172,15 +244,7 @@ class LockOn:
             solution, _, _ = self._solve()
             shift: FloatArray = (self._rows(self.target[None], np.array([time_s])) @ solution).reshape(2)
             return shift
-        # Every found atom may be every neighbour: the true shift is where most differences meet.
-        differences = (positions[:, None] - self._anchors[None]).reshape(-1, 2)
-        small = differences[np.linalg.norm(differences, axis=1) < self._spacing]
-        if not len(small):
-            return np.zeros(2)
-        votes = cKDTree(small).query_ball_point(small, self._spacing / 5)
-        best = max(votes, key=len)
-        agreed: FloatArray = small[best].mean(axis=0)
-        return agreed
+        return common_shift(positions, self._anchors, self._spacing)
 
     def _rows(self, reference: FloatArray, times: FloatArray) -> FloatArray:
         """Return the design matrix ``(2n, 8)``: x and y of each point over shift (2), D (4) and velocity (2)."""
@@ -210,3 +274,17 @@ class LockOn:
         # The priors count as six observations: two parameters, the shift, are free.
         misfit = float(stats.chi2.sf(chi2, len(moved) + 6 - 8))
         return solution, covariance, misfit
+
+
+def common_shift(positions: FloatArray, anchors: FloatArray, spacing: float) -> FloatArray:
+    """Return the shift, shorter than ``spacing``, that takes most of the anchors to a position.
+
+    Every position may be every anchor: the true shift is where most differences meet.
+    """
+    pairs = cKDTree(positions).sparse_distance_matrix(cKDTree(anchors), spacing, output_type="ndarray")
+    if not len(pairs):
+        return np.zeros(2)
+    differences = positions[pairs["i"]] - anchors[pairs["j"]]
+    votes = cKDTree(differences).query_ball_point(differences, spacing / 5)
+    agreed: FloatArray = differences[max(votes, key=len)].mean(axis=0)
+    return agreed

@@ -22,6 +22,12 @@ class Outcome(enum.StrEnum):
     MAXIMUM_DOSE = "maximum dose"
     STOPPED = "stopped"
     SIGNAL_LOST = "signal lost"
+    DRIFTED = "drift beyond limit"
+    NOT_FIRED = "aim not certain"
+
+
+FROM_OUTSIDE = (Outcome.STOPPED, Outcome.SIGNAL_LOST, Outcome.DRIFTED, Outcome.NOT_FIRED)
+"""Outcomes that no count leads to: see :meth:`Exposure.end`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +117,7 @@ class Exposure:
     _DEVIATIONS = 4.0
     _ACCEPTED = (0.7, 1.2)  # signal at the start, over what is expected
     _SCALE_STEP = 0.02
+    _COARSE = 0.2  # readings in Python are never equally long
 
     def __init__(self, settings: ExposureSettings) -> None:
         self.settings = settings
@@ -125,24 +132,25 @@ class Exposure:
         self._since = 0  # index of the reading in which the step, if there was one, most likely happened
         before, after = settings.levels[:2]
         half = (after - before) / 2
-        self.step = StepDetector(before, after, settings.false_alarm_per_s)
+        self.step = StepDetector(before, after, settings.false_alarm_per_s, self._COARSE)
         """The test for the step: its ``statistic`` over ``threshold`` is what a live trace shows."""
-        self._beyond = StepDetector(before, max(before - half, before / 2), settings.false_alarm_per_s)
+        self._beyond = StepDetector(before, max(before - half, before / 2), settings.false_alarm_per_s, self._COARSE)
         # A step also counts as evidence for half a step: a higher threshold lets the step's own test be first.
-        self._between = StepDetector(before, before + half, settings.false_alarm_per_s / 100)
+        self._between = StepDetector(before, before + half, settings.false_alarm_per_s / 100, self._COARSE)
 
     @property
     def electrons(self) -> float:
         """Electrons sent so far."""
         return electrons_per_pixel(self.settings.current_pa, self.elapsed_s * 1e6)
 
-    def prepare(self, exposure_s: float) -> None:
-        """Compute the thresholds for readings of this length, before the beam is on: some seconds the first time."""
-        low, high = (round(limit / self._SCALE_STEP) for limit in self._ACCEPTED)
-        scales = [k * self._SCALE_STEP for k in range(low, high + 1)] if self._learning else [1.0]
-        for detector in (self.step, self._beyond, self._between):
-            for scale in scales:
-                detector.threshold_for(exposure_s * scale)
+    def prepare(self, shortest_s: float, longest_s: float | None = None) -> None:
+        """Compute the thresholds for readings of these lengths, before the beam is on: a second the first time."""
+        low, high = self._ACCEPTED if self._learning else (1.0, 1.0)
+        length, last = shortest_s * low, (longest_s or shortest_s) * high
+        while length < last * (1 + self._COARSE):
+            for detector in (self.step, self._beyond, self._between):
+                detector.threshold_for(min(length, last))
+            length *= 1 + self._COARSE
 
     def update(self, counts: float, exposure_s: float) -> Outcome | None:
         """Take in one reading; anything but None means: blank now.
@@ -217,7 +225,7 @@ class Exposure:
         return self.outcome
 
     def end(self, outcome: Outcome) -> None:
-        """End the exposure from outside (stopped by the user, signal lost); an outcome that is there already stays."""
+        """End the exposure from outside, by one of ``FROM_OUTSIDE``; an outcome that is there already stays."""
         if self.outcome is None:
             self.outcome = outcome
 
@@ -269,7 +277,7 @@ class Exposure:
             outcome = None if record["outcome"] is None else Outcome(record["outcome"])
         except (KeyError, TypeError, ValueError) as error:
             raise StemAeError(f"This is no record of an exposure that stem_ae wrote ({error}).") from error
-        if outcome in (Outcome.STOPPED, Outcome.SIGNAL_LOST):
+        if outcome in FROM_OUTSIDE:
             exposure.end(outcome)
         if exposure.outcome is not outcome:
             raise StemAeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.imaging.probe import Probe
+from stem_ae.manipulate.beam import Scan
 
 _REACH = 10.0  # Å: how far the tails of the probe are followed
 
@@ -65,3 +66,46 @@ def signal_levels(
     if rates.min() <= 0:
         raise StemAeError(f"There are not {ejections} such atoms in this column: ask for fewer ejections.")
     return tuple(float(rate) for rate in rates)
+
+
+def weights_from_frame(atoms: Atoms2D, scan: Scan, ladder: Sequence[str]) -> tuple[dict[str, float], float]:
+    """Return what :func:`signal_levels` needs, as this image shows it: each class's cross section, and the background.
+
+    Classes of the ladder that the image does not show are taken to hold equal atoms.
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+        What was found in the image.
+    scan : Scan
+        The image, in detected electrons.
+    ladder : sequence of str
+        Classes in the order in which one becomes the next as atoms leave; the last is empty.
+
+    Returns
+    -------
+    weights : dict
+        Å² for each class.
+    background : float
+        Fraction of the beam that is detected between the atoms.
+    """
+    weights = {
+        name: float(np.median(atoms.intensity[atoms.labels == k])) / scan.electrons
+        for k, name in enumerate(atoms.species)
+        if np.any(atoms.labels == k)
+    }
+    known = [name for name in ladder if name in weights]
+    for name in (name for name in ladder if name in atoms.species and name not in weights):
+        if not known:
+            raise StemAeError(f"The image shows none of {', '.join(filter(None, ladder))}: choose other targets.")
+        weights[name] = weights[known[0]] * atoms_left(name, ladder) / atoms_left(known[0], ladder)
+    for name in atoms.species:
+        weights.setdefault(name, 0.0)  # there is none: nothing depends on it
+    area = scan.image.size * scan.sampling**2
+    in_atoms = sum(weights[name] * count for name, count in atoms.counts().items()) / area
+    return weights, max(float(scan.image.mean()) / scan.electrons - in_atoms, 0.0)
+
+
+def atoms_left(species: str, ladder: Sequence[str]) -> int:
+    """Return how many ejections a class is away from the end of the ladder."""
+    return len(ladder) - 1 - list(ladder).index(species)

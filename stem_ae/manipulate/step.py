@@ -35,6 +35,9 @@ class StepDetector:
         Mean counts per second before and after the step (detected electrons: a Poisson process); either may be larger.
     false_alarm_per_s : float
         False alarms per second of exposure without a step: the reciprocal of the mean time to the first one.
+    coarse : float
+        Take the threshold of an exposure that is shorter by at most this fraction, so that exposures of ever different
+        lengths need few thresholds; false alarms become rarer by about as much. Zero: each length has its own.
 
     Raises
     ------
@@ -42,7 +45,8 @@ class StepDetector:
         If a rate is not a positive number, or the two levels are the same.
     """
 
-    def __init__(self, before: float, after: float, false_alarm_per_s: float) -> None:
+    def __init__(self, before: float, after: float, false_alarm_per_s: float, coarse: float = 0.0) -> None:
+        self._coarse = coarse
         self._parameters = _checked(before, after, false_alarm_per_s)
         self.before, self.after, self.false_alarm_per_s = self._parameters
         self._gain = math.log(self.after / self.before)
@@ -63,7 +67,13 @@ class StepDetector:
 
         The first call for a length takes up to some tenths of a second: make it before the beam is on.
         """
-        return threshold(*self._parameters, exposure_s)
+        return threshold(*self._parameters, self._as_if(exposure_s))
+
+    def _as_if(self, exposure_s: float) -> float:
+        if not self._coarse:
+            return exposure_s
+        step = math.log1p(self._coarse)
+        return math.exp(step * math.floor(math.log(exposure_s) / step + 1e-6))
 
     def update(self, counts: float, exposure_s: float) -> bool:
         """Take in the counts of one exposure and return whether the step has happened.

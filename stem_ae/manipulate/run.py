@@ -1,0 +1,576 @@
+"""An eject run: survey, aim, expose, blank, verify, until the policy is content."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.errors import StemAeError
+from stem_ae.manipulate.aim import LIMIT, UNMOVED, Course, Drift, LockOn, common_shift
+from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts, Region, Scan
+from stem_ae.manipulate.exposure import FROM_OUTSIDE, Exposure, ExposureSettings, Outcome
+from stem_ae.manipulate.guard import Guard, Interrupted, Limits
+from stem_ae.manipulate.ledger import DoseLedger
+from stem_ae.manipulate.levels import atoms_left, signal_levels, weights_from_frame
+from stem_ae.manipulate.policy import Do, Policy, View
+from stem_ae.manipulate.runlog import RunLog
+from stem_ae.manipulate.verify import Change, Verdict, Verification
+
+FloatArray = NDArray[np.float64]
+Find = Callable[[FloatArray, float], Atoms2D]
+"""Finds the atoms of an image (detected electrons) with a sampling in Å per pixel."""
+
+_GAP, _LONG, _SHORT = 1.3, 13.0, 8.0  # Å: the re-scan's distance from the target, and its sides
+_AROUND = 10.5  # Å: side of the verification scan; the six next columns of MoS2 are 3.2 Å away
+_FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
+_LOGGED_S = 0.25  # the counts of an exposure are written this often
+_SLIP = 0.5  # Å: more unseen drift than this, and one column may be taken for the next
+_KNOWN_VELOCITY, _ANY_VELOCITY = 0.01, 0.05  # Å/s: how wrong the drift may be, once measured and before
+_WAIT_S = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """How to expose, aim and look.
+
+    Parameters
+    ----------
+    ladder : tuple of str
+        Classes in the order in which one becomes the next as atoms leave; the last is empty: no atom.
+    timeout_s, maximum_electrons : float
+        Of one exposure.
+    false_alarm_per_s : float
+        Of the step detector.
+    aim_limit : float
+        Å: largest standard deviation of an aim with which the beam may be fired, and kept on.
+    survey_dose, aim_dose, verify_dose : float
+        e/Å² of one scan of each kind.
+    aim_scans, verify_scans : int
+        How many of each kind there may be for one exposure.
+    """
+
+    ladder: tuple[str, ...] = ("S2", "S1", "")
+    timeout_s: float = 5.0
+    maximum_electrons: float = 4e9
+    false_alarm_per_s: float = 1e-3
+    aim_limit: float = LIMIT
+    survey_dose: float = 1e4
+    aim_dose: float = 2.5e3
+    verify_dose: float = 5e3
+    aim_scans: int = 4
+    verify_scans: int = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attempt:
+    """One site, once.
+
+    Parameters
+    ----------
+    number : int
+        Counts from one.
+    site : int
+        Index into the policy's sites.
+    species : str
+        Class before.
+    position : (2,) array
+        Of the column, Å in the first survey.
+    aim : (2,) array
+        Where the beam was parked first, Å in the beam's frame.
+    aim_deviation : float
+        Stated RMS error of the aim in Å; infinite if there was none.
+    start_s, exposure_s, electrons : float
+        When, how long, how much.
+    outcome : Outcome
+        What ended the exposure.
+    verdict : Verdict
+        What the images say afterwards.
+    bystanders : tuple of Change
+        Other columns that are no longer what they were.
+    reason : str
+        Why it was not fired, if it was not.
+    """
+
+    number: int
+    site: int
+    species: str
+    position: FloatArray
+    aim: FloatArray
+    aim_deviation: float
+    start_s: float
+    exposure_s: float
+    electrons: float
+    outcome: Outcome
+    verdict: Verdict
+    bystanders: tuple[Change, ...] = ()
+    reason: str = ""
+
+
+class Observer:
+    """Is told what happens, in the run's thread; does nothing by itself."""
+
+    def surveyed(self, scan: Scan, atoms: Atoms2D, drift: FloatArray) -> None:
+        """Take note of a survey, what was found in it (positions in its image), and how far the specimen has moved."""
+
+    def aiming(self, site: int) -> None:
+        """Take note of the site that is aimed at."""
+
+    def exposing(self, site: int, exposure: Exposure, course: Course) -> None:
+        """Take note of an exposure that begins."""
+
+    def counted(self, exposure: Exposure) -> None:
+        """Take note of new readings."""
+
+    def verifying(self, site: int, scan: Scan) -> None:
+        """Take note of a verification scan."""
+
+    def attempted(self, attempt: Attempt) -> None:
+        """Take note of the end of an attempt."""
+
+
+class EjectionRun:
+    """Carries out a policy on an instrument.
+
+    :meth:`run` does it all; :meth:`step` does one survey or one attempt. Between steps, while it waits and after any
+    exception the beam is blanked.
+
+    Parameters
+    ----------
+    beam : Beam
+        The instrument.
+    find : callable
+        Finds atoms, such as ``lambda image, sampling: ensemble.predict(image, sampling).atoms``.
+    policy : Policy
+        Decides.
+    settings : RunSettings
+        How to expose, aim and look.
+    limits : Limits
+        Dose caps, and how long one arming lasts.
+    log : RunLog, optional
+        Where everything is written as it happens.
+    observer : Observer
+        Is told.
+    start : (Scan, Atoms2D), optional
+        A survey that was taken already, with what was found in it: the image in which the targets were chosen.
+    """
+
+    def __init__(
+        self,
+        beam: Beam,
+        find: Find,
+        policy: Policy,
+        settings: RunSettings | None = None,
+        limits: Limits | None = None,
+        log: RunLog | None = None,
+        observer: Observer | None = None,
+        start: tuple[Scan, Atoms2D] | None = None,
+    ) -> None:
+        self._settings, self._limits = settings or RunSettings(), limits or Limits()
+        self.guard = Guard(beam, self._limits)
+        """Arm, pause, stop."""
+        self.policy = policy
+        self.attempts: list[Attempt] = []
+        self.ledger = DoseLedger(beam.probe)
+        self.reason = ""
+        """Why the run has ended; empty while it goes on."""
+        self._beam, self._find = beam, find
+        self._log, self._observer = log, observer or Observer()
+        self._atoms: Atoms2D | None = None
+        self._region: Region = (0.0, 0.0, 0.0, 0.0)
+        self._surveys, self._changed = 0, False
+        self._drift, self._velocity_known = UNMOVED, False
+        self._weights: dict[str, float] = {}
+        self._background = 0.0
+        self._levels: dict[str, tuple[float, ...]] = {}
+        self._working = threading.Lock()  # one step at a time
+        self._write(
+            "run", policy=type(policy).__name__, sites=policy.sites, settings=self._settings,
+            limits=self._limits,
+        )
+        if start is not None:
+            self._begin(*start)
+
+    # --- the whole --------------------------------------------------------------------------------------------------
+
+    def run(self, patient: bool = False) -> str:
+        """Go on until the end and return why it ended. Whatever happens, the beam is blanked then.
+
+        Parameters
+        ----------
+        patient : bool
+            Wait while the run is not armed; otherwise that ends it.
+        """
+        try:
+            while not self.reason:
+                try:
+                    self.step()
+                except Interrupted:
+                    self._wait(patient)
+        except BaseException as error:
+            self._end(str(error) if isinstance(error, StemAeError) else f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.guard.blank()
+        return self.reason
+
+    def step(self) -> Attempt | None:
+        """Do one survey or one attempt, which is returned.
+
+        Raises
+        ------
+        Interrupted
+            If the run is paused, stopped or not armed; after a pause, call again.
+        StemAeError
+            If the run cannot go on.
+        """
+        with self._working:
+            self.guard.check()
+            if self._atoms is None:
+                self._survey()
+                return None
+            now = self.policy.next(self.view)
+            if now is Do.END:
+                self._end("done")
+            elif now is Do.SURVEY:
+                self._survey()
+            else:
+                return self._attempt(int(now))
+            return None
+
+    def stop(self) -> None:
+        """Blank and end the run, from any thread."""
+        self.guard.stop()
+
+    @property
+    def view(self) -> View:
+        """What the policy sees; before the first survey, nothing."""
+        atoms = Atoms2D.empty(("",), (1, 1), 1.0) if self._atoms is None else self._atoms
+        tried = [(attempt.site, attempt.verdict) for attempt in self.attempts]
+        return View(atoms, tried, self._surveys, self._changed)
+
+    def _wait(self, patient: bool) -> None:
+        """Wait for the end of a pause or of the run."""
+        while self.guard.interrupted and not self.reason:
+            if self.guard.stopped:
+                self._end("stopped")
+            elif not self.guard.paused and not patient:
+                self._end("not armed any more")
+            else:
+                threading.Event().wait(_WAIT_S)
+
+    def _end(self, reason: str) -> None:
+        self.reason = reason
+        self._write("end", reason=reason, electrons=self.ledger.electrons)
+
+    def _write(self, kind: str, /, durable: bool = True, **values: Any) -> None:
+        if self._log:
+            self._log.write(kind, durable=durable, time_s=self._beam.now(), **values)
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def _scan(self, region: Region | None, dose: float) -> Scan:
+        """Scan a region, or everything; the electrons are counted in."""
+        x0, y0, x1, y1 = region or self._region
+        self._spend(dose * (x1 - x0) * (y1 - y0))
+        self._beam.park(np.array([x0, y0]))  # where the scan begins: nothing else sees the beam meanwhile
+        with self.guard.beam_on():
+            scan = self._beam.survey(dose) if region is None else self._beam.scan(region, dose)
+        self.guard.check()  # a scan that was interrupted is dark
+        x, y = self._drift.at(scan.start_s)
+        x0, y0, x1, y1 = scan.region
+        self.ledger.scanned((x0 - x, y0 - y, x1 - x, y1 - y), scan.dose)
+        return scan
+
+    def _spend(self, electrons: float) -> None:
+        if self.ledger.electrons + electrons > self._limits.total_electrons:
+            raise StemAeError(
+                f"The total dose cap of {self._limits.total_electrons:.3g} electrons is reached: raise it if the "
+                "specimen bears more."
+            )
+
+    def _survey(self) -> None:
+        scan = self._scan(None, self._settings.survey_dose)
+        self._begin(scan, self._find(scan.image, scan.sampling))
+
+    def _begin(self, scan: Scan, found: Atoms2D) -> None:
+        """Take a survey as the map of the specimen."""
+        if not len(found):
+            raise StemAeError("No atoms were found in the survey image: check model, sampling and focus.")
+        self._region = scan.region
+        times = scan.times_s(found)
+        if self._atoms is None:
+            self._drift = Drift(np.zeros(2), np.zeros(2), scan.start_s)
+        else:
+            self._check_slip(scan.start_s)
+            self._follow(found, times)
+        atoms = dataclasses.replace(found, positions=found.positions + scan.origin - self._drift.at(times))
+        refilled = [] if self._atoms is None else self._refilled(atoms)
+        self._atoms, self._surveys, self._changed = atoms, self._surveys + 1, False
+        self._weights, self._background = weights_from_frame(found, scan, self._settings.ladder)
+        self._levels.clear()
+        self._write("survey", dose=scan.dose, counts=found.counts(), refilled=refilled, drift=self._drift)
+        self._observer.surveyed(scan, found, self._drift.at(scan.start_s))
+
+    def _follow(self, found: Atoms2D, times: FloatArray) -> None:
+        """Bring the drift up to date with all atoms of a survey."""
+        assert self._atoms is not None
+        spacing = 2 * _SLIP
+        shift = common_shift(found.positions - self._drift.at(times), self._atoms.positions, spacing)
+        time_s = float(times.mean())
+        self._drift = Drift(self._drift.at(time_s) + shift, self._drift.velocity, time_s)
+
+    def _refilled(self, atoms: Atoms2D) -> list[int]:
+        """Return the sites that have more atoms than before."""
+        ladder = self._settings.ladder
+        before, after = self.view, dataclasses.replace(self.view, atoms=atoms)
+        sites = enumerate(self.policy.sites)
+        pairs = [(k, before.species_at(site), after.species_at(site)) for k, site in sites]
+        return [k for k, a, b in pairs if a in ladder and b in ladder and ladder.index(b) < ladder.index(a)]
+
+    def _check_slip(self, time_s: float) -> None:
+        """Refuse to go on if the specimen may have moved to the next column, unseen."""
+        unseen_s = time_s - self._drift.time_s
+        if unseen_s * (_KNOWN_VELOCITY if self._velocity_known else _ANY_VELOCITY) > _SLIP:
+            raise StemAeError(
+                f"Nobody has looked at the specimen for {unseen_s:.0f} s; it may have drifted to the next column: "
+                "take a new image and choose the targets again."
+            )
+
+    # --- one attempt ------------------------------------------------------------------------------------------------
+
+    def _attempt(self, site: int) -> Attempt:
+        assert self._atoms is not None
+        atom = self.view.atom_at(self.policy.sites[site])
+        if atom is None:
+            raise StemAeError(f"There is no atom at target {site + 1}: take a new image and choose the targets again.")
+        self._observer.aiming(site)
+        number, species, position = len(self.attempts) + 1, self._atoms.symbols[atom], self._atoms.positions[atom]
+        try:
+            course = self._aim(atom)
+        except StemAeError as error:
+            if self.guard.interrupted:
+                raise
+            return self._keep(
+                Attempt(
+                    number, site, species, position, position, float("inf"), self._beam.now(), 0.0, 0.0,
+                    Outcome.NOT_FIRED, Verdict.UNCLEAR, reason=str(error),
+                )
+            )  # fmt: skip
+        exposure = self._exposure(atom)
+        aim = course.at(course.time_s)
+        self._write(
+            "exposure", number=number, site=site, species=species, position=position, aim=aim.position,
+            aim_deviation=aim.deviation, start_s=course.time_s, settings=exposure.to_dict()["settings"],
+        )  # fmt: skip
+        self._observer.exposing(site, exposure, course)
+        self._changed = True
+        try:
+            self._expose(number, exposure, course)
+        finally:
+            self._fired(number, exposure, position)
+        assert exposure.outcome is not None
+        verdict, bystanders = self._verify(site, atom, exposure.outcome)
+        return self._keep(
+            Attempt(
+                number, site, species, position, aim.position, aim.deviation, course.time_s, exposure.elapsed_s,
+                exposure.electrons, exposure.outcome, verdict, bystanders,
+            )
+        )  # fmt: skip
+
+    def _keep(self, attempt: Attempt) -> Attempt:
+        self.attempts.append(attempt)
+        self._write("attempt", **{field.name: getattr(attempt, field.name) for field in dataclasses.fields(attempt)})
+        self._observer.attempted(attempt)
+        return attempt
+
+    # --- aim --------------------------------------------------------------------------------------------------------
+
+    def _aim(self, atom: int) -> Course:
+        """Re-scan beside the target until the aim is certain enough."""
+        assert self._atoms is not None
+        self._check_slip(self._beam.now())
+        lock = LockOn(self._atoms, atom, reach=_GAP + _LONG, known=self._drift)
+        refusal: StemAeError | None = None
+        for region in self._regions_beside(self._atoms.positions[atom]):
+            scan = self._scan(region, self._settings.aim_dose)
+            found = self._find(scan.image, scan.sampling)
+            lock.add(found, scan.origin, scan.times_s(found))
+            try:
+                course = lock.course(self._beam.now())
+                lock.predict(course.time_s, self._settings.aim_limit)
+            except StemAeError as error:
+                refusal = error
+                continue
+            self._drift, self._velocity_known = course.drift, True
+            return course
+        raise refusal or StemAeError("The target is too close to the field's edge for a re-scan beside it.")
+
+    def _regions_beside(self, position: FloatArray) -> Iterator[Region]:
+        """Yield regions next to the target, which is not in them; the sides take turns."""
+        sides = [(0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0)]
+        start = len(self.attempts)
+        for k in range(self._settings.aim_scans):
+            x, y = position + self._drift.at(self._beam.now())
+            across, down = sides[(start + k) % len(sides)]
+            width, height = (_SHORT, _LONG) if across else (_LONG, _SHORT)
+            middle = (x + across * (_GAP + width / 2), y + down * (_GAP + height / 2))
+            if region := self._inside(middle, width, height, slide=(not across, not down)):
+                yield region
+
+    def _inside(
+        self, middle: tuple[float, float], width: float, height: float, slide: tuple[bool, bool]
+    ) -> Region | None:
+        """Return a rectangle of the field around a point; it may slide along an axis to fit, or else there is none."""
+        x0, y0, x1, y1 = self._region
+        corner = np.subtract(middle, (width / 2, height / 2))
+        fitting = np.clip(corner, (x0, y0), (x1 - width, y1 - height))
+        if np.any((fitting != corner) & ~np.array(slide)) or width > x1 - x0 or height > y1 - y0:
+            return None
+        left, top = fitting.tolist()
+        return left, top, left + width, top + height
+
+    # --- fire -------------------------------------------------------------------------------------------------------
+
+    def _exposure(self, atom: int) -> Exposure:
+        """Return a prepared exposure: levels as the survey shows them, and no more electrons than the caps allow."""
+        assert self._atoms is not None
+        limits, settings, position = self._limits, self._settings, self._atoms.positions[atom]
+        self._spend(0.0)
+        allowance = self.ledger.allowance(position, self._atoms.positions, limits.local_dose)
+        electrons = min(settings.maximum_electrons, limits.total_electrons - self.ledger.electrons, allowance)
+        if electrons <= 0:
+            raise StemAeError(
+                f"The local dose cap of {limits.local_dose:.3g} e/Å² is reached around this target: raise it, or leave "
+                "the target out."
+            )
+        exposure = Exposure(
+            ExposureSettings(
+                self._levels_of(atom), self._beam.current_pa, settings.timeout_s, electrons, settings.false_alarm_per_s
+            )
+        )
+        exposure.prepare(*self._beam.readings_s)
+        return exposure
+
+    def _levels_of(self, atom: int) -> tuple[float, ...]:
+        """Return the signal's levels; one set per class, as each exposure scales it to its own start."""
+        assert self._atoms is not None
+        species, ladder = self._atoms.symbols[atom], self._settings.ladder
+        if species not in ladder[:-1]:
+            raise StemAeError(f"{species} is not one of {', '.join(ladder[:-1])}: choose other targets.")
+        if species not in self._levels:
+            ejections = atoms_left(species, ladder)
+            self._levels[species] = signal_levels(
+                self._atoms, atom, self._weights, self._weights[species] / ejections, min(ejections, 2),
+                self._beam.probe, self._beam.current_pa, self._background,
+            )  # fmt: skip
+        return self._levels[species]
+
+    def _expose(self, number: int, exposure: Exposure, course: Course) -> None:
+        """Keep the beam on the column until the exposure has an outcome."""
+        parked = course.at(self._beam.now()).position
+        self._beam.park(parked)
+        waiting: list[Counts] = []  # to be written
+        rest = NO_COUNTS
+        try:
+            with self.guard.beam_on():
+                while exposure.outcome is None:
+                    read = self._beam.read()
+                    taken = self._take(exposure, read)
+                    waiting.append(read[:taken])
+                    rest = read[taken:]
+                    if exposure.outcome is None:
+                        parked = self._follow_drift(exposure, course, parked)
+                    if exposure.outcome is None:
+                        self._log_counts(number, waiting, _LOGGED_S)
+                    self._observer.counted(exposure)
+                blanked = self.guard.blank()
+            if exposure.outcome not in FROM_OUTSIDE:
+                waiting += [self._confirm(exposure, rest), self._confirm(exposure, blanked)]
+        except BaseException:
+            exposure.end(Outcome.STOPPED if self.guard.interrupted else Outcome.SIGNAL_LOST)
+            raise
+        finally:
+            self._log_counts(number, waiting, 0.0)
+
+    def _log_counts(self, number: int, waiting: list[Counts], at_least_s: float) -> None:
+        """Write readings once they are as long as this in all; without waiting for the disk while the beam is on."""
+        seconds = np.concatenate([read.exposure_s for read in waiting])
+        if len(seconds) and seconds.sum() >= at_least_s:
+            counts = np.concatenate([read.counts for read in waiting])
+            lengths = seconds[0] if np.all(seconds == seconds[0]) else seconds
+            self._write("counts", durable=not at_least_s, number=number, counts=counts, exposure_s=lengths)
+            waiting.clear()
+
+    def _take(self, exposure: Exposure, read: Counts) -> int:
+        """Give readings to the exposure until it ends, and return how many it took."""
+        if self.guard.interrupted:
+            exposure.end(Outcome.STOPPED)
+            return 0
+        if not len(read):
+            exposure.end(Outcome.SIGNAL_LOST)
+            return 0
+        for k, (counts, seconds) in enumerate(read):
+            if exposure.update(counts, seconds) is not None:
+                return k + 1
+        return len(read)
+
+    @staticmethod
+    def _confirm(exposure: Exposure, read: Counts) -> Counts:
+        for counts, seconds in read:
+            exposure.confirm(counts, seconds)
+        return read
+
+    def _follow_drift(self, exposure: Exposure, course: Course, parked: FloatArray) -> FloatArray:
+        """Keep the beam on the drifting column as long as it is known well enough where that is."""
+        aim = course.at(self._beam.now())
+        if aim.deviation > self._settings.aim_limit:
+            exposure.end(Outcome.DRIFTED)
+        elif np.linalg.norm(aim.position - parked) > _FOLLOW:
+            self._beam.park(aim.position)
+            return aim.position
+        return parked
+
+    def _fired(self, number: int, exposure: Exposure, position: FloatArray) -> None:
+        """Write down what was spent, however the exposure ended."""
+        self.ledger.exposed(position, exposure.electrons)
+        self._write(
+            "blanked", number=number, outcome=exposure.outcome, electrons=exposure.electrons,
+            exposure_s=exposure.elapsed_s,
+        )  # fmt: skip
+
+    # --- look again -------------------------------------------------------------------------------------------------
+
+    def _verify(self, site: int, atom: int, outcome: Outcome) -> tuple[Verdict, tuple[Change, ...]]:
+        """Scan the target and its neighbours until it is clear what has become of them."""
+        assert self._atoms is not None
+        verification = Verification(self._atoms, atom, outcome, self._settings.ladder)
+        with contextlib.suppress(Interrupted):  # what is known by then is kept
+            for _ in range(self._settings.verify_scans):
+                x, y = self._atoms.positions[atom] + self._drift.at(self._beam.now())
+                region = self._inside((float(x), float(y)), _AROUND, _AROUND, (True, True))
+                if region is None or verification.is_clear:
+                    break
+                self._look(verification, region, site)
+        bystanders = tuple(verification.bystanders())
+        verdict, self._atoms = verification.verdict, verification.updated()
+        return verdict, bystanders
+
+    def _look(self, verification: Verification, region: Region, site: int) -> None:
+        scan = self._scan(region, self._settings.verify_dose)
+        self._observer.verifying(site, scan)
+        found = self._find(scan.image, scan.sampling)
+        drift = self._drift.at(scan.times_s(found))
+        positions = found.positions + scan.origin - drift
+        assert self._atoms is not None
+        if len(found):
+            positions = positions - common_shift(positions, self._atoms.positions, 2 * _SLIP)
+        x0, y0, x1, y1 = scan.region
+        x, y = self._drift.at(scan.start_s)
+        verification.add(dataclasses.replace(found, positions=positions), (x0 - x, y0 - y, x1 - x, y1 - y))
