@@ -5,15 +5,21 @@ from __future__ import annotations
 from nion.swift import Workspace
 
 from .atoms_panel import AtomsPanel
+from .jobs_panel import JobsPanel
+from .simulate_panel import SimulatePanel
+
+PANELS = (AtomsPanel, SimulatePanel, JobsPanel)
 
 
 def run() -> None:
     """Register the panels; Swift calls this when all plug-ins are loaded."""
-    Workspace.WorkspaceManager().register_panel(
-        AtomsPanel, AtomsPanel.panel_id, AtomsPanel.title, ["left", "right"], "right", {"min-width": 320}
-    )
+    for panel in PANELS:
+        Workspace.WorkspaceManager().register_panel(
+            panel, panel.panel_id, panel.title, ["left", "right"], "right", {"min-width": 320}
+        )
 
 
 def stop() -> None:
     """Take the panels out; Swift calls this when it ends."""
-    Workspace.WorkspaceManager().unregister_panel(AtomsPanel.panel_id)
+    for panel in PANELS:
+        Workspace.WorkspaceManager().unregister_panel(panel.panel_id)

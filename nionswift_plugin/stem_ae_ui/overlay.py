@@ -191,24 +191,31 @@ class _LegendComposer(_MarksComposer):
 # --- attaching them to the displays ---------------------------------------------------------------------------------
 
 
-class _Attached:
-    """Rings and legend on one display."""
+class Attached:
+    """Two canvas items on one display, each with a property ``marks``: one zooms with the image, one does not."""
 
-    def __init__(self, display: ImageCanvasItem.ImageCanvasItem) -> None:
+    def __init__(self, display: ImageCanvasItem.ImageCanvasItem, zooming: typing.Any, standing: typing.Any) -> None:
         self.display = display
-        self.__items = (RingsCanvasItem(), LegendCanvasItem())
+        self.__items = (zooming, standing)
         zoomed = typing.cast(CanvasItem.CanvasItemComposition, display.scroll_area_canvas_item.canvas_items[0])
-        zoomed.add_canvas_item(self.__items[0])
-        display.add_canvas_item(self.__items[1])
+        zoomed.add_canvas_item(zooming)
+        display.add_canvas_item(standing)
 
-    def set_marks(self, marks: Marks) -> None:
+    def set_marks(self, marks: typing.Any) -> None:
+        """Show other marks."""
         for item in self.__items:
             item.marks = marks
 
     def close(self) -> None:
+        """Take the items off the display."""
         for item in self.__items:
             if item.container:  # otherwise the display was closed, and closed them with it
                 item.container.remove_canvas_item(item)
+
+
+def rings_and_legend(display: ImageCanvasItem.ImageCanvasItem) -> Attached:
+    """Put rings and legend on a display."""
+    return Attached(display, RingsCanvasItem(), LegendCanvasItem())
 
 
 class Overlays:
@@ -223,16 +230,20 @@ class Overlays:
         The window whose displays are meant.
     marks_for : callable
         Returns the marks of a data item, or ``None``.
+    attach : callable
+        Puts canvas items on a display and returns what holds them: by default rings and legend.
     """
 
     def __init__(
         self,
         window: DocumentController.DocumentController,
-        marks_for: typing.Callable[[DataItem.DataItem], Marks | None],
+        marks_for: typing.Callable[[DataItem.DataItem], typing.Any | None],
+        attach: typing.Callable[[ImageCanvasItem.ImageCanvasItem], Attached] | None = None,
     ) -> None:
         self.__window = window
         self.__marks_for = marks_for
-        self.__attached: dict[DisplayPanel.DisplayPanel, _Attached] = {}
+        self.__attach = attach or rings_and_legend
+        self.__attached: dict[DisplayPanel.DisplayPanel, Attached] = {}
         self.__closed = False
         self.__listener: typing.Any = None
         window.queue_task(self.refresh)  # the window is still being made, and has no displays yet
@@ -266,5 +277,5 @@ class Overlays:
             attached = None
         if marks and isinstance(display, ImageCanvasItem.ImageCanvasItem):
             if attached is None:
-                attached = self.__attached[panel] = _Attached(display)
+                attached = self.__attached[panel] = self.__attach(display)
             attached.set_marks(marks)

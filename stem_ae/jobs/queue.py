@@ -67,6 +67,8 @@ class Row:
     retries: int
     after: tuple[str, ...]
     error: str
+    image: str
+    """Key of the image that its structure comes from, as its provenance names it; empty if unknown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,14 +240,15 @@ class Queue:
             raise StemAeError(f"The priority {priority} is not possible: give a number from 1 (first) upwards.")
         carried = {} if atoms is None else atoms.info.get("stem_ae", {}).get("provenance", {})
         job = Job(self, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}")
-        Calculation.create(job.calculation.folder, to_dict(task), atoms, {**carried, **(provenance or {})})
+        origin = {**carried, **(provenance or {})}
+        Calculation.create(job.calculation.folder, to_dict(task), atoms, origin)
         formula = atoms.get_chemical_formula() if atoms is not None else ""
         options: dict[str, Any] = {
             "queue_name": QUEUE, "workflow_name": WORKFLOW, "workflow_id": job.id, "priority": priority,
             "app_version": VERSION,
             "attributes": {
                 "title": title or f"{task.kind} {formula}".strip(), "retries": retries,
-                "after": [parent.id for parent in parents],
+                "after": [parent.id for parent in parents], "image": origin.get("image", ""),
             },
         }  # fmt: skip
         if parents:
@@ -328,7 +331,7 @@ class Queue:
             status.workflow_id, attributes.get("title", ""), state,
             1.0 if state == "finished" else float(progress.get("fraction", 0.0)), progress.get("seconds_left"),
             datetime.datetime.fromtimestamp(status.created_at / 1000), status.priority or 0,
-            attributes.get("retries", 0), tuple(attributes.get("after", ())), error,
+            attributes.get("retries", 0), tuple(attributes.get("after", ())), error, attributes.get("image", ""),
         )  # fmt: skip
 
     # --- change ---------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class Relax:
         atoms = _prepared(calculation, self.engine, self.fixed)
         steps = self.relax(atoms, reporter, calculation)
         final = atoms.copy()
-        _write_summary(calculation, self, final, _energies(atoms), steps, reporter.seconds)
+        _write_summary(calculation, self, final, _final_energies(atoms), steps, reporter.seconds)
 
     def relax(self, atoms: ase.Atoms, reporter: Reporter, calculation: Calculation) -> int:
         """Relax these atoms in place, report every step, and return how many there were."""
@@ -203,6 +203,14 @@ def _energies(atoms: ase.Atoms) -> dict[str, Any]:
     return {"energy": float(atoms.get_potential_energy()), "forces": np.array(atoms.get_forces(apply_constraint=False))}
 
 
+def _final_energies(atoms: ase.Atoms) -> dict[str, Any]:
+    """Return the same, and each atom's share of the energy if the engine tells."""
+    shares = {}
+    if "energies" in getattr(atoms.calc, "implemented_properties", ()):
+        shares["energies"] = np.array(atoms.get_potential_energies())
+    return {**_energies(atoms), **shares}
+
+
 def _closeness(first: float, now: float, goal: float) -> float:
     """Return how far a relaxation is, 0 to 1, on a logarithmic scale of the force."""
     if now <= goal:
@@ -218,6 +226,8 @@ def _write_summary(
 
     final.calc = None
     final.set_array("forces", np.asarray(energies["forces"]))
+    if "energies" in energies:
+        final.set_array("atom_energy", np.asarray(energies["energies"]))
     final.info["energy"] = energies["energy"]
     summary = {
         "task": to_dict(task),

@@ -1,0 +1,437 @@
+"""What the Simulate panel shows and does, without any widget."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import math
+import time
+import typing
+
+import numpy as np
+from nion.swift import DocumentController
+from nion.swift.model import DataItem, DisplayItem, Graphics
+from nion.utils import Geometry, Observable
+from numpy.typing import NDArray
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.errors import StemAeError
+from stem_ae.jobs import remote
+
+from . import keeping
+
+PICTURE = (250, 330)
+"""Height and width of the preview in points."""
+NEW_RECTANGLE = 20.0
+"""Å, side of the rectangle that the panel draws."""
+
+REGIONS = ("The rectangle on the image", "The whole frame")
+CELLS = ("patch", "periodic")
+TASKS = ("Relax", "Molecular dynamics", "Relax, then molecular dynamics")
+FIXED = (None, "perimeter", "H", "xy")
+CALIBRATIONS = ("scale", "affine", None)
+CODES = ("vasp", "espresso", "gpaw", "cp2k", "dftb", "lammps")
+"""Engines elsewhere that input folders are written for; as in :data:`stem_ae.simulate.inputs.CODES`."""
+
+Options = dict[str, typing.Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """Atoms, and the image they were found in."""
+
+    atoms: Atoms2D
+    title: str
+    provenance: dict[str, typing.Any]
+    item: DataItem.DataItem | None
+    """What shows the image, if anything does."""
+    snapshot: keeping.Snapshot | None
+    """To be kept when something is calculated with it; ``None`` if the image is kept already."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """What the panel says."""
+
+    subject: str = ""
+    structure: str = ""
+    cost: str = ""
+    warning: str = ""
+    """What speaks against calculating this."""
+    message: str = ""
+    """What was done, or what is wrong and what to do about it."""
+
+
+def _choice(name: str) -> property:
+    """Return a property whose change is shown in the preview."""
+
+    def get(self: SimulateModel) -> typing.Any:
+        return self._options[name]
+
+    def put(self: SimulateModel, value: typing.Any) -> None:
+        if value is not None and value != get(self):
+            self._options[name] = value
+            self.notify_property_changed(name)
+            self.refresh()
+
+    return property(get, put)
+
+
+class SimulateModel(Observable.Observable):
+    """Takes atoms from the image, shows the structure they make and what it costs to calculate, and submits it.
+
+    Everything is to be used in the user interface thread. Structures are built, drawn and estimated in a process of
+    their own.
+
+    Parameters
+    ----------
+    window : DocumentController
+        Whose displays show the images.
+    newest : callable
+        Returns what the Atoms panel has found last.
+    queue : str or None
+        The folder of the queue; the user's by default.
+    """
+
+    region_index = _choice("region_index")
+    cell_index = _choice("cell_index")
+    vacuum = _choice("vacuum")
+    hydrogen = _choice("hydrogen")
+    calibration_index = _choice("calibration_index")
+    task_index = _choice("task_index")
+    fixed_index = _choice("fixed_index")
+    fmax = _choice("fmax")
+    temperatures = _choice("temperatures")
+    steps = _choice("steps")
+    engine_index = _choice("engine_index")
+
+    def __init__(
+        self,
+        window: DocumentController.DocumentController,
+        newest: collections.abc.Callable[[], keeping.Snapshot | None],
+        queue: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.__window = window
+        self.__newest = newest
+        self.__bench = remote.Workbench(queue)
+        self._options: Options = {
+            "region_index": 0, "cell_index": 0, "vacuum": "10", "hydrogen": True, "calibration_index": 0,
+            "task_index": 0, "fixed_index": 0, "fmax": "0.05", "temperatures": "300", "steps": "2000",
+            "engine_index": 0,
+        }  # fmt: skip
+        self.engines: list[list[str]] = []
+        self.engine_names: list[str] = ["…"]
+        self.destination_index = 0
+        self.picture: NDArray[np.uint32] = np.zeros(PICTURE, np.uint32)
+        self.texts = Texts()
+        self.__subject: Subject | None = None
+        self.__kept: tuple[typing.Any, DataItem.DataItem] | None = None
+        self.__listeners: list[typing.Any] = []
+        self.__watched: DisplayItem.DisplayItem | None = None
+        self.__closed = False
+        self.__started = False
+
+    def close(self) -> None:
+        """Let go of everything; what was submitted goes on."""
+        self.__closed = True
+        self.__listeners.clear()
+        self.__bench.close()
+
+    def start(self) -> None:
+        """Get ready; called when the panel is first seen."""
+        if not self.__started and not self.__closed:
+            self.__started = True
+            self.__ask({"do": "engines"}, self.__engines_known)
+
+    def __engines_known(self, answer: remote.Answer) -> None:
+        if answer.error:
+            self.__say(message=answer.error)
+            return
+        self.engines = answer.values["engines"]
+        self.engine_names = [f"{title}{' (not installed)' if missing else ''}" for _, title, missing in self.engines]
+        self.notify_property_changed("engine_names")
+        self.notify_property_changed("engine_index")
+
+    @property
+    def destination_names(self) -> list[str]:
+        """Where a calculation can go."""
+        return ["Queue: in the background", *(f"Input folder for {code}" for code in CODES)]
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the preview."""
+        return PICTURE
+
+    # --- atoms and region -------------------------------------------------------------------------------------------
+
+    def __take(self) -> Subject:
+        """Return the atoms to work with: those of a displayed snapshot, or else the newest of the Atoms panel."""
+        panel = self.__window.selected_display_panel
+        item = panel.data_item if panel else None
+        if item and keeping.is_kept_frame(item):
+            atoms = keeping.kept_atoms(self.__window.document_model, item)
+            if atoms is not None:
+                return Subject(atoms, item.title, dict(item.metadata[keeping.METADATA_KEY]), item, None)
+        if snapshot := self.__newest():
+            shown = snapshot.origin.shown_by(self.__window.document_model)
+            return Subject(snapshot.atoms, snapshot.origin.title, snapshot.provenance, shown, snapshot)
+        raise StemAeError("There are no atoms yet: start the Atoms panel, or click on the frame of a snapshot.")
+
+    def __region(self, subject: Subject) -> list[list[float]] | None:
+        """Return the corners of the rectangle in Å of the image, None for the whole frame."""
+        if self.region_index == 1:
+            return None
+        rectangles = [g for g in self.__graphics(subject) if isinstance(g, Graphics.RectangleGraphic)]
+        if not rectangles:
+            raise StemAeError(
+                f"There is no rectangle on “{subject.title}”: draw one over the atoms, or choose the whole frame."
+            )
+        return corners(rectangles[-1], subject.atoms.shape, subject.atoms.sampling)
+
+    def __graphics(self, subject: Subject) -> list[Graphics.Graphic]:
+        """Return the graphics on the image, selected ones last."""
+        display_item = self.__display_item(subject)
+        if display_item is None:
+            return []
+        selected = display_item.selected_graphics
+        return [g for g in display_item.graphics if g not in selected] + list(selected)
+
+    def __display_item(self, subject: Subject) -> DisplayItem.DisplayItem | None:
+        return self.__window.document_model.get_display_item_for_data_item(subject.item) if subject.item else None
+
+    def add_rectangle(self) -> None:
+        """Draw a rectangle in the middle of the image, to be moved by the user."""
+        try:
+            subject = self.__take()
+        except StemAeError as error:
+            self.__say(message=str(error))
+            return
+        display_item = self.__display_item(subject)
+        if display_item is None:
+            self.__say(message=f"“{subject.title}” is not in the project any more: keep a snapshot of it.")
+            return
+        height, width = (n * step for n, step in zip(subject.atoms.shape, subject.atoms.sampling, strict=True))
+        size = Geometry.FloatSize(min(NEW_RECTANGLE / height, 1.0), min(NEW_RECTANGLE / width, 1.0))
+        graphic = Graphics.RectangleGraphic()
+        graphic.label = "structure"
+        graphic.bounds = Geometry.FloatRect.from_center_and_size(Geometry.FloatPoint(0.5, 0.5), size)
+        display_item.add_graphic(graphic)
+        display_item.graphic_selection.set(list(display_item.graphics).index(graphic))
+        self.region_index = 0
+        self.refresh()
+
+    def __watch(self, display_item: DisplayItem.DisplayItem | None) -> None:
+        """Show another preview when the rectangles change."""
+        if display_item is not self.__watched:
+            self.__watched = display_item
+            self.__listeners = []
+            if display_item:
+                self.__listeners = [
+                    display_item.graphics_changed_event.listen(lambda selection: self.__graphics_changed())
+                ]
+
+    def __graphics_changed(self) -> None:
+        if not self.__closed and self.region_index == 0:
+            self.__window.add_task("stem_ae simulate preview", self.refresh)  # many a second while it is dragged
+
+    # --- what to do -------------------------------------------------------------------------------------------------
+
+    @property
+    def has_dynamics(self) -> bool:
+        """Whether temperatures and steps matter."""
+        return self.task_index > 0
+
+    @property
+    def has_relaxation(self) -> bool:
+        """Whether the force limit matters."""
+        return self.task_index != 1
+
+    def __tasks(self) -> list[Options]:
+        engine = self.engines[self.engine_index][0] if self.engines else None
+        common = {"engine": engine, "fixed": FIXED[self.fixed_index]}
+        tasks: list[Options] = []
+        if self.has_relaxation:
+            tasks.append({"kind": "relax", **common, "fmax": number(self.fmax, "The force limit")})
+        if self.has_dynamics:
+            steps = int(number(self.steps, "The number of steps"))
+            kelvins = [number(word, "A temperature") for word in self.temperatures.replace(";", ",").split(",")]
+            tasks += [{"kind": "md", **common, "temperature": kelvin, "steps": steps} for kelvin in kelvins]
+        return tasks
+
+    def __request(self, subject: Subject) -> tuple[Options, typing.Mapping[str, typing.Any]]:
+        words, arrays = remote.packed(subject.atoms)
+        options = {
+            "cell": CELLS[self.cell_index], "vacuum": number(self.vacuum, "The vacuum"),
+            "terminate": "H" if self.hydrogen else None, "calibration": CALIBRATIONS[self.calibration_index],
+        }  # fmt: skip
+        return {
+            **words, "region": self.__region(subject), "options": options, "tasks": self.__tasks(),
+            "size": list(PICTURE),
+        }, arrays  # fmt: skip
+
+    # --- preview ----------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Show the structure as it is chosen now, of the newest atoms."""
+        self.notify_property_changed("has_dynamics")
+        self.notify_property_changed("has_relaxation")
+        try:
+            subject = self.__take()
+            self.__watch(self.__display_item(subject))
+            request, arrays = self.__request(subject)
+        except StemAeError as error:
+            self.__clear(str(error))
+            return
+        self.__subject = subject
+        self.__ask({"do": "build", **request}, functools.partial(self.__built, subject), arrays)
+
+    def __built(self, subject: Subject, answer: remote.Answer) -> None:
+        if subject is not self.__subject:
+            return
+        if answer.error:
+            self.__clear(answer.error)
+            return
+        v = answer.values
+        self.__show_picture(answer.arrays["picture"])
+        x, y = v["extent"]
+        kind = "periodic" if v["periodic"] else "patch"
+        held = f" · {v['held']} held fixed" if v["held"] else ""
+        structure = f"{v['formula']} · {v['atoms']:,} atoms · {x:.1f} × {y:.1f} Å, {kind}{held}"
+        self.texts = Texts(
+            subject=f"{len(subject.atoms):,} atoms of “{subject.title}”",
+            structure="\n".join([structure, f"image scale corrected by {v['scale']:.4f}", *v["notes"]]),
+            cost=f"About {duration(v['seconds'])} on one core, {v['gigabytes']:.1f} GB",
+            warning=v["missing"] or v["warning"],
+        )
+        self.notify_property_changed("texts")
+
+    def __show_picture(self, picture: NDArray[np.uint8]) -> None:
+        pixels = np.full((*picture.shape[:2], 4), 255, np.uint8)
+        pixels[..., :3] = picture[..., ::-1]
+        self.picture = pixels.view(np.uint32)[..., 0]
+        self.notify_property_changed("picture")
+
+    def __clear(self, message: str) -> None:
+        self.__subject = None
+        self.picture = np.zeros(PICTURE, np.uint32)
+        self.notify_property_changed("picture")
+        self.texts = Texts(message=message)
+        self.notify_property_changed("texts")
+
+    # --- export -----------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_folder(self) -> bool:
+        """Whether a folder is to be chosen for the export."""
+        return self.destination_index > 0
+
+    def export(self, folder: str = "", pseudopotentials: str = "") -> None:
+        """Submit what the preview shows, or write it as an input folder.
+
+        Parameters
+        ----------
+        folder : str
+            Where the input folder is to be; the queue needs none.
+        pseudopotentials : str
+            Folder with the engine's pseudopotentials, if there is one.
+        """
+        start = time.perf_counter()
+        try:
+            subject = self.__subject or self.__take()
+            request, arrays = self.__request(subject)
+        except StemAeError as error:
+            self.__clear(str(error))
+            return
+        if self.needs_folder:
+            if folder:
+                code = CODES[self.destination_index - 1]
+                request |= {"do": "export", "code": code, "folder": folder, "pseudopotentials": pseudopotentials}
+                self.__ask(request, self.__exported, arrays)
+            return
+        item = self.__keep(subject)
+        provenance = {
+            **subject.provenance, "image": str(item.uuid), "shape": list(subject.atoms.shape),
+            "sampling": list(subject.atoms.sampling),
+        }  # fmt: skip
+        request |= {"do": "submit", "title": subject.title, "provenance": provenance}
+        self.__say(message="Submitting…")
+        self.__ask(request, functools.partial(self.__submitted, start), arrays)
+
+    def __keep(self, subject: Subject) -> DataItem.DataItem:
+        """Return the image as the project keeps it: results refer to it, and a live one will have changed by then."""
+        if subject.snapshot is None:
+            assert subject.item
+            return subject.item
+        if self.__kept is None or self.__kept[0] is not subject.snapshot.result:
+            self.__kept = subject.snapshot.result, subject.snapshot.keep(self.__window.document_model)
+        return self.__kept[1]
+
+    def __submitted(self, start: float, answer: remote.Answer) -> None:
+        jobs = answer.values.get("jobs", [])
+        names = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"
+        done = f"Submitted {names} in {time.perf_counter() - start:.2f} s: the Jobs panel shows how far it is."
+        self.__say(message=answer.error or done)
+
+    def __exported(self, answer: remote.Answer) -> None:
+        self.__say(message=answer.error or f"Written to {answer.values['folder']}: README.txt says how to start it.")
+
+    # --- both sides -------------------------------------------------------------------------------------------------
+
+    def __ask(
+        self,
+        values: Options,
+        answered: collections.abc.Callable[[remote.Answer], None],
+        arrays: typing.Mapping[str, typing.Any] | None = None,
+    ) -> None:
+        """Ask the other process, and have the answer brought to this thread."""
+
+        def bring(answer: remote.Answer) -> None:
+            self.__window.queue_task(lambda: None if self.__closed else answered(answer))
+
+        self.__bench.ask(values, bring, arrays)
+
+    def __say(self, message: str) -> None:
+        self.texts = dataclasses.replace(self.texts, message=message)
+        self.notify_property_changed("texts")
+
+
+def corners(
+    rectangle: Graphics.RectangleGraphic, shape: tuple[int, int], sampling: tuple[float, float]
+) -> list[list[float]]:
+    """Return the corners of a rectangle graphic, x and y in Å from the centre of the top-left pixel."""
+    size = np.array([shape[1], shape[0]])
+    bounds = rectangle.bounds
+    centre = np.array([bounds.center.x, bounds.center.y]) * size
+    half = np.array([bounds.width, bounds.height]) * size / 2
+    # Swift turns anticlockwise on the screen, where y points down.
+    c, s = math.cos(rectangle.rotation), math.sin(rectangle.rotation)
+    offsets = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    turned = offsets @ np.array([[c, -s], [s, c]])
+    return ((centre + turned - 0.5) * np.array(sampling[::-1])).tolist()  # type: ignore[no-any-return]
+
+
+def number(text: str, what: str) -> float:
+    """Return the positive number that was typed.
+
+    Raises
+    ------
+    StemAeError
+        If it is none.
+    """
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise StemAeError(f"{what} “{text.strip()}” is not a positive number: type one.")
+    return value
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    for limit, unit, name in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"

@@ -1,0 +1,235 @@
+"""The Simulate panel: from atoms in the image to a calculation, with a picture of what will be calculated."""
+
+from __future__ import annotations
+
+import gettext
+import typing
+
+from nion.swift import DocumentController, Panel
+from nion.ui import Declarative
+
+from . import keeping
+from .atoms_panel import CAREFUL, LABEL_WIDTH, QUIET, AtomsPanel, IfConverter, TextConverter
+from .simulate_model import PICTURE, REGIONS, TASKS, SimulateModel
+
+_ = gettext.gettext
+u = Declarative.DeclarativeUI()
+
+
+def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str = "") -> Declarative.UIDescription:
+    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
+    return u.create_row(name, *widgets, u.create_stretch(), spacing=6)
+
+
+def _field(name: str, width: int = 64, **options: typing.Any) -> Declarative.UIDescription:
+    return u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", **options)
+
+
+def _combo(name: str, items: typing.Sequence[str]) -> Declarative.UIDescription:
+    return u.create_combo_box(
+        items=list(items), current_index=f"@binding(model.{name}_index)", name=f"{name}_combo"
+    )
+
+
+class SimulateHandler(Declarative.Handler):
+    """The view on a :class:`SimulateModel`."""
+
+    def __init__(self, window: DocumentController.DocumentController, model: SimulateModel) -> None:
+        super().__init__()
+        self.__window = window
+        self.model = model
+        for name in ("subject", "structure", "cost", "warning", "message"):
+            setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
+        self.has_warning = IfConverter(lambda texts: bool(texts.warning))
+        self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.ui_view = u.create_column(
+            self.__structure_view(),
+            self.__preview_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__task_view(),
+            self.__cost_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__export_view(),
+            u.create_stretch(),
+            spacing=8,
+            margin=10,
+            min_width=350,
+        )
+
+    def close(self) -> None:
+        """Close the model with the panel."""
+        self.model.close()
+        super().close()
+
+    # --- the parts, top to bottom -----------------------------------------------------------------------------------
+
+    def __structure_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            _row(
+                _("Region"),
+                _combo("region", [_(name) for name in REGIONS]),
+                u.create_push_button(
+                    text=_("Rectangle"),
+                    on_clicked="rectangle_clicked",
+                    name="rectangle_button",
+                    tool_tip=_("Draw a rectangle on the image; move it over what you want to calculate"),
+                ),
+                tool_tip=_("Atoms in the rectangle, with those that complete its rings"),
+            ),
+            _row(
+                _("Cell"),
+                _combo("cell", [_("patch in vacuum"), _("periodic supercell")]),
+                _field("vacuum", 40),
+                u.create_label(text=_("Å vacuum"), text_alignment_vertical="vcenter"),
+            ),
+            _row(
+                _("Scale"),
+                _combo("calibration", [_("of the lattice"), _("and distortion"), _("of the image")]),
+                u.create_check_box(text=_("H on edges"), checked="@binding(model.hydrogen)"),
+                tool_tip=_("Correct the image's scale, or its distortion too, against the known lattice constant"),
+            ),
+            spacing=4,
+        )
+
+    def __preview_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_image(
+                    image="@binding(model.picture)", name="picture", width=PICTURE[1], height=PICTURE[0]
+                ),
+                u.create_stretch(),
+            ),
+            u.create_label(text="@binding(model.texts, converter=subject_text)", color=QUIET, word_wrap=True),
+            u.create_row(
+                u.create_label(
+                    text="@binding(model.texts, converter=structure_text)", word_wrap=True, name="structure_label"
+                ),
+                u.create_stretch(),
+                u.create_push_button(
+                    text=_("Preview"),
+                    on_clicked="preview_clicked",
+                    name="preview_button",
+                    tool_tip=_(
+                        "Build the structure of the newest atoms. Red crosses: held fixed. Yellow: 95 % ellipses of "
+                        "the positions, five times enlarged."
+                    ),
+                ),
+                spacing=6,
+            ),
+            spacing=4,
+        )
+
+    def __task_view(self) -> Declarative.UIDescription:
+        dynamics = "@binding(model.has_dynamics)"
+        return u.create_column(
+            _row(_("Task"), _combo("task", [_(name) for name in TASKS])),
+            _row(
+                _("Engine"),
+                u.create_combo_box(
+                    items_ref="@binding(model.engine_names)",
+                    current_index="@binding(model.engine_index)",
+                    name="engine_combo",
+                ),
+            ),
+            _row(_("Held fixed"), _combo("fixed", [_("nothing"), _("perimeter"), _("hydrogen"), _("x and y")])),
+            _row(
+                _("Forces"),
+                u.create_label(text=_("below"), text_alignment_vertical="vcenter"),
+                _field("fmax", enabled="@binding(model.has_relaxation)"),
+                u.create_label(text="eV/Å", text_alignment_vertical="vcenter"),
+            ),
+            _row(
+                _("Dynamics"),
+                _field("temperatures", 90, enabled=dynamics),
+                u.create_label(text="K,", text_alignment_vertical="vcenter"),
+                _field("steps", 56, enabled=dynamics),
+                u.create_label(text=_("steps of 1 fs"), text_alignment_vertical="vcenter"),
+                tool_tip=_("Several temperatures with commas between them: one job each"),
+            ),
+            spacing=4,
+        )
+
+    def __cost_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_label(text="@binding(model.texts, converter=cost_text)", color=QUIET, name="cost_label"),
+            u.create_label(
+                text="@binding(model.texts, converter=warning_text)",
+                visible="@binding(model.texts, converter=has_warning)",
+                color=CAREFUL,
+                word_wrap=True,
+                name="warning_label",
+            ),
+            spacing=2,
+        )
+
+    def __export_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_combo_box(
+                    items_ref="@binding(model.destination_names)",
+                    current_index="@binding(model.destination_index)",
+                    name="destination_combo",
+                ),
+                u.create_stretch(),
+                u.create_push_button(
+                    text=_("Export to DFT"),
+                    on_clicked="export_clicked",
+                    name="export_button",
+                    tool_tip=_("Submit what the preview shows, or write it as an input folder for an engine elsewhere"),
+                ),
+                spacing=8,
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=message_text)",
+                visible="@binding(model.texts, converter=has_message)",
+                word_wrap=True,
+                name="message_label",
+            ),
+            spacing=6,
+        )
+
+    # --- what the widgets do ----------------------------------------------------------------------------------------
+
+    def rectangle_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Draw a rectangle on the image."""
+        self.model.add_rectangle()
+
+    def preview_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Show the structure of the newest atoms."""
+        self.model.refresh()
+
+    def export_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Submit, or ask for the folder and write."""
+        folder = ""
+        if self.model.needs_folder:
+            folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Write the input folder into"), "")
+        self.model.export(folder)
+
+
+class SimulatePanel(Panel.Panel):
+    """The panel that Swift puts into its dock."""
+
+    panel_id = "stem-ae-simulate-panel"
+    title = _("Simulate")
+
+    def __init__(
+        self,
+        window: DocumentController.DocumentController,
+        panel_id: str,
+        properties: typing.Mapping[str, typing.Any],
+    ) -> None:
+        super().__init__(window, panel_id, self.title)
+        self.__window = window
+        self.model = SimulateModel(window, self.__newest_atoms)
+        self.handler = SimulateHandler(window, self.model)
+        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+
+    def size_changed(self, width: int, height: int) -> None:
+        """Get ready when the panel is first seen, not when Swift starts."""
+        self.model.start()
+
+    def __newest_atoms(self) -> keeping.Snapshot | None:
+        assert self.__window.workspace_controller
+        panels = self.__window.workspace_controller.dock_panels
+        atoms = next((panel for panel in panels if isinstance(panel, AtomsPanel)), None)
+        return atoms.model.newest if atoms else None

@@ -1,0 +1,408 @@
+"""The Simulate and Jobs panels in headless Swift: what is previewed is submitted, and comes back to its image."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import pathlib
+import signal
+import time
+import unittest
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nion.instrumentation")
+pytest.importorskip("dbos")
+pytest.importorskip("tblite")
+
+from nion.data import Calibration, DataAndMetadata
+from nion.swift import Facade
+from nion.swift.model import DataItem, DataStructure, Graphics
+from nion.swift.test import TestContext
+from nion.ui import DrawingContext
+from nion.utils import Geometry
+
+import nionswift_plugin.stem_ae_ui as plugin
+from nionswift_plugin.stem_ae_ui import jobs_panel, keeping, simulate_model, simulate_overlay, simulate_panel
+from nionswift_plugin.stem_ae_ui.simulate_model import corners
+from stem_ae import jobs, structure
+from stem_ae.atoms import Atoms2D
+from stem_ae.imaging import specimens
+from stem_ae.jobs import remote
+from stem_ae.simulate import constraints, guidance, inputs
+
+Facade.initialize()
+
+SAMPLING = 0.2
+
+
+def graphene(extent=24.0, noise=0.03, silicon=0.0):
+    """Return true columns with position noise (Å), as a good detector finds them."""
+    specimen = specimens.graphene((extent, extent), silicon=silicon, rotation=0.2, ripple=0.0, seed=1)
+    xy, names = specimen.columns()
+    inside = np.all((xy > 0) & (xy < extent), axis=1)
+    labels = np.array([int(name == "Si") for name, kept in zip(names, inside, strict=True) if kept])
+    xy = xy[inside] + np.random.default_rng(0).normal(scale=noise, size=(int(inside.sum()), 2))
+    n, pixels = len(xy), int(extent / SAMPLING)
+    return Atoms2D(
+        xy, np.tile(np.eye(2) * noise**2, (n, 1, 1)), labels, ("C", "Si"), np.eye(2)[labels] * 0.98 + 0.01, np.ones(n),
+        (pixels, pixels), (SAMPLING, SAMPLING),
+    )  # fmt: skip
+
+
+def keep(document, atoms, title="HAADF"):
+    """Put a frame and its atoms into the project, as a snapshot of the Atoms panel does."""
+    calibrations = [Calibration.Calibration(0.0, SAMPLING / 10, "nm")] * 2
+    metadata = {"stem_ae": {"kind": "frame", "model": {"name": "graphene", "version": "abc123"}}}
+    xdata = DataAndMetadata.new_data_and_metadata(
+        np.zeros(atoms.shape, np.float32), dimensional_calibrations=calibrations, metadata=metadata
+    )
+    item = DataItem.new_data_item(xdata)
+    item.title = title
+    document.append_data_item(item)
+    kept = DataStructure.DataStructure(structure_type=keeping.ATOMS_TYPE, source=item)
+    for name in ("positions", "covariance", "labels", "probabilities", "intensity"):
+        kept.set_property_value(name, getattr(atoms, name).tolist())
+    for name in ("species", "shape", "sampling"):
+        kept.set_property_value(name, list(getattr(atoms, name)))
+    document.append_data_structure(kept)
+    return item
+
+
+class Swift:
+    """Headless Swift with both models on a queue of their own."""
+
+    def __init__(self, window, queue) -> None:
+        self.queue = queue
+        self.window = window
+        self.document = window.document_model
+        self.display = window.workspace_controller.display_panels[0]
+        panels = {type(panel): panel for panel in window.workspace_controller.dock_panels}
+        self.simulate = panels[simulate_panel.SimulatePanel].model
+        self.jobs_handler = panels[jobs_panel.JobsPanel].handler
+        self.jobs = self.jobs_handler.model
+
+    def pump(self, condition, timeout=120.0) -> None:
+        """Run the user interface thread until the condition holds."""
+        end = time.monotonic() + timeout
+        while not condition() and time.monotonic() < end:
+            self.window.periodic()
+            time.sleep(0.003)
+        assert condition(), (self.simulate.texts, self.jobs.texts, self.jobs.rows)
+
+    def show(self, item) -> None:
+        self.display.set_display_panel_data_item(item)
+        self.window.selected_display_panel = self.display
+
+    def rectangle(self, item, bounds, rotation=0.0):
+        graphic = Graphics.RectangleGraphic()
+        graphic.bounds = bounds
+        graphic.rotation = rotation
+        self.document.get_display_item_for_data_item(item).add_graphic(graphic)
+        return graphic
+
+    def previewed(self) -> None:
+        self.simulate.refresh()
+        self.pump(lambda: self.simulate.texts.structure or self.simulate.texts.message)
+
+    def drawn(self, kind):
+        """Return the commands of one kind that the display draws."""
+        canvas = self.display.display_canvas_item
+        canvas.layout_immediate(Geometry.IntSize(640, 640))
+        context = DrawingContext.DrawingContext()
+        canvas.repaint_immediate(context, canvas.canvas_size)
+        return [command for command in context.commands if command[0] == kind]
+
+
+def end_worker(queue):
+    """End the worker that a model has started: it outlives everything else by design."""
+    for path in pathlib.Path(queue).glob("workers/*/pid"):
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+@pytest.fixture
+def swift(tmp_path, monkeypatch):
+    """Headless Swift with both panels, closed and checked for leaks at the end."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    queue = tmp_path / "queue"
+    for module, name in ((simulate_panel, "SimulateModel"), (jobs_panel, "JobsModel")):
+        monkeypatch.setattr(module, name, functools.partial(getattr(module, name), queue=str(queue)))
+    TestContext.begin_leaks()
+    setup = TestContext.TestSetup(set_global=True)
+    plugin.run()
+    with TestContext.create_memory_context() as context:
+        swift = Swift(context.create_document_controller(), queue)
+        yield swift
+    plugin.stop()
+    swift.__dict__.clear()
+    del setup
+    end_worker(queue)
+    TestContext.end_leaks(unittest.TestCase())
+
+
+# --- the region -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.5, -1.2])
+def test_corners_of_a_rectangle_are_where_swift_masks(turn):
+    """Swift's own mask of a turned rectangle holds the same pixels."""
+    shape, sampling = (200, 200), (0.1, 0.1)
+    graphic = Graphics.RectangleGraphic()
+    graphic.bounds = Geometry.FloatRect.from_center_and_size(
+        Geometry.FloatPoint(0.4, 0.6), Geometry.FloatSize(0.2, 0.35)
+    )
+    graphic.rotation = turn
+    rows, columns = np.indices(shape)
+    centres = np.column_stack([columns.ravel() * 0.1, rows.ravel() * 0.1])
+    n = len(centres)
+    every = Atoms2D(
+        centres, np.tile(np.eye(2), (n, 1, 1)), np.zeros(n, int), ("C",), np.ones((n, 1)), np.ones(n), shape, sampling
+    )
+    inside = structure.select(every, corners(graphic, shape, sampling)).reshape(shape)
+    mask = graphic.get_mask(shape) > 0
+    assert inside.sum() == pytest.approx(0.2 * 0.35 * 200 * 200, rel=0.02)
+    assert np.mean(inside != mask) < 0.005  # the border only
+
+
+# --- preview ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_preview_shows_the_atoms_of_the_rectangle(swift):
+    item = keep(swift.document, graphene())
+    swift.show(item)
+    swift.previewed()
+    assert "no rectangle" in swift.simulate.texts.message
+    swift.simulate.add_rectangle()
+    swift.pump(lambda: swift.simulate.texts.structure)
+    whole = swift.simulate.texts.structure
+    assert "C" in whole
+    assert "patch" in whole
+    assert swift.simulate.picture.shape == simulate_model.PICTURE
+    assert len(np.unique(swift.simulate.picture)) > 20
+    assert "GB" in swift.simulate.texts.cost
+    assert not swift.simulate.texts.warning
+    # The user drags it smaller: the preview follows without a click.
+    graphic = swift.document.get_display_item_for_data_item(item).graphics[0]
+    graphic.bounds = ((0.3, 0.3), (0.4, 0.4))
+    swift.pump(lambda: swift.simulate.texts.structure != whole)
+    # Held atoms are crossed out in red.
+    red = swift.simulate.picture.copy()
+    swift.simulate.fixed_index = simulate_model.FIXED.index("perimeter")
+    swift.pump(lambda: "held fixed" in swift.simulate.texts.structure)
+    assert np.any(swift.simulate.picture != red)
+
+
+def test_hopeless_sizes_are_said_before_they_are_submitted(swift):
+    swift.show(keep(swift.document, graphene(72.7)))
+    swift.simulate.region_index = 1
+    swift.pump(lambda: swift.simulate.texts.warning)
+    assert "smaller region" in swift.simulate.texts.warning
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("fmax", "-1", "positive"), ("vacuum", "wide", "positive"), ("temperatures", "300, hot", "“hot”")],
+)
+def test_what_cannot_be_is_one_sentence(swift, field, value, words):
+    swift.show(keep(swift.document, graphene()))
+    swift.simulate.region_index = 1
+    swift.simulate.task_index = 2
+    swift.pump(lambda: swift.simulate.texts.structure)
+    setattr(swift.simulate, field, value)
+    assert words in swift.simulate.texts.message
+    swift.simulate.export()
+    assert words in swift.simulate.texts.message
+    assert not (swift.queue / "jobs").exists() or not list((swift.queue / "jobs").iterdir())
+
+
+def test_without_atoms_and_in_empty_regions_a_sentence_says_what_to_do(swift):
+    swift.simulate.refresh()
+    assert "start the Atoms panel" in swift.simulate.texts.message
+    atoms = graphene()
+    empty = Atoms2D(**{**vars(atoms), "positions": atoms.positions * 0.3})  # all in one corner
+    item = keep(swift.document, empty)
+    swift.show(item)
+    swift.rectangle(item, ((0.7, 0.7), (0.2, 0.2)))
+    swift.simulate.refresh()
+    swift.pump(lambda: "no atoms in this region" in swift.simulate.texts.message)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_codes_are_those_that_input_is_written_for():
+    assert simulate_model.CODES == inputs.CODES
+    assert set(simulate_model.FIXED[1:]) == set(constraints.FIXABLE)
+
+
+def test_an_input_folder_is_written_for_another_engine(swift, tmp_path):
+    item = keep(swift.document, graphene())
+    swift.show(item)
+    swift.rectangle(item, ((0.3, 0.3), (0.4, 0.4)))
+    swift.previewed()
+    swift.simulate.destination_index = 1 + simulate_model.CODES.index("vasp")
+    swift.simulate.export(str(tmp_path / "vasp"))
+    swift.pump(lambda: "Written" in swift.simulate.texts.message)
+    assert (tmp_path / "vasp" / "POSCAR").exists()
+    swift.simulate.export(str(tmp_path / "again"), pseudopotentials=str(tmp_path / "nowhere"))
+    swift.pump(lambda: "pseudopotentials" in swift.simulate.texts.message)
+
+
+def test_from_the_image_to_a_result_on_the_image(swift):
+    """What comes back are the relaxed atoms, on the image they came from."""
+    item = keep(swift.document, graphene())
+    swift.show(item)
+    swift.rectangle(item, ((0.3, 0.3), (0.38, 0.38)))
+    swift.jobs.start()
+    swift.previewed()
+    assert "C" in swift.simulate.texts.structure
+    swift.simulate.export()
+    swift.pump(lambda: "Submitted" in swift.simulate.texts.message)
+    swift.pump(lambda: swift.jobs.rows)
+    assert swift.jobs.rows[0].image == str(item.uuid)
+    swift.jobs.select(swift.jobs.rows[0].id)
+    swift.pump(lambda: swift.jobs.rows[0].state == "finished")
+    swift.pump(lambda: "C-C" in swift.jobs.texts.details)  # opened by itself, as its image is in this project
+    job = jobs.Queue.open(swift.queue).job(swift.jobs.rows[0].id)
+    provenance = job.result().summary["provenance"]
+    assert provenance["model"] == {"name": "graphene", "version": "abc123"}
+    assert provenance["image"] == str(item.uuid)
+    simulated = next(i for i in swift.document.data_items if "simulated" in i.title)
+    assert simulated.data_shape == item.data_shape
+    assert simulated.dimensional_calibrations[1].scale == pytest.approx(SAMPLING / 10)
+    # The brightest pixel of the simulated image is an atom of the structure.
+    row, column = np.unravel_index(np.argmax(simulated.data), simulated.data_shape)
+    distance = np.linalg.norm(graphene().positions - [column * SAMPLING, row * SAMPLING], axis=1)
+    assert distance.min() < 2 * SAMPLING
+    swift.pump(lambda: swift.drawn("strokeStyle"))
+    colors = {command[1] for command in swift.drawn("strokeStyle")}
+    assert {simulate_overlay.AGREES, simulate_overlay.DIFFERS} & colors
+    # Opening it again replaces what is there.
+    count = len(swift.document.data_items)
+    swift.jobs.open_result()
+    swift.pump(lambda: not swift.jobs.texts.message)
+    assert len(swift.document.data_items) == count
+    # The places to look at lie on the image; the first one can be marked for the next structure.
+    for index, ranking in enumerate(swift.jobs.rankings):
+        swift.jobs.ranking_index, swift.jobs.spots = index, []
+        swift.jobs.rank()
+        swift.pump(lambda: swift.jobs.spots or "Nothing" in swift.jobs.texts.message)
+        assert all(0 <= spot["x"] <= 24 and 0 <= spot["y"] <= 24 for spot in swift.jobs.spots), ranking
+
+
+def test_dynamics_after_a_relaxation_are_jobs_that_wait(swift):
+    item = keep(swift.document, graphene())
+    swift.show(item)
+    swift.rectangle(item, ((0.35, 0.35), (0.3, 0.3)))
+    swift.simulate.task_index, swift.simulate.temperatures, swift.simulate.steps = 2, "300, 1200", "20"
+    swift.jobs.start()
+    swift.simulate.export()
+    swift.pump(lambda: "3 jobs" in swift.simulate.texts.message)
+    swift.pump(lambda: len(swift.jobs.rows) == 3)
+    kinds = [row.title.split()[0] for row in swift.jobs.rows]
+    assert sorted(kinds) == ["md", "md", "relax"]
+    swift.pump(lambda: all(row.state == "finished" for row in swift.jobs.rows))
+    temperatures = {
+        jobs.Queue.open(swift.queue).job(row.id).result().summary["task"].get("temperature") for row in swift.jobs.rows
+    }
+    assert temperatures == {None, 300.0, 1200.0}
+
+
+def test_a_job_can_be_cancelled_and_tried_again(swift):
+    swift.show(keep(swift.document, graphene(40.0)))
+    swift.simulate.region_index, swift.simulate.fmax = 1, "0.0001"
+    swift.jobs.start()
+    swift.simulate.export()
+    swift.pump(lambda: swift.jobs.rows and swift.jobs.rows[0].state == "running")
+    swift.jobs.select(swift.jobs.rows[0].id)
+    assert swift.jobs.can_cancel
+    assert not swift.jobs.can_retry
+    assert not swift.jobs.can_open
+    swift.jobs.cancel()
+    swift.pump(lambda: swift.jobs.rows[0].state == "cancelled")
+    assert swift.jobs.can_retry
+    swift.jobs.retry()
+    swift.pump(lambda: swift.jobs.rows[0].state in ("queued", "running"))
+    swift.jobs.cancel()
+    swift.pump(lambda: swift.jobs.rows[0].state == "cancelled")
+
+
+def test_a_killed_process_is_said_and_started_again(swift):
+    swift.show(keep(swift.document, graphene()))
+    swift.simulate.region_index = 1
+    swift.pump(lambda: swift.simulate.texts.structure)
+    bench = swift.simulate._SimulateModel__bench
+    bench._process.kill()
+    bench._process.wait()
+    swift.previewed()
+    swift.pump(lambda: swift.simulate.texts.structure)  # the next question starts another one
+
+
+def test_a_queue_that_cannot_be_read_is_a_sentence_in_the_panel(swift):
+    swift.queue.mkdir(parents=True)
+    (swift.queue / "config.json").write_text("not JSON")
+    swift.jobs.start()
+    swift.pump(lambda: "config.json" in swift.jobs.texts.summary)
+
+
+# --- the panels as widgets --------------------------------------------------------------------------------------------
+
+
+def test_the_table_draws_every_state_in_little_time(swift):
+    """A thousand jobs, all of them new: the user interface thread is held for a few milliseconds."""
+    states = ["running", "queued", "waiting", "finished", "failed", "cancelled"]
+    rows = [
+        {
+            "id": f"{k}", "title": f"relax C91H27 · frame {k}", "state": states[k % 6], "fraction": 0.5, "image": "",
+            "error": "It failed." if states[k % 6] == "failed" else "", "seconds_left": 30.0, "created": 0.0,
+            "progress": {"step": k, "energy": -1.0, "fmax": 0.1, "temperature": 0.0} if k % 6 == 0 else {},
+        }
+        for k in range(100)
+    ]  # fmt: skip
+    times = []
+    for shift in range(20):
+        answer = remote.Answer({"rows": rows[shift:], "total": 1000, "active": 500, "worker": False})
+        swift.jobs._JobsModel__listed(answer)
+        swift.jobs.select(rows[shift]["id"])
+        start = time.thread_time()
+        swift.window.periodic()
+        times.append(time.thread_time() - start)
+        assert len(swift.jobs.rows) == 100 - shift
+    assert "stem-ae worker" in swift.jobs.texts.summary
+    assert np.median(times) < 0.005
+    context = DrawingContext.DrawingContext()
+    table = swift.jobs_handler.table
+    for index, row in enumerate(table.items[:6]):
+        table.paint_item(context, row, Geometry.IntRect.from_tlbr(36 * index, 0, 36 * index + 36, 340), False)
+    drawn = [command[1] for command in context.commands if command[0] == "fillText"]
+    assert set(states) <= set(drawn)
+    assert table.item_tool_tip(next(k for k, row in enumerate(table.items) if row.error)) == "It failed."
+
+
+# --- ranking ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_uncertain_place_is_ranked_first():
+    atoms = graphene(40.0)
+    odd = int(np.argmin(np.linalg.norm(atoms.positions - [12.0, 27.0], axis=1)))
+    atoms.covariance[odd] *= 30
+    spot = guidance.spots(atoms.positions, guidance.uncertainty(atoms))[0]
+    assert np.hypot(spot.x - 12.0, spot.y - 27.0) < guidance.REACH + 1.0
+    assert spot.score == pytest.approx(math.log(30), rel=1e-6)  # ½ ln det, two dimensions
+
+
+def test_spots_are_apart_and_never_of_nothing():
+    xy = np.random.default_rng(0).uniform(0, 50, (300, 2))
+    found = guidance.spots(xy, np.random.default_rng(1).normal(size=300))
+    assert 1 <= len(found) <= 5
+    scores = [spot.score for spot in found]
+    assert scores == sorted(scores, reverse=True)
+    for k, one in enumerate(found):
+        assert all(np.hypot(one.x - other.x, one.y - other.y) > 2 * guidance.REACH for other in found[:k])
+    assert guidance.spots(xy, -np.ones(300)) == []
+    assert guidance.spots(np.empty((0, 2)), np.empty(0)) == []
+    assert guidance.spots(xy, np.full(300, np.nan)) == []
