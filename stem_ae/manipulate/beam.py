@@ -126,8 +126,8 @@ class Beam(Protocol):
         """Let the beam onto the specimen, where it is parked."""
         ...
 
-    def park(self, position: FloatArray) -> None:
-        """Point the beam at a position, ``(2,)`` in Å."""
+    def park(self, position: FloatArray | None) -> None:
+        """Point the beam at a position, ``(2,)`` in Å; None: to where it does no harm."""
         ...
 
     def read(self) -> Counts:

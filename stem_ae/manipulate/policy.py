@@ -33,8 +33,9 @@ class View:
     ----------
     atoms : Atoms2D
         The specimen, as last seen; positions in Å in the first survey, drift taken off.
-    tried : sequence of (int, Verdict or None)
-        Sites in the order in which they were tried, and how each was found afterwards.
+    tried : sequence of (int, Verdict)
+        Sites in the order in which they were tried, and how each was found afterwards; those that a pause has cut
+        short are not among them.
     surveys : int
         How many there were.
     changed : bool
@@ -42,7 +43,7 @@ class View:
     """
 
     atoms: Atoms2D
-    tried: Sequence[tuple[int, Verdict | None]]
+    tried: Sequence[tuple[int, Verdict]]
     surveys: int
     changed: bool
 

@@ -252,7 +252,7 @@ class EjectionRun:
     def view(self) -> View:
         """What the policy sees; before the first survey, nothing."""
         atoms = Atoms2D.empty(("",), (1, 1), 1.0) if self._atoms is None else self._atoms
-        tried = [(attempt.site, attempt.verdict) for attempt in self.attempts]
+        tried = [(a.site, a.verdict) for a in self.attempts if a.outcome is not Outcome.STOPPED]
         return View(atoms, tried, self._surveys, self._changed)
 
     def _wait(self, patient: bool) -> None:
@@ -279,7 +279,7 @@ class EjectionRun:
         """Scan a region, or everything; the electrons are counted in."""
         x0, y0, x1, y1 = region or self._region
         self._spend(dose * (x1 - x0) * (y1 - y0))
-        self._beam.park(np.array([x0, y0]))  # where the scan begins: nothing else sees the beam meanwhile
+        self._beam.park(None)
         with self.guard.beam_on():
             scan = self._beam.survey(dose) if region is None else self._beam.scan(region, dose)
         self.guard.check()  # a scan that was interrupted is dark

@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float64]
 
 _NEAR = 8.0  # Å: atoms farther from the beam do not count
 _SAME_PLACE = 0.01  # Å: the signal is worked out anew when the beam is farther from where it was
+_ASIDE = (-0.5, -0.5)  # a fraction of the field
 _FLY_BACK = 0.2  # of a line's time
 
 
@@ -81,7 +82,7 @@ class VirtualBeam:
         self._reading_s, self._read_s, self._blanker_s = reading_s, read_s, blanker_s
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()
-        self._place = (0.0, 0.0)
+        self._place = _ASIDE
         self._signal: tuple[object, FloatArray, float] | None = None
 
     @property
@@ -105,11 +106,14 @@ class VirtualBeam:
 
     # --- a resting beam ---------------------------------------------------------------------------------------------
 
-    def park(self, position: FloatArray) -> None:
-        """Point the beam at a position."""
+    def park(self, position: FloatArray | None) -> None:
+        """Point the beam at a position, or beside the field."""
         with self._lock:
-            x, y = (np.asarray(position, float) + self._sampling / 2) / self._field.fov
-            self._place = float(x), float(y)
+            if position is None:
+                self._place = _ASIDE
+            else:
+                x, y = (np.asarray(position, float) + self._sampling / 2) / self._field.fov
+                self._place = float(x), float(y)
             self._rest()
 
     def unblank(self) -> None:
