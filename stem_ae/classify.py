@@ -1,0 +1,172 @@
+"""Other ways to classify atoms that were found: by intensity, by their neighbours, by a few examples.
+
+Each returns the same atoms with other classes: ``species``, ``labels`` and ``probabilities`` are new, the rest is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.errors import StemAeError
+from stem_ae.structure.lattice import REACH, bonds_2d, typical_distance
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_MOST_GROUPS = 4
+_APART = 2.5  # widths between the means of two groups that are two and not one
+_RARE = 0.005  # share of the atoms below which a group is an outlier, but at least two atoms
+_PROFILE_BINS = 8
+_NEAREST = 3
+_GRAPH_NEIGHBOURS = 7  # over which an example's class spreads
+
+
+def by_intensity(atoms: Atoms2D, groups: int | None = None, seed: int = 0) -> Atoms2D:
+    """Classify by a Gaussian mixture of the atoms' intensities.
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+    groups : int, optional
+        How many; by default the largest number up to four whose groups are all apart.
+    seed : int
+        Of the mixture's start.
+
+    Returns
+    -------
+    Atoms2D
+        With the classes ``I1``, ``I2`` ... from dim to bright.
+
+    Raises
+    ------
+    StemAeError
+        If there are fewer atoms than groups could need.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    needed = 5 * (groups or 1)
+    if len(atoms) < needed:
+        raise StemAeError(f"There are {len(atoms)} atoms, too few to group by intensity: {needed} are needed.")
+    values = (atoms.intensity / max(float(np.median(np.abs(atoms.intensity))), 1e-30))[:, None]
+    for count in [groups] if groups else range(min(_MOST_GROUPS, len(atoms) // 5), 0, -1):
+        mixture = GaussianMixture(count, n_init=3, random_state=seed, reg_covar=1e-5).fit(values)
+        order = np.argsort(mixture.means_[:, 0])
+        variances = mixture.covariances_[order, 0, 0]
+        if groups or _are_apart(mixture.means_[order, 0], variances, mixture.weights_, len(atoms)):
+            break
+    probabilities = mixture.predict_proba(values)[:, order]
+    return _classified(atoms, [f"I{k + 1}" for k in range(count)], probabilities)
+
+
+def _are_apart(means: FloatArray, variances: FloatArray, weights: FloatArray, atoms: int) -> bool:
+    width = np.sqrt(variances)
+    gaps = np.diff(means) / np.maximum(np.maximum(width[1:], width[:-1]), 1e-12)
+    return bool((gaps > _APART).all() and weights.min() * atoms >= max(2.0, _RARE * atoms))
+
+
+def by_neighbours(atoms: Atoms2D) -> Atoms2D:
+    """Classify by how many neighbours an atom has within 1.3 times the typical distance.
+
+    Returns
+    -------
+    Atoms2D
+        With the classes ``0 neighbours``, ``1 neighbour`` ... that occur, and ``border`` for atoms whose neighbours may
+        lie outside the frame.
+
+    Raises
+    ------
+    StemAeError
+        If there are fewer than two atoms.
+    """
+    count, border = coordination(atoms)
+    occurring = sorted({int(n) for n in count[~border]})
+    names = [neighbours(n) for n in occurring] + ["border"] * bool(border.any())
+    labels = np.where(border, len(occurring), np.searchsorted(occurring, count))
+    return _classified(atoms, names, np.eye(len(names))[labels])
+
+
+def neighbours(count: int) -> str:
+    """Return the name of the class of atoms with so many neighbours."""
+    return "1 neighbour" if count == 1 else f"{count} neighbours"
+
+
+def coordination(atoms: Atoms2D) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Return the number of neighbours of each atom, and whether some may lie outside the frame."""
+    reach = REACH * typical_distance(atoms.positions)
+    count = np.bincount(bonds_2d(atoms.positions, reach).ravel(), minlength=len(atoms))
+    limit = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
+    border = ((atoms.positions < reach) | (atoms.positions > limit - reach)).any(1)
+    return count, border
+
+
+def by_examples(atoms: Atoms2D, image: ArrayLike, examples: Mapping[str, ArrayLike]) -> Atoms2D:
+    """Classify by a few examples, whose classes spread over the frame to atoms that look alike.
+
+    An atom looks like its intensity, its radial profile in the image, and the distances and intensities of its three
+    nearest neighbours. The classes spread over the graph of similar atoms (Zhou et al., NIPS 2003).
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+    image : (H, W) array
+        Where they were found.
+    examples : mapping of str to (K, 2) array
+        Positions in Å by the name of their class; each stands for the atom nearest to it.
+
+    Raises
+    ------
+    StemAeError
+        If there are fewer than two classes, or a position is on no atom.
+    """
+    from sklearn.semi_supervised import LabelSpreading
+
+    if len(examples) < 2:
+        raise StemAeError("Give examples of at least two classes: one of them may be “other”.")
+    names = list(examples)
+    known = np.full(len(atoms), -1)
+    for label, name in enumerate(names):
+        known[_atoms_at(atoms, np.asarray(examples[name], dtype=float).reshape(-1, 2), name)] = label
+    looks = _looks(atoms, np.asarray(image, dtype=float))
+    similar = min(_GRAPH_NEIGHBOURS, len(atoms) - 1)
+    spreading = LabelSpreading(kernel="knn", n_neighbors=similar, alpha=0.2, max_iter=200).fit(looks, known)
+    probabilities = np.nan_to_num(spreading.label_distributions_)
+    unreached = probabilities.sum(1) < 1e-9
+    given = np.flatnonzero(known >= 0)
+    nearest = given[cKDTree(looks[given]).query(looks)[1]]
+    probabilities[unreached] = np.eye(len(names))[known[nearest[unreached]]]
+    return _classified(atoms, names, probabilities / probabilities.sum(1, keepdims=True))
+
+
+def _atoms_at(atoms: Atoms2D, positions: FloatArray, name: str) -> IntArray:
+    limit = 0.6 * typical_distance(atoms.positions)
+    distance, index = cKDTree(atoms.positions).query(positions)
+    if (distance > limit).any():
+        raise StemAeError(f"An example of “{name}” is on no atom: move it onto one.")
+    return np.asarray(index, dtype=np.int64)
+
+
+def _looks(atoms: Atoms2D, image: FloatArray) -> FloatArray:
+    """Return what each atom looks like, ``(N, F)``, every number divided by its spread over the frame."""
+    typical = typical_distance(atoms.positions)
+    radii = np.linspace(0, 1.4 * typical, _PROFILE_BINS)
+    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    around = np.stack([np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))], -1)
+    points = (atoms.positions[:, None, None] + around) / np.array(atoms.sampling[::-1])
+    rings = ndimage.map_coordinates(image, [points[..., 1], points[..., 0]], order=1, mode="nearest").mean(-1)
+    distance, index = cKDTree(atoms.positions).query(atoms.positions, k=min(_NEAREST, len(atoms) - 1) + 1)
+    looks = np.column_stack([atoms.intensity, rings, distance[:, 1:], np.sort(atoms.intensity[index[:, 1:]], axis=1)])
+    spread = np.subtract(*np.percentile(looks, [95, 5], axis=0))
+    result: FloatArray = looks / np.maximum(spread, 1e-9 * np.abs(looks).max())
+    return result
+
+
+def _classified(atoms: Atoms2D, names: Sequence[str], probabilities: FloatArray) -> Atoms2D:
+    labels = probabilities.argmax(1) if len(atoms) else np.zeros(0, np.int64)
+    return dataclasses.replace(atoms, species=tuple(names), labels=labels, probabilities=probabilities)
