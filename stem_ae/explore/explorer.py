@@ -169,8 +169,11 @@ class Explorer:
 
     # --- ask and tell -----------------------------------------------------------------------------------------------
 
-    def ask(self, batch: int = 1) -> IntArray:
+    def ask(self, batch: int = 1, pending: ArrayLike = ()) -> IntArray:
         """Return where to measure next, ``(k, 2)`` row and column, in the order of a short way of the beam.
+
+        Points that are ``pending``, ``(m, 2)``, are being measured while this is decided: they too are believed to give
+        what is predicted, and count in the dose.
 
         ``k`` is ``batch``, or less when candidates or dose run out; an empty answer ends the experiment. Before
         anything was told the points spread over the specimen. Within a batch each point is believed to give what is
@@ -181,14 +184,19 @@ class Explorer:
         chosen: list[int] = []
         index, values = self._known()
         prediction = self._predict().copy()
-        for _ in range(min(batch, self.affordable)):
-            open_ = self._open([*self._index, *chosen])
+        under_way = self._indices(pending)
+        for place in under_way:
+            index, values = np.append(index, place), np.append(values, prediction.mean[place])
+            prediction.believe(place)
+        taken = [*self._index, *under_way]
+        for _ in range(min(batch, max(self.affordable - len(under_way), 0))):
+            open_ = self._open([*taken, *chosen])
             if not open_.any():
                 break
             gain = self._score(prediction, index, values, self._rng)
-            if not chosen:
+            if not chosen and not under_way:
                 self._acquisition = gain
-            if self.travel > 0 and (been := chosen or self._index):
+            if self.travel > 0 and (been := chosen or taken):
                 distance = np.hypot(*(self._position - self._position[been[-1]]).T)
                 gain = path.gain_less_travel(gain, distance, open_, self.travel)
             best = int(self._rng.choice(np.flatnonzero(open_ & (gain >= gain[open_].max()))))
@@ -197,7 +205,7 @@ class Explorer:
                 index, values = np.append(index, best), np.append(values, prediction.mean[best])
                 prediction.believe(best)
         if len(chosen) > 1:
-            start = self._position[self._index[-1] if self._index else chosen[0]]
+            start = self._position[taken[-1] if taken else chosen[0]]
             chosen = [chosen[k] for k in path.short_route(self._position[chosen], start)]
         return self.candidates[np.array(chosen, dtype=np.int64)]
 
@@ -212,18 +220,12 @@ class Explorer:
         StemAeError
             If they do not belong together or a point is no candidate.
         """
-        rows = np.asarray(points)
-        rows = rows[None] if rows.ndim == 1 and rows.size == 2 else rows.reshape(-1, 2)
+        index = self._indices(points)
         numbers = np.asarray(values, dtype=float).reshape(-1)
-        if len(rows) != len(numbers):
-            raise StemAeError(f"{len(rows)} points were told with {len(numbers)} values: give one value per point.")
+        if len(index) != len(numbers):
+            raise StemAeError(f"{len(index)} points were told with {len(numbers)} values: give one value per point.")
         if np.any(np.isinf(numbers)):
             raise StemAeError("An infinite value was told: give NaN for a measurement that failed.")
-        try:
-            index = [self._where[int(r), int(c)] for r, c in rows]
-        except KeyError as error:
-            raise StemAeError(f"The point {error.args[0]} is not among the candidates: tell points that were asked for."
-                              ) from None
         self._index += index
         self._values += numbers.tolist()
         self._prediction = self._acquisition = None
@@ -239,6 +241,13 @@ class Explorer:
         return other
 
     # --- inner workings ---------------------------------------------------------------------------------------------
+
+    def _indices(self, points: ArrayLike) -> list[int]:
+        try:
+            return [self._where[int(row), int(column)] for row, column in np.asarray(points).reshape(-1, 2)]
+        except KeyError as error:
+            raise StemAeError(f"The point {error.args[0]} is not among the candidates: tell points that were asked for."
+                              ) from None
 
     def _known(self) -> tuple[IntArray, FloatArray]:
         """Return indices and values of the measurements that gave a value."""

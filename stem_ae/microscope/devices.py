@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -444,6 +444,28 @@ class Drift(_Device):
         return OrderedDict(drift_x=self._key(units="Å"), drift_y=self._key(units="Å"))
 
 
+class Note(_Device):
+    """Readable: whatever the plan wants to have in an event. One per stream: bluesky tells devices apart by identity.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    name : str
+    values : callable
+        Returns numbers or arrays by name, when the event is made.
+    """
+
+    def __init__(self, instrument: Instrument, name: str, values: Callable[[], Mapping[str, Any]]) -> None:
+        super().__init__(instrument, name)
+        self._values = values
+
+    def read(self) -> Document:  # noqa: D102
+        return _values(**self._values())
+
+    def describe(self) -> Document:  # noqa: D102
+        return OrderedDict((name, self._key(np.shape(value))) for name, value in self._values().items())
+
+
 # --- together ---------------------------------------------------------------------------------------------------------
 
 
@@ -456,14 +478,25 @@ class Guard(_Device):
     def __init__(self, instrument: Instrument, microscope: Microscope) -> None:
         super().__init__(instrument, "guard")
         self._microscope = microscope
+        self.complaint = ""
+        """What could not be done when the microscope was given back; it must not hide why the run has ended."""
 
     def set(self, value: bool) -> Operation:
         """Take the microscope, or give it back."""
+        self.complaint = ""
         if value:
             return Operation(self._instrument.hold, 10.0, "The scan could not be stopped: stop it by hand.")
-        self._microscope.stop_beam()
-        late = "The scan's settings could not be restored; the beam is blanked."
-        return Operation(self._microscope.secure, 10.0, late)
+        try:
+            self._microscope.stop_beam()
+        except StemAeError as error:
+            self.complaint = str(error)
+        return Operation(self._give_back, 10.0, "The scan's settings could not be restored; the beam is blanked.")
+
+    def _give_back(self) -> None:
+        try:
+            self._microscope.secure()
+        except StemAeError as error:
+            self.complaint = str(error)
 
     def read(self) -> Document:  # noqa: D102
         return OrderedDict()

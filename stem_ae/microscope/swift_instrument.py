@@ -231,14 +231,16 @@ class SwiftInstrument:
         held, self._held = self._held, None
         if held is None:
             return
-        if not self._busy.acquire(timeout=_BUSY_S):
-            raise StemAeError("An acquisition of this run does not end: stop it by hand and check the scan's settings.")
+        has_ended = self._busy.acquire(timeout=_BUSY_S)
         try:
             for source, parameters in held.items():
                 if source.get_current_frame_parameters().as_dict() != parameters.as_dict():
                     source.set_current_frame_parameters(parameters)
         finally:
-            self._busy.release()
+            if has_ended:
+                self._busy.release()
+        if not has_ended:
+            raise StemAeError("An acquisition of this run does not end: stop it by hand, or restart the device.")
 
     @contextmanager
     def _exclusively(self, what: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ array, to which each event's values are appended first; its document then says `
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -43,6 +44,7 @@ class DocumentWriter:
         self.folder = folder
         self._files: dict[str, IO[bytes]] = {}
         self._synced = time.monotonic()
+        self._has_failed = False
         self._attempt(lambda: folder.mkdir(parents=True, exist_ok=True))
         self._attempt(lambda: self._file(NAME))
 
@@ -53,12 +55,10 @@ class DocumentWriter:
     def close(self) -> None:
         """Write out what the system still holds, as far as the disk takes it."""
         for file in self._files.values():
-            try:
+            with contextlib.suppress(OSError):
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError:
-                pass
-            finally:
+            with contextlib.suppress(OSError):
                 file.close()
         self._files.clear()
 
@@ -66,6 +66,9 @@ class DocumentWriter:
         try:
             work()
         except OSError as error:
+            if self._has_failed:  # it was said; what follows, such as the end of the run, is written if it can be
+                return
+            self._has_failed = True
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             why = "the disk is full" if is_full else (error.strerror or str(error))
             raise StemAeError(
@@ -89,7 +92,7 @@ class DocumentWriter:
             return value
         name = re.sub(r"\W", "_", key) + ".bin"
         file = self._file(name)
-        offset = file.seek(0, os.SEEK_END)
+        offset = os.fstat(file.fileno()).st_size
         file.write(np.ascontiguousarray(value).tobytes())
         file.flush()
         return {"array": name, "offset": offset, "shape": list(value.shape), "dtype": value.dtype.str}

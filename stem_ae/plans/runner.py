@@ -212,10 +212,12 @@ class Runner:
         self.error = sentence
 
     def _leave(self, writer: DocumentWriter | None) -> None:
+        complaint = self.microscope.guard.complaint
         try:
             self.microscope.secure()
         except Exception as error:
-            self.error = " ".join(filter(None, [self.error, _sentence(error) or str(error)]))
+            complaint = _sentence(error) or str(error)
+        self.error = " ".join(filter(None, [self.error, complaint]))
         if writer:
             writer.close()
         self.microscope.blanker.unlock()
@@ -231,9 +233,10 @@ def _new_folder(root: pathlib.Path) -> pathlib.Path:
 
 
 def _sentence(error: BaseException | None) -> str | None:
-    """Return the first error along the chain of causes that was written for users."""
+    """Return the earliest error along the chain of causes that was written for users; later ones follow from it."""
+    earliest = None
     while error is not None:
         if isinstance(error, StemAeError):
-            return str(error)
+            earliest = str(error)
         error = error.__cause__ or error.__context__
-    return None
+    return earliest

@@ -11,7 +11,7 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike
 
-from stem_ae.microscope.devices import Camera, Microscope
+from stem_ae.microscope.devices import Camera, Microscope, Note
 from stem_ae.microscope.frame import Frame, Image
 
 Plan = Generator[Msg, Any, Any]
@@ -66,14 +66,16 @@ def scan(microscope: Microscope, frame: Frame, stream: str = "survey") -> Genera
     return microscope.scan.image
 
 
-def measure(microscope: Microscope, camera: Camera, place: ArrayLike, stream: str = "primary") -> Plan:
-    """Expose a camera with the beam at a place of the scan plane (x, y in Å), and keep what it gave."""
+def measure(
+    microscope: Microscope, camera: Camera, place: ArrayLike, stream: str = "primary", note: Note | None = None
+) -> Plan:
+    """Expose a camera with the beam at a place of the scan plane (x, y in Å), and keep what it gave, and a note."""
     yield from bps.checkpoint()
     yield from bps.abs_set(microscope.probe, tuple(np.asarray(place, dtype=float).tolist()), wait=True)
     yield from bps.abs_set(microscope.blanker, False, wait=True)
     yield from bps.trigger(camera, wait=True)
     yield from bps.abs_set(microscope.blanker, True, wait=True)
-    yield from record([microscope.probe, camera], stream)
+    yield from record([microscope.probe, camera, *([note] if note else [])], stream)
 
 
 def expose(microscope: Microscope, place: ArrayLike, stream: str = "exposure") -> Plan:

@@ -1,0 +1,169 @@
+"""Explorer and tuner in a process of their own, asked without waiting for the answer.
+
+A decision takes tenths of a second of computing, which inside Nion Swift would stall the user interface and be slowed
+tenfold by it; beside it, the beam goes on measuring meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stem_ae import processes
+from stem_ae.errors import StemAeError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """Where to measure next, and what is believed."""
+
+    points: IntArray
+    """``(k, 2)`` row and column; none: the experiment is over, or nothing was asked for."""
+    mean: NDArray[np.float32]
+    """Maps, in the shape of the candidates' grid."""
+    std: NDArray[np.float32]
+    acquisition: NDArray[np.float32]
+    measured: int
+    """How many measurements it rests on."""
+    seconds: float
+    """What it took."""
+
+
+class DecisionProcess:
+    """A Python process that decides. Every method returns a future at once; requests are answered in turn.
+
+    It is started when first needed and ends with this one or when closed. If it dies, the futures raise ``StemAeError``
+    and a new experiment starts a new one.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stem_ae decision")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the process, in the middle of a decision if need be."""
+        with self._lock:
+            self._closed = True
+            if self._process:
+                self._process.kill()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._reap()
+
+    # --- exploring --------------------------------------------------------------------------------------------------
+
+    def explore(self, image: ArrayLike, settings: Mapping[str, Any], **arrays: ArrayLike) -> Future[IntArray]:
+        """Begin an experiment; the answer are its candidates.
+
+        Parameters
+        ----------
+        image : (H, W) array
+        settings : mapping
+            Of :class:`~stem_ae.explore.Explorer`, what JSON can say.
+        **arrays
+            ``candidates`` or ``features``.
+        """
+        given = {name: np.asarray(array) for name, array in {"image": image, **arrays}.items()}
+        request = {"do": "explore", "settings": dict(settings)}
+        return self._thread.submit(lambda: self._request(request, given)[1]["candidates"])
+
+    def step(
+        self, points: ArrayLike = (), values: ArrayLike = (), batch: int = 0, pending: ArrayLike = ()
+    ) -> Future[Decision]:
+        """Tell what was measured, and ask for ``batch`` points while the ``pending`` ones are measured."""
+        arrays = {"points": _places(points), "values": np.asarray(values, float), "pending": _places(pending)}
+        return self._thread.submit(self._decide, {"do": "step", "batch": batch}, arrays)
+
+    def revalue(self, values: ArrayLike) -> Future[Decision]:
+        """Give all measurements so far other values, as if another property had been looked for."""
+        return self._thread.submit(self._decide, {"do": "revalue"}, {"values": np.asarray(values, float)})
+
+    def _decide(self, request: dict[str, Any], arrays: processes.Arrays) -> Decision:
+        start = time.perf_counter()
+        values, maps = self._request(request, arrays)
+        return Decision(**maps, measured=values["measured"], seconds=time.perf_counter() - start)  # type: ignore[arg-type]
+
+    # --- tuning -----------------------------------------------------------------------------------------------------
+
+    def tune(self, low: ArrayLike, high: ArrayLike, start: ArrayLike, **settings: Any) -> Future[FloatArray]:
+        """Begin to tune; the answer are the first settings to try. See :class:`~stem_ae.explore.tuner.Tuner`."""
+        arrays = {name: np.asarray(a, float) for name, a in {"low": low, "high": high, "start": start}.items()}
+        return self._thread.submit(lambda: self._request({"do": "tune", "settings": settings}, arrays)[1]["trial"])
+
+    def rewarded(self, trial: ArrayLike, reward: float) -> Future[tuple[FloatArray, FloatArray]]:
+        """Tell a trial's reward; the answer are the settings to try next, and the best by now."""
+
+        def work() -> tuple[FloatArray, FloatArray]:
+            arrays = self._request({"do": "rewarded", "reward": reward}, {"trial": np.asarray(trial, float)})[1]
+            return arrays["trial"], arrays["best"]
+
+        return self._thread.submit(work)
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    def _request(self, values: dict[str, Any], arrays: processes.Arrays) -> tuple[dict[str, Any], processes.Arrays]:
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            processes.send(process.stdin, values, arrays)
+            answer, result = processes.receive(process.stdout)
+        except (EOFError, OSError) as error:
+            code = self._reap()
+            raise StemAeError(
+                f"The process that decides where to measure ended unexpectedly (exit code {code}): start the "
+                "experiment again; if it happens again, free some memory."
+            ) from error
+        return processes.checked(answer), result
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._closed:
+                raise StemAeError("The explorer was closed.")
+            if self._process is None:
+                self._process = self._start()
+            return self._process
+
+    @staticmethod
+    def _start() -> subprocess.Popen[bytes]:
+        try:
+            process = subprocess.Popen(
+                [processes.python(), "-m", "stem_ae.explore.serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env=processes.environment(max(1, (os.cpu_count() or 2) - 1)), **processes.without_window(),
+            )  # fmt: skip
+        except OSError as error:
+            raise StemAeError(f"The process that decides where to measure could not be started: {error}.") from error
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            processes.widen(pipe)
+        return process
+
+    def _reap(self) -> int | None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what could not be sent any more
+                if pipe:
+                    pipe.close()
+        return process.wait()
+
+
+def _places(points: ArrayLike) -> IntArray:
+    return np.asarray(points, dtype=np.int64).reshape(-1, 2)

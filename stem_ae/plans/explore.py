@@ -1,0 +1,199 @@
+"""The plan that decides where to measure next, while it measures."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+from bluesky import plan_stubs as bps
+from bluesky.utils import Msg
+from numpy.typing import ArrayLike, NDArray
+
+from stem_ae.errors import StemAeError
+from stem_ae.explore.remote import Decision, DecisionProcess
+from stem_ae.microscope.devices import Microscope, Note
+from stem_ae.microscope.frame import CameraFrame, Frame, Image
+from stem_ae.plans import stubs
+from stem_ae.plans.acquire import Follower
+from stem_ae.plans.stubs import Plan
+
+Point = tuple[int, int]  # row and column in the survey image
+T = TypeVar("T")
+
+_POLL_S = 0.002
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Settings:
+    """What to explore, and how.
+
+    Parameters
+    ----------
+    frame : Frame
+        The survey image.
+    camera : "eels" or "diffraction"
+    exposure_s : float
+        Per point.
+    points : int
+        How many to measure; the explorer's dose budget may end it sooner.
+    batch : int
+        Points between two decisions. Each is made while the batch before it is measured, so it knows all but that.
+    first : int
+        Points that are measured before anything is decided.
+    candidates : (k, 2) integer array or None
+        Row and column of the pixels that may be measured.
+    explorer : mapping
+        Settings of :class:`~stem_ae.explore.Explorer`, as JSON can say them.
+    drift_every : int
+        Scan the survey again after so many points and follow the specimen; 0: do not.
+    """
+
+    frame: Frame
+    camera: str = "eels"
+    exposure_s: float = 0.02
+    points: int = 100
+    batch: int = 5
+    first: int = 10
+    candidates: NDArray[np.int64] | None = None
+    explorer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    drift_every: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.points, self.batch, self.first) < 1 or not self.exposure_s > 0:
+            raise StemAeError("Points, batch, first points and exposure have to be positive.")
+
+
+class Exploration:
+    """One experiment: its plan, what it has measured, and what the user may still change.
+
+    Parameters
+    ----------
+    microscope : Microscope
+    process : DecisionProcess
+    settings : Settings
+    value_of : callable
+        The property looked for, from one exposure of the camera; NaN: it has none.
+    surveyed : callable, optional
+        Called with the survey image, in the engine's thread.
+    measured : callable, optional
+        Called after each point, in the engine's thread.
+    decided : callable, optional
+        Called with each decision, in the engine's thread.
+    """
+
+    def __init__(
+        self, microscope: Microscope, process: DecisionProcess, settings: Settings,
+        value_of: Callable[[CameraFrame], float], surveyed: Callable[[Image], None] = lambda image: None,
+        measured: Callable[[], None] = lambda: None, decided: Callable[[Decision], None] = lambda decision: None,
+    ) -> None:
+        self.settings = settings
+        self.points: list[Point] = []
+        """Measured, in order."""
+        self.frames: list[CameraFrame] = []
+        """What the camera gave there."""
+        self.values: list[float] = []
+        """The property."""
+        self._microscope, self._process = microscope, process
+        self._value_of = value_of
+        self._surveyed, self._measured, self._decided = surveyed, measured, decided
+        self._forced: collections.deque[Point] = collections.deque()
+        self._told = 0
+        self._revalue = False
+        self._at: Point = (0, 0)
+        self._note = Note(microscope.instrument, "property", self._describe_point)
+
+    # --- what the user may do meanwhile, from any thread --------------------------------------------------------------
+
+    def force(self, point: Point) -> None:
+        """Measure a candidate next, whatever the explorer thinks."""
+        self._forced.append((int(point[0]), int(point[1])))
+
+    def look_for(self, value_of: Callable[[CameraFrame], float]) -> None:
+        """Look for another property from now on; what was measured is valued anew."""
+        self._value_of = value_of
+        self._revalue = True
+
+    # --- the plan ---------------------------------------------------------------------------------------------------
+
+    def plan(self, **more: Any) -> Plan:
+        """Return the run; its result is the last :class:`Decision`. ``more`` goes into the start document."""
+        told = dataclasses.asdict(self.settings)
+        return stubs.as_run(self._microscope, "explore", self._explore(), **told, **more)
+
+    def _explore(self) -> Generator[Msg, Any, Decision]:
+        settings, process = self.settings, self._process
+        follow = Follower(self._microscope, settings.frame, settings.drift_every)
+        image = yield from follow.start()
+        self._surveyed(image)
+        given = {} if settings.candidates is None else {"candidates": settings.candidates}
+        yield from wait_for(
+            process.explore(image.data, {"sampling": settings.frame.sampling, **settings.explorer}, **given)
+        )
+        decision = yield from wait_for(process.step(batch=min(settings.first, settings.points)))
+        while len(decision.points):
+            batch = [(int(row), int(column)) for row, column in decision.points]
+            left = settings.points - len(self.points) - len(batch)
+            deciding = self._ask(min(settings.batch, left), batch) if self.points and left > 0 else None
+            yield from self._measure(batch, follow)
+            left = settings.points - len(self.points)
+            if deciding is None and left <= 0:
+                break
+            decision = yield from wait_for(deciding or self._ask(min(settings.batch, left)))
+            self._decided(decision)
+        return (yield from self._conclude())
+
+    def _ask(self, batch: int, pending: ArrayLike = ()) -> Future[Decision]:
+        """Tell what is new, and ask for so many points."""
+        if self._revalue:
+            self._revalue = False
+            self.values = [self._value(frame) for frame in self.frames]
+            if self._told:
+                self._process.revalue(self.values[: self._told])
+        points, values = self.points[self._told :], self.values[self._told :]
+        self._told = len(self.points)
+        return self._process.step(points, values, batch, pending)
+
+    def _measure(self, batch: list[Point], follow: Follower) -> Plan:
+        microscope, settings = self._microscope, self.settings
+        camera = microscope.camera(settings.camera)
+        camera.exposure_s = settings.exposure_s
+        queue = collections.deque(batch)
+        while queue or self._forced:
+            self._at = self._forced.popleft() if self._forced else queue.popleft()
+            yield from follow.again()
+            place = follow.now(settings.frame.pixels_to_plane(self._at))
+            yield from stubs.measure(microscope, camera, place, note=self._note)
+            assert camera.latest is not None
+            self.points.append(self._at)
+            self.frames.append(camera.latest)
+            self.values.append(self._value(camera.latest))
+            self._measured()
+
+    def _describe_point(self) -> dict[str, float]:
+        frame = self._microscope.camera(self.settings.camera).latest
+        assert frame is not None
+        return {"row": self._at[0], "column": self._at[1], "property": self._value(frame)}
+
+    def _conclude(self) -> Generator[Msg, Any, Decision]:
+        """Learn from the last points too, and keep the maps with the run."""
+        decision = yield from wait_for(self._ask(0))
+        self._decided(decision)
+        maps = {"mean": decision.mean, "std": decision.std, "acquisition": decision.acquisition}
+        yield from stubs.record([Note(self._microscope.instrument, "maps", lambda: maps)], "maps")
+        return decision
+
+    def _value(self, frame: CameraFrame) -> float:
+        value = float(self._value_of(frame))
+        return value if np.isfinite(value) else float("nan")
+
+
+def wait_for(future: Future[T]) -> Generator[Msg, Any, T]:
+    """Wait for a future without holding the engine up: stop, pause and abort act at once."""
+    while not future.done():
+        yield from bps.checkpoint()
+        yield from bps.sleep(_POLL_S)
+    return future.result()
