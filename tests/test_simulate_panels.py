@@ -7,12 +7,15 @@ import functools
 import math
 import os
 import pathlib
+import shutil
 import signal
+import sys
 import time
 import unittest
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("nion.instrumentation")
 pytest.importorskip("dbos")
@@ -26,12 +29,13 @@ from nion.ui import DrawingContext
 from nion.utils import Geometry
 
 import nionswift_plugin.stem_ae_ui as plugin
-from nionswift_plugin.stem_ae_ui import jobs_panel, keeping, simulate_model, simulate_overlay, simulate_panel
+from nionswift_plugin.stem_ae_ui import jobs_model, jobs_panel, keeping, simulate_model, simulate_overlay, simulate_panel
 from nionswift_plugin.stem_ae_ui.simulate_model import corners
 from stem_ae import jobs, structure
 from stem_ae.atoms import Atoms2D
 from stem_ae.imaging import specimens
 from stem_ae.jobs import remote
+from stem_ae.launch.process import run_scenario
 from stem_ae.simulate import constraints, guidance, inputs
 
 Facade.initialize()
@@ -234,7 +238,10 @@ def test_without_atoms_and_in_empty_regions_a_sentence_says_what_to_do(swift):
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_codes_are_those_that_input_is_written_for():
+def test_what_the_panels_repeat_is_what_the_library_says():
+    """Swift's process does not import the library's heavy modules for a few words."""
+    assert jobs_model.SPOT == guidance.REACH
+    assert set(jobs_model.RANKINGS) == set(guidance.UNITS)
     assert simulate_model.CODES == inputs.CODES
     assert set(simulate_model.FIXED[1:]) == set(constraints.FIXABLE)
 
@@ -381,6 +388,33 @@ def test_the_table_draws_every_state_in_little_time(swift):
     drawn = [command[1] for command in context.commands if command[0] == "fillText"]
     assert set(states) <= set(drawn)
     assert table.item_tool_tip(next(k for k, row in enumerate(table.items) if row.error)) == "It failed."
+
+
+@pytest.mark.gui
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "linux" and not shutil.which("Xvfb"), reason="Xvfb is not installed")
+def test_in_the_real_application_a_scanned_dopant_comes_back_relaxed(tmp_path, monkeypatch):
+    """From a scan of the simulated microscope through the networks to a relaxation, drawn on its frame."""
+    folder = str(pathlib.Path(__file__).parent / "scenarios")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    try:
+        said = run_scenario(
+            "simulate_scenarios:relax_a_patch", tmp_path / "swift", virtual=sys.platform == "linux", timeout_s=280,
+            pictures=str(tmp_path),
+        )  # fmt: skip
+    finally:
+        end_worker(tmp_path / "stem_ae" / "queue")
+    assert "held fixed" in said["structure"]
+    assert "C-Si" in said["details"]
+    assert "dopant Si" in said["details"]
+    assert sum("simulated image" in title for title in said["titles"]) == 2
+    spot = said["spots"][0]  # the strained place is at the silicon in the patch
+    assert np.hypot(spot["x"] - 16.2, spot["y"] - 17.8) < guidance.REACH
+    picture = np.asarray(Image.open(tmp_path / "jobs_panel.png").convert("RGB")).astype(int)
+    differs = [int(simulate_overlay.DIFFERS[k : k + 2], 16) for k in (1, 3, 5)]
+    assert np.all(np.abs(picture - differs) < 40, axis=-1).sum() > 30
 
 
 # --- ranking ----------------------------------------------------------------------------------------------------------

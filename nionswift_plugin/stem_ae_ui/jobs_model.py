@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
-import time
 import typing
 
 import numpy as np
@@ -20,11 +19,13 @@ from . import keeping, simulate_overlay
 from .overlay import Overlays
 from .simulate_model import duration
 
-LOOK_BUSY_S, LOOK_IDLE_S = 1.0, 5.0
+LOOK_BUSY_S, LOOK_IDLE_S = 1.0, 2.0
 """Seconds between looks at the queue while there is something to do, and while there is not."""
 RANKINGS = ("disagreement", "energy", "uncertainty")
-SPOT = 6.0
-"""Å, radius of a place to look at."""
+SPOT = 3.0
+"""Å, radius of a place to look at; as :data:`stem_ae.simulate.guidance.REACH`."""
+MARKED = 12.0
+"""Å, side of the rectangle that marks one: a structure needs the atoms around it too."""
 SURE = 5.991  # 95 % of a two-dimensional normal distribution lie within this squared distance
 UPDATE_TASK = "stem_ae jobs update"
 
@@ -107,12 +108,11 @@ class JobsModel(Observable.Observable):
         self.spots: list[dict[str, float]] = []
         self.spot_texts: list[str] = []
         self.spot_index = 0
-        self.longest_update_ms = 0.0
-        """How long the user interface thread has been held at most by a new list, ms."""
         self.__selected = ""
         self.__details: dict[str, str] = {}
         self.__moves: dict[str, simulate_overlay.Moves] = {}
         self.__overlays = Overlays(window, self.__moves_for, simulate_overlay.arrows_and_legend)
+        self.__is_listed = False
         self.__closed = False
         self.__started = False
 
@@ -159,16 +159,15 @@ class JobsModel(Observable.Observable):
     def __update(self, table: Table) -> None:
         if self.__closed:
             return
-        start = time.perf_counter()
-        before = {row.id: row for row in self.rows}
+        over = {row.id for row in self.rows if row.is_over}
+        is_first, self.__is_listed = not self.__is_listed, self.__is_listed or not table.error
         if table.error:
             table = dataclasses.replace(self.table, error=table.error)
         self.table = table
         self.notify_property_changed("rows")
         self.__describe()
-        self.longest_update_ms = max(self.longest_update_ms, 1e3 * (time.perf_counter() - start))
         for row in table.rows:
-            if row.state == "finished" and row.id in before and not before[row.id].is_over and self.__image(row):
+            if row.state == "finished" and row.id not in over and not is_first and self.__image(row):
                 self.open_result(row.id)
 
     def __image(self, row: Row) -> DataItem.DataItem | None:
@@ -259,41 +258,45 @@ class JobsModel(Observable.Observable):
         summary = answer.values["summary"]
         self.__details[row.id] = in_words(summary)
         metadata = {keeping.METADATA_KEY: {"kind": "result", "job": row.id, "summary": summary}}
+        self.__put_history(row, answer.arrays, metadata)
         image = self.__image(row)
         if image and "simulated" in answer.arrays:
-            calibrations = list(image.dimensional_calibrations)
-            self.__put(row, "simulated image", answer.arrays["simulated"], calibrations, metadata)
+            xdata = DataAndMetadata.new_data_and_metadata(
+                answer.arrays["simulated"].astype(np.float32), metadata=metadata,
+                dimensional_calibrations=list(image.dimensional_calibrations),
+            )  # fmt: skip
+            self.__show_beside(self.__put(row, "simulated image", xdata))
             self.__moves[row.image] = moves_of(answer, summary)
             self.__overlays.refresh()
-        history = answer.arrays["temperature" if summary["task"]["kind"] == "md" else "energy"]
-        unit, name = ("K", "temperature") if summary["task"]["kind"] == "md" else ("eV", "energy")
-        if len(history) > 1:
-            calibrations = [Calibration.Calibration(0.0, 1.0, "")]
-            self.__put(row, name, history, calibrations, metadata, Calibration.Calibration(0.0, 1.0, unit))
         self.select(row.id)
 
-    def __put(
-        self,
-        row: Row,
-        what: str,
-        data: typing.Any,
-        calibrations: list[typing.Any],
-        metadata: dict[str, typing.Any],
-        intensity: Calibration.Calibration | None = None,
-    ) -> None:
+    def __put_history(self, row: Row, arrays: typing.Mapping[str, typing.Any], metadata: dict[str, typing.Any]) -> None:
+        """Put energy or, for dynamics, temperature against the steps into the project."""
+        if metadata[keeping.METADATA_KEY]["summary"]["task"]["kind"] == "md":
+            name, unit, values = "temperature", "K", arrays["temperature"]
+        else:
+            name, unit, values = "energy above the last", "eV", arrays["energy"] - arrays["energy"][-1:]
+        if len(values) > 1:
+            xdata = DataAndMetadata.new_data_and_metadata(
+                values.astype(np.float32), metadata=metadata,
+                intensity_calibration=Calibration.Calibration(0.0, 1.0, unit),
+            )  # fmt: skip
+            self.__put(row, name, xdata)
+
+    def __put(self, row: Row, what: str, xdata: DataAndMetadata.DataAndMetadata) -> DataItem.DataItem:
         """Put data into the project, in place of what an earlier opening put there."""
-        xdata = DataAndMetadata.new_data_and_metadata(
-            np.ascontiguousarray(data, np.float32), dimensional_calibrations=calibrations, metadata=metadata,
-            intensity_calibration=intensity,
-        )  # fmt: skip
         title = f"{row.title} ({what})"
         for item in self.__window.document_model.data_items:
             if item.title == title and item.metadata.get(keeping.METADATA_KEY, {}).get("job") == row.id:
                 item.set_xdata(xdata)
-                return
+                return item
         item = DataItem.new_data_item(xdata)
         item.title = title
         self.__window.document_model.append_data_item(item)
+        return item
+
+    def __show_beside(self, item: DataItem.DataItem) -> None:
+        """Show an item in a place that nobody needs, if there is one."""
         assert self.__window.workspace_controller
         panels = self.__window.workspace_controller.display_panels
         empty = [panel for panel in panels if panel.display_panel_type == "empty"]
@@ -362,7 +365,7 @@ class JobsModel(Observable.Observable):
         centre = Geometry.FloatPoint(
             (spot["y"] + atoms.sampling[0] / 2) / extent[0], (spot["x"] + atoms.sampling[1] / 2) / extent[1]
         )
-        size = Geometry.FloatSize(2 * SPOT / extent[0], 2 * SPOT / extent[1])
+        size = Geometry.FloatSize(MARKED / extent[0], MARKED / extent[1])
         graphic.bounds = Geometry.FloatRect.from_center_and_size(centre, size)
         display_item.add_graphic(graphic)
         display_item.graphic_selection.set(list(display_item.graphics).index(graphic))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gettext
 import typing
 
@@ -80,9 +81,11 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
             if row.state == "running":
                 drawing_context.fill_text(row.time_left, rect.right - 8, middle + 9)
                 self.__bar(drawing_context, rect.left + 8, middle + 6, rect.width - 96, row.fraction)
-            elif row.error:
+            else:
+                submitted = datetime.datetime.fromtimestamp(row.created).strftime("%d %b, %H:%M:%S")
                 drawing_context.text_align = "left"
-                drawing_context.fill_text(shortened(row.error, rect.width // 6), rect.left + 8, middle + 9)
+                drawing_context.fill_style = COLORS["failed"] if row.error else QUIET
+                drawing_context.fill_text(shortened(row.error or submitted, rect.width // 6), rect.left + 8, middle + 9)
             drawing_context.begin_path()
             drawing_context.move_to(rect.left, rect.bottom - 0.5)
             drawing_context.line_to(rect.right, rect.bottom - 0.5)

@@ -139,10 +139,10 @@ def _circle(context: DrawingContext.DrawingContext, x: float, y: float, radius: 
     context.arc(x, y, radius, 0.0, 2.0 * math.pi)
     context.stroke_style = LOOK
     context.stroke()
-    context.font = LEGEND_FONT
+    context.font = "bold 18px sans-serif"
     context.text_baseline = "middle"
     context.fill_style = LOOK
-    context.fill_text(text, x + radius + 3, y - radius)
+    context.fill_text(text, x + 0.75 * radius + 4, y - 0.75 * radius - 8)
 
 
 class _LegendComposer(_MovesComposer):
@@ -160,8 +160,8 @@ class _LegendComposer(_MovesComposer):
             (AGREES, f"{len(moves.before) - differ:,} moved within their errors"),
             (DIFFERS, f"{differ:,} moved by more (arrows × {ENLARGED:g})"),
         ]
-        width, left = 250, canvas_bounds.left + LEGEND_MARGIN
-        top = canvas_bounds.bottom - LEGEND_MARGIN - 2 * LEGEND_ROW - 10
+        width = 250
+        left, top = canvas_bounds.right - LEGEND_MARGIN - width, canvas_bounds.top + LEGEND_MARGIN
         with drawing_context.saver():
             drawing_context.begin_path()
             drawing_context.round_rect(left, top, width, 2 * LEGEND_ROW + 10, 6)

@@ -99,6 +99,7 @@ class SimulateHandler(Declarative.Handler):
                 ),
                 u.create_stretch(),
             ),
+            u.create_label(text=_("red crosses: held fixed · yellow: 95 % of the positions, × 5"), color=QUIET),
             u.create_label(text="@binding(model.texts, converter=subject_text)", color=QUIET, word_wrap=True),
             u.create_row(
                 u.create_label(
@@ -109,10 +110,7 @@ class SimulateHandler(Declarative.Handler):
                     text=_("Preview"),
                     on_clicked="preview_clicked",
                     name="preview_button",
-                    tool_tip=_(
-                        "Build the structure of the newest atoms. Red crosses: held fixed. Yellow: 95 % ellipses of "
-                        "the positions, five times enlarged."
-                    ),
+                    tool_tip=_("Build the structure of the newest atoms, or of the snapshot in the chosen display"),
                 ),
                 spacing=6,
             ),
@@ -129,6 +127,7 @@ class SimulateHandler(Declarative.Handler):
                     items_ref="@binding(model.engine_names)",
                     current_index="@binding(model.engine_index)",
                     name="engine_combo",
+                    width=250,
                 ),
             ),
             _row(_("Held fixed"), _combo("fixed", [_("nothing"), _("perimeter"), _("hydrogen"), _("x and y")])),

@@ -85,7 +85,9 @@ def excess_energy(relaxed: ase.Atoms) -> FloatArray:
 
 
 def spots(xy: FloatArray, scores: FloatArray, count: int = 5) -> list[Spot]:
-    """Return the ``count`` places with the highest sums of scores, highest first, none of them negative.
+    """Return the places with the highest sums of scores, highest first.
+
+    At most ``count``, and none that scores less than a tenth of the first.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def spots(xy: FloatArray, scores: FloatArray, count: int = 5) -> list[Spot]:
     found: list[Spot] = []
     for k in np.argsort(-total):
         x, y = xy[k]
-        if total[k] <= 0 or len(found) == count:
+        if total[k] <= max(0.1 * total.max(), 0.0) or len(found) == count:
             break
         if all(np.hypot(x - other.x, y - other.y) > 2 * REACH for other in found):
             found.append(Spot(float(x), float(y), float(total[k])))

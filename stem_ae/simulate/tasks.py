@@ -223,7 +223,9 @@ def _write_summary(
     **more: Any,
 ) -> None:  # fmt: skip
     from stem_ae.simulate import engines, statistics
+    from stem_ae.simulate.constraints import fix, free_coordinates
 
+    free = free_coordinates(fix(final, getattr(task, "fixed", None)))
     final.calc = None
     final.set_array("forces", np.asarray(energies["forces"]))
     if "energies" in energies:
@@ -233,7 +235,7 @@ def _write_summary(
         "task": to_dict(task),
         "engine": engines.get(task.engine).title,
         "energy": energies["energy"],
-        "fmax": float(np.linalg.norm(energies["forces"], axis=1).max()),
+        "fmax": float(np.linalg.norm(np.where(free, energies["forces"], 0.0), axis=1).max()),
         "steps": steps,
         "seconds": seconds,
         **statistics.describe(final),
