@@ -112,7 +112,9 @@ def main() -> None:
     each = 1e3 * (time.perf_counter() - start) / arguments.jobs
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {each:.1f} ms per submission")
     try:
-        answer = run_scenario("benchmarks.jobs_panel:measure", folder / "swift", timeout_s=400, seconds=arguments.seconds)
+        answer = run_scenario(
+            "benchmarks.jobs_panel:measure", folder / "swift", timeout_s=400, seconds=arguments.seconds
+        )
     finally:
         with contextlib.suppress(OSError, ValueError):
             os.kill(int((queue.worker_folder / "pid").read_text()), signal.SIGKILL)
@@ -121,8 +123,8 @@ def main() -> None:
         print(f"click to submitted job: median {np.median(times):.3f} s, most {max(times):.3f} s  {answer[what][0][1]}")
     updates = answer["updates_ms"]
     print(
-        f"{len(updates)} new lists of {answer['rows']} jobs ({answer['summary']}): the user interface thread is held for "
-        f"{np.median(updates):.2f} ms (median), {max(updates):.2f} ms (most)"
+        f"{len(updates)} new lists of {answer['rows']} jobs ({answer['summary']}): the user interface thread is held "
+        f"for {np.median(updates):.2f} ms (median), {max(updates):.2f} ms (most)"
     )
 
 

@@ -29,7 +29,14 @@ from nion.ui import DrawingContext
 from nion.utils import Geometry
 
 import nionswift_plugin.stem_ae_ui as plugin
-from nionswift_plugin.stem_ae_ui import jobs_model, jobs_panel, keeping, simulate_model, simulate_overlay, simulate_panel
+from nionswift_plugin.stem_ae_ui import (
+    jobs_model,
+    jobs_panel,
+    keeping,
+    simulate_model,
+    simulate_overlay,
+    simulate_panel,
+)
 from nionswift_plugin.stem_ae_ui.simulate_model import corners
 from stem_ae import jobs, structure
 from stem_ae.atoms import Atoms2D
