@@ -108,7 +108,7 @@ def main() -> None:
     queue = jobs.Queue.open()
     start = time.perf_counter()
     for _ in range(arguments.jobs):
-        queue.submit(simulate.Command("sleep 0.01"), priority=20)
+        queue.submit(simulate.Command("sleep 0.01"), priority=1)
     each = 1e3 * (time.perf_counter() - start) / arguments.jobs
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {each:.1f} ms per submission")
     try:
