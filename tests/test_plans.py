@@ -280,6 +280,9 @@ def test_one_run_at_a_time(swift):
     swift.run_until(acquire.raster(swift.microscope, FRAME, (9, 9)), 1)
     with pytest.raises(StemAeError, match="under way"):
         swift.runner.start(acquire.survey(swift.microscope, FRAME))
+    other = Microscope(SwiftInstrument())
+    with pytest.raises(StemAeError, match="under way"):
+        Runner(other).start(acquire.survey(other, FRAME))
     swift.runner.stop()
     assert swift.runner.wait(10)
 

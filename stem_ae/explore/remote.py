@@ -95,7 +95,7 @@ class DecisionProcess:
     def _decide(self, request: dict[str, Any], arrays: processes.Arrays) -> Decision:
         start = time.perf_counter()
         values, maps = self._request(request, arrays)
-        return Decision(**maps, measured=values["measured"], seconds=time.perf_counter() - start)  # type: ignore[arg-type]
+        return Decision(**maps, measured=values["measured"], seconds=time.perf_counter() - start)
 
     # --- tuning -----------------------------------------------------------------------------------------------------
 

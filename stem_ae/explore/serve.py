@@ -28,11 +28,12 @@ class Server:
     def answer(self, request: dict[str, Any], arrays: processes.Arrays) -> Answer:
         """Return the answer to a request."""
         do = request["do"]
+        given: dict[str, Any] = {**arrays, **request.get("settings", {})}
         if do == "explore":
-            self._explorer = Explorer(**arrays, **request["settings"])
+            self._explorer = Explorer(**given)
             return {}, {"candidates": self._explorer.candidates}
         if do == "tune":
-            self._tuner = Tuner(**arrays, **request["settings"])
+            self._tuner = Tuner(**given)
             return {}, {"trial": self._tuner.ask()}
         if do == "rewarded" and self._tuner is not None:
             self._tuner.tell(arrays["trial"], request["reward"])

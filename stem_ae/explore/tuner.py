@@ -79,7 +79,8 @@ class Tuner:
     def best(self) -> FloatArray:
         """Settings ``(d,)`` with the highest predicted reward."""
         if len(self._trials) < 3:
-            return self.trials[int(np.argmax(self._rewards))]
+            tried: FloatArray = self.trials[int(np.argmax(self._rewards))]
+            return tried
         candidates, mean, _ = self._predict()
         return self._from_unit(candidates[int(mean.argmax())])
 

@@ -28,7 +28,10 @@ class Instrument(Protocol):
     """
 
     name: str
-    is_blanked: bool
+
+    @property
+    def is_blanked(self) -> bool:
+        """Whether the beam is kept from the specimen."""
 
     def blank(self, blanked: bool) -> None:
         """Blank or unblank the beam; takes effect before it returns."""

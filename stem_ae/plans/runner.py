@@ -24,6 +24,10 @@ State = Literal["idle", "running", "pausing", "paused", "ending"]
 Outcome = Literal["", "completed", "stopped", "aborted", "failed"]
 
 
+_instruments_in_use: set[str] = set()  # several panels have a runner each, but the microscope there is only one of
+_instruments_lock = threading.Lock()
+
+
 class Runner:
     """Runs one plan after the other. Its methods return at once and may be called from any thread.
 
@@ -76,11 +80,12 @@ class Runner:
         Raises
         ------
         StemAeError
-            If another one runs.
+            If another one runs, be it another runner's.
         """
-        with self._lock:
-            if self.state != "idle":
+        with self._lock, _instruments_lock:
+            if self.state != "idle" or self.microscope.instrument.name in _instruments_in_use:
                 raise StemAeError("A run is under way: wait for its end or stop it first.")
+            _instruments_in_use.add(self.microscope.instrument.name)
             self._end, self.outcome, self.error, self.result, self.run_folder = "", "", "", None, None
             self._commands = queue.SimpleQueue()
             self.state = "running"
@@ -221,8 +226,9 @@ class Runner:
         if writer:
             writer.close()
         self.microscope.blanker.unlock()
-        with self._lock:
+        with self._lock, _instruments_lock:
             self.state = "idle"
+            _instruments_in_use.discard(self.microscope.instrument.name)
         self._changed()
 
 

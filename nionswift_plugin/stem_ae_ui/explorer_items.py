@@ -1,0 +1,162 @@
+"""The explorer's data items: survey with its region, one spectrum or pattern, and the three maps."""
+
+from __future__ import annotations
+
+import typing
+
+import numpy as np
+from nion.data import Calibration, DataAndMetadata
+from nion.swift import DocumentController
+from nion.swift.model import DataItem, DisplayItem, DocumentModel, Graphics
+from nion.utils import Geometry
+from numpy.typing import NDArray
+
+from stem_ae.explore.remote import Decision
+from stem_ae.microscope.frame import CameraFrame, Image
+
+from .keeping import METADATA_KEY
+
+MAPS = {"mean": ("Prediction", "viridis"), "std": ("Uncertainty", "magma"), "acquisition": ("Worth measuring", "magma")}
+_REGION = Geometry.FloatRect(Geometry.FloatPoint(0.1, 0.1), Geometry.FloatSize(0.8, 0.8))
+
+
+class Items:
+    """Makes and updates the data items of one experiment. For the user interface thread.
+
+    Parameters
+    ----------
+    window : DocumentController
+    """
+
+    def __init__(self, window: DocumentController.DocumentController) -> None:
+        self.__window = window
+        self.__transactions: list[DocumentModel.Transaction] = []
+        self.__maps: dict[str, DataItem.DataItem] = {}
+        self.survey: DataItem.DataItem | None = None
+        self.sample: DataItem.DataItem | None = None
+        """The newest spectrum or pattern."""
+
+    # --- survey and region ------------------------------------------------------------------------------------------
+
+    def show_survey(self, image: Image) -> None:
+        """Show a survey image. One that nothing belongs to yet is replaced, its region kept."""
+        xdata = _image(image.data, image.frame.sampling[0], (0.0, 0.0), {"kind": "survey"})
+        if self.survey in self.__window.document_model.data_items and not self.__maps and self.survey:
+            self.survey.set_xdata(xdata)
+            return
+        region = self.region
+        self.__maps = {}
+        self.survey = self.__add(xdata, "Explorer: survey")
+        graphic = Graphics.RectangleGraphic()
+        graphic.label, graphic.bounds = "explore", region
+        self.__display_item(self.survey).add_graphic(graphic)
+        self.__put(self.survey, 0)
+
+    @property
+    def region(self) -> Geometry.FloatRect:
+        """What is to be explored, in fractions of the survey image."""
+        if self.survey and self.survey in self.__window.document_model.data_items:
+            for graphic in self.__display_item(self.survey).graphics:
+                if isinstance(graphic, Graphics.RectangleGraphic) and graphic.label == "explore":
+                    return graphic.bounds
+        return _REGION
+
+    # --- one spectrum or pattern --------------------------------------------------------------------------------------
+
+    def show_sample(self, frame: CameraFrame, bands: list[tuple[float, float]]) -> None:
+        """Show a spectrum with the bands that are looked at, or a pattern."""
+        axes = [Calibration.Calibration(frame.offset, frame.scale, frame.unit)] * frame.data.ndim
+        metadata = {METADATA_KEY: {"kind": "sample", "exposure_s": frame.exposure_s}}
+        xdata = DataAndMetadata.new_data_and_metadata(frame.data, dimensional_calibrations=axes, metadata=metadata)
+        if self.sample not in self.__window.document_model.data_items or self.sample is None:
+            self.sample = self.__add(xdata, f"Explorer: newest {'spectrum' if frame.data.ndim == 1 else 'pattern'}")
+            self.__put(self.sample, 4)
+        else:
+            self.sample.set_xdata(xdata)
+        self.show_bands(frame, bands)
+
+    def show_bands(self, frame: CameraFrame, bands: list[tuple[float, float]]) -> None:
+        """Mark the bands on the spectrum."""
+        if self.sample is None or self.sample not in self.__window.document_model.data_items:
+            return
+        display_item = self.__display_item(self.sample)
+        span = frame.scale * frame.data.shape[-1]
+        wanted = [((low - frame.offset) / span, (high - frame.offset) / span) for low, high in bands]
+        wanted = wanted if frame.data.ndim == 1 else []
+        shown = [g for g in display_item.graphics if isinstance(g, Graphics.IntervalGraphic)]
+        for graphic in shown[len(wanted) :]:
+            display_item.remove_graphic(graphic)
+        for k, interval in enumerate(wanted):
+            if k < len(shown):
+                shown[k].interval = interval
+            else:
+                graphic = Graphics.IntervalGraphic()
+                graphic.interval = interval
+                display_item.add_graphic(graphic)
+
+    # --- maps -------------------------------------------------------------------------------------------------------
+
+    def show_maps(
+        self, decision: Decision, candidates: NDArray[np.int64], sampling: float, about: dict[str, typing.Any]
+    ) -> None:
+        """Show a decision's maps, calibrated like the survey and linked to it."""
+        if decision.mean.ndim != 2 or min(decision.mean.shape) < 2:
+            return
+        rows, columns = (np.unique(candidates[:, k]) for k in (0, 1))
+        step = float(rows[1] - rows[0]) * sampling
+        first = (float(rows[0]) * sampling, float(columns[0]) * sampling)
+        survey = str(self.survey.uuid) if self.survey else ""
+        for number, (name, (title, colors)) in enumerate(MAPS.items(), 1):
+            metadata = {"kind": name, "survey": survey, "measured": decision.measured, **about}
+            xdata = _image(getattr(decision, name), step, first, metadata)
+            item = self.__maps.get(name)
+            if item is None:
+                item = self.__maps[name] = self.__add(xdata, f"{title} ({about['property']})")
+                item.source = self.survey  # goes with it
+                if channel := self.__display_item(item).display_data_channel:
+                    channel.color_map_id = colors
+                self.__transactions.append(self.__window.document_model.item_transaction(item))
+                self.__put(item, number)
+            elif item in self.__window.document_model.data_items:  # otherwise the user has deleted it
+                item.title = f"{title} ({about['property']})"
+                self.__window.document_model._queue_data_item_update(item, xdata)
+
+    def finish(self) -> None:
+        """Write the maps to the project: they change no more, or seldom."""
+        for transaction in self.__transactions:
+            transaction.close()
+        self.__transactions.clear()
+
+    # --- Swift's ways ------------------------------------------------------------------------------------------------
+
+    def __add(self, xdata: DataAndMetadata.DataAndMetadata, title: str) -> DataItem.DataItem:
+        item = DataItem.new_data_item(xdata)
+        item.title = title
+        self.__window.document_model.append_data_item(item)
+        return item
+
+    def __display_item(self, item: DataItem.DataItem) -> DisplayItem.DisplayItem:
+        display_item = self.__window.document_model.get_display_item_for_data_item(item)
+        assert display_item
+        return display_item
+
+    def __put(self, item: DataItem.DataItem, place: int) -> None:
+        """Show an item in a display panel: the survey in the first one, others only where nothing is shown."""
+        workspace = self.__window.workspace_controller
+        panels = workspace.display_panels if workspace else []
+        empty = [panel for panel in panels if panel.display_panel_type == "empty"]
+        if place == 0 and panels:
+            panels[0].set_display_panel_data_item(item)
+        elif empty:
+            empty[0].set_display_panel_data_item(item)
+
+
+def _image(
+    data: NDArray[typing.Any], step: float, first: tuple[float, float], metadata: dict[str, typing.Any]
+) -> DataAndMetadata.DataAndMetadata:
+    """Return an image with ``step`` Å per pixel, whose first pixel lies at ``first`` (Å, y and x), in nm."""
+    calibrations = [Calibration.Calibration(offset / 10, step / 10, "nm") for offset in first]
+    return DataAndMetadata.new_data_and_metadata(
+        np.ascontiguousarray(data, dtype=np.float32), dimensional_calibrations=calibrations,
+        metadata={METADATA_KEY: metadata},
+    )  # fmt: skip

@@ -1,0 +1,535 @@
+"""What the Explorer panel shows and does, without any widget."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import threading
+import typing
+
+import numpy as np
+import platformdirs
+from nion.swift import DisplayPanel, DocumentController
+from nion.swift.model import DataItem, DisplayItem
+from nion.utils import Geometry, Observable
+from numpy.typing import NDArray
+
+from stem_ae.errors import StemAeError
+from stem_ae.explore.remote import Decision, DecisionProcess
+from stem_ae.explore.scalarize import Scalarizer
+from stem_ae.microscope.frame import CameraFrame, Frame, Image
+
+from .atoms_model import BAD, GOOD, OFF, WAITING
+from .explorer_items import Items
+from .explorer_overlay import WayMarks, way_and_words
+from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Settings, bands_of, value_of
+from .overlay import Overlays
+from .simulate_model import number
+
+if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a second
+    from stem_ae.microscope.devices import Microscope
+    from stem_ae.plans import Runner
+    from stem_ae.plans.explore import Exploration
+
+DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point…", "tune": "Focusing…",
+         "explore": "Exploring…"}  # fmt: skip
+UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"
+_TUNING_FOV, _TUNING_PIXELS, _TUNING_DWELL_US = 20.0, 128, 4.0  # Å; small and quick, fine enough to see the focus
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """What the panel says."""
+
+    status: str = "Ready"
+    status_color: str = OFF
+    message: str = ""
+    """What is wrong or was done, and what to do about it."""
+    value: str = ""
+    """The property of the newest spectrum."""
+    dose: str = ""
+    progress: str = ""
+
+
+def _typed(name: str) -> property:
+    """Return a property that is one of the settings as typed."""
+
+    def get(self: ExplorerModel) -> str:
+        return str(getattr(self.settings, name))
+
+    def put(self: ExplorerModel, text: str | None) -> None:
+        if text is not None and text.strip() != get(self):
+            setattr(self.settings, name, text.strip())
+            self.settings_changed(name)
+
+    return property(get, put)
+
+
+def _chosen(name: str, choices: tuple[str, ...]) -> property:
+    """Return a property that is the index of one of the settings among its choices."""
+
+    def get(self: ExplorerModel) -> int:
+        return choices.index(getattr(self.settings, name))
+
+    def put(self: ExplorerModel, index: int | None) -> None:
+        if index is not None and index != get(self):
+            setattr(self.settings, name, choices[index])
+            self.settings_changed(f"{name}_index")
+
+    return property(get, put)
+
+
+class ExplorerModel(Observable.Observable):
+    """Surveys, explores, and shows what the explorer believes.
+
+    Everything is to be used in the user interface thread; what comes from other threads is brought there. Observers are
+    told with ``property_changed_event``.
+
+    Parameters
+    ----------
+    window : DocumentController
+        Whose project gets the results.
+    """
+
+    exposure_ms = _typed("exposure_ms")
+    patch = _typed("patch")
+    step = _typed("step")
+    points = _typed("points")
+    batch = _typed("batch")
+    current_pa = _typed("current_pa")
+    dose_budget = _typed("dose_budget")
+    drift_every = _typed("drift_every")
+    folder = _typed("folder")
+    surrogate_index = _chosen("surrogate", SURROGATES)
+    acquisition_index = _chosen("acquisition", ACQUISITIONS)
+
+    def __init__(self, window: DocumentController.DocumentController) -> None:
+        super().__init__()
+        self.__window = window
+        self.settings = Settings.load(window.ui)
+        self.texts = Texts()
+        self.items = Items(window)
+        self.exploration: Exploration | None = None
+        """The experiment under way, or the last one."""
+        self.is_clicking = False
+        """Whether a click on the survey forces a point."""
+        self.__process = DecisionProcess()
+        self.__runner: Runner | None = None
+        self.__doing = ""
+        self.__note = ""
+        self.__sample: CameraFrame | None = None
+        self.__image: Image | None = None
+        self.__decision: Decision | None = None
+        self.__candidates: NDArray[np.int64] = np.empty((0, 2), np.int64)
+        self.__forced: list[tuple[int, int]] = []
+        self.__shown: tuple[typing.Any, ...] = (None, None, None)
+        self.__trials = ""
+        self.__lock = threading.Lock()
+        self.__closed = False
+        self.__overlays = Overlays(window, self.__marks_for, way_and_words)
+        manager = DisplayPanel.DisplayPanelManager()
+        self.__listeners: list[typing.Any] = [manager.image_display_clicked_event.listen(self.__clicked)]
+        self.__describe()
+
+    def close(self) -> None:
+        """Blank if a run is under way, and let go of everything."""
+        with self.__lock:  # a thread may be about to ask for an update
+            self.__closed = True
+        if self.__runner:
+            self.__runner.close()
+        for task in (UPDATE_TASK, SAVE_TASK):
+            self.__window.clear_task(task)
+        self.settings.save(self.__window.ui)
+        self.items.finish()
+        self.__overlays.close()
+        self.__listeners.clear()
+        self.__process.close()
+
+    # --- settings ---------------------------------------------------------------------------------------------------
+
+    @property
+    def camera_index(self) -> int:
+        """Which camera measures."""
+        return CAMERAS.index(self.settings.camera)
+
+    @camera_index.setter
+    def camera_index(self, index: int | None) -> None:
+        if index is not None and index != self.camera_index:
+            self.settings.camera = CAMERAS[index]
+            self.__sample = None
+            for name in ("property_names", "property_index", "property_words"):
+                self.notify_property_changed(name)
+            self.settings_changed("camera_index")
+
+    @property
+    def property_names(self) -> list[str]:
+        """What can be looked for with this camera."""
+        return list(PROPERTIES[self.settings.camera])
+
+    @property
+    def property_index(self) -> int:
+        """Which of them is looked for."""
+        return self.property_names.index(self.settings.property_name)
+
+    @property_index.setter
+    def property_index(self, index: int | None) -> None:
+        if index is not None and index != self.property_index:
+            self.settings.properties[self.settings.camera] = self.property_names[index]
+            self.notify_property_changed("property_words")
+            self.settings_changed("property_index")
+            self.__look_for()
+
+    @property
+    def property_words(self) -> str:
+        """Bands in eV, angles in mrad, or an expression."""
+        return self.settings.property_words
+
+    @property_words.setter
+    def property_words(self, words: str | None) -> None:
+        if words is not None and words.strip() != self.property_words:
+            self.settings.words[f"{self.settings.camera}/{self.settings.property_name}"] = words.strip()
+            self.settings_changed("property_words")
+            self.__look_for()
+
+    def settings_changed(self, name: str) -> None:
+        """Say that a setting has changed, and store them."""
+        self.notify_property_changed(name)
+        self.__note = ""
+        self.__describe()
+        self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
+
+    # --- what the user does -----------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the microscope is busy with something that this panel has started."""
+        return self.__runner is not None and self.__runner.state != "idle"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether that is paused."""
+        return self.__runner is not None and self.__runner.state == "paused"
+
+    def survey(self) -> None:
+        """Take a survey image as the user's scan is set."""
+        self.__attempt("survey", self.__survey)
+
+    def preview(self) -> None:
+        """Take one spectrum in the middle of the region and show what the property is there."""
+        self.__attempt("preview", self.__preview)
+
+    def start(self) -> None:
+        """Explore the region."""
+        self.__attempt("explore", self.__explore)
+
+    def tune(self) -> None:
+        """Focus and correct the astigmatism at the middle of the scan."""
+        self.__attempt("tune", self.__tune)
+
+    def pause(self) -> None:
+        """Blank and wait, or go on."""
+        if self.__runner:
+            (self.__runner.resume if self.is_paused else self.__runner.pause)()
+
+    def stop(self) -> None:
+        """Blank at once and end; what was measured stays."""
+        if self.__runner:
+            self.__runner.stop()
+
+    def set_clicking(self, on: bool) -> None:
+        """Let clicks on the survey force points, or not."""
+        self.is_clicking = on
+        self.notify_property_changed("is_clicking")
+
+    def force(self, row: float, column: float) -> None:
+        """Measure the candidate nearest to a pixel of the survey next."""
+        if self.exploration is None or not self.is_running or not len(self.__candidates):
+            self.__say("A point can be forced while the explorer runs: press Start first.")
+            return
+        nearest = self.__candidates[np.abs(self.__candidates - (row, column)).max(axis=1).argmin()]
+        point = (int(nearest[0]), int(nearest[1]))
+        self.__forced.append(point)
+        self.exploration.force(point)
+        self.__overlays.refresh()
+
+    def __clicked(
+        self,
+        panel: DisplayPanel.DisplayPanel,
+        item: DisplayItem.DisplayItem,
+        position: Geometry.FloatPoint,
+        modifiers: typing.Any,
+    ) -> bool:
+        if not self.is_clicking or panel.document_controller is not self.__window:
+            return False
+        if self.items.survey is None or item.data_item is not self.items.survey:
+            return False
+        self.force(position.y - 0.5, position.x - 0.5)
+        return True
+
+    # --- the runs ---------------------------------------------------------------------------------------------------
+
+    def __attempt(self, doing: str, work: typing.Callable[[Microscope, Runner], None]) -> None:
+        """Start something; what is wrong with the settings is said."""
+        if self.is_running:
+            return
+        self.__note, self.__trials = "", ""
+        try:
+            runner = self.__ready()
+            self.__doing = doing
+            work(runner.microscope, runner)
+        except StemAeError as error:
+            self.__say(str(error))
+
+    def __ready(self) -> Runner:
+        from stem_ae.microscope.devices import Microscope
+        from stem_ae.microscope.swift_instrument import SwiftInstrument
+        from stem_ae.plans import Runner
+
+        folder = self.settings.folder or platformdirs.user_data_path("stem_ae", appauthor=False) / "runs"
+        # Made anew each time: Swift's instrument may be another one by now.
+        self.__runner = Runner(Microscope(SwiftInstrument()), pathlib.Path(folder), self.__ask_for_update)
+        return self.__runner
+
+    def __survey(self, microscope: Microscope, runner: Runner) -> None:
+        from stem_ae.plans import acquire
+
+        runner.start(acquire.survey(microscope, microscope.instrument.user_frame()))
+
+    def __preview(self, microscope: Microscope, runner: Runner) -> None:
+        from stem_ae.plans import acquire
+
+        frame = microscope.instrument.user_frame()
+        middle = self.items.region.center
+        pixel = (middle.y * frame.shape[0] - 0.5, middle.x * frame.shape[1] - 0.5)
+        self.settings.scalarizer()
+        place = frame.pixels_to_plane(pixel)
+        runner.start(acquire.points(microscope, frame, [place], self.settings.camera, self.settings.exposure_s))
+
+    def __explore(self, microscope: Microscope, runner: Runner) -> None:
+        from stem_ae.plans.explore import Exploration
+
+        scalarizer = self.settings.scalarizer()
+        settings = self.__exploration_settings(microscope.instrument.user_frame())
+        self.items.finish()
+        self.__decision, self.__forced, self.__image = None, [], None
+        self.exploration = Exploration(
+            microscope, self.__process, settings, functools.partial(value_of, scalarizer), self.__surveyed,
+            self.__ask_for_update, self.__decided,
+        )  # fmt: skip
+        runner.start(self.exploration.plan(property=self.settings.property_name, words=self.settings.property_words))
+
+    def __exploration_settings(self, frame: Frame) -> typing.Any:
+        from stem_ae.plans.explore import Settings as ExplorationSettings
+
+        s = self.settings
+        patch, step = (int(number(text, what)) for text, what in ((s.patch, "The patch"), (s.step, "The step")))
+        self.__candidates = candidates_in(self.items.region, frame.shape, patch, max(step, 1))
+        explorer: dict[str, typing.Any] = {
+            "surrogate": s.surrogate, "acquisition": s.acquisition, "patch": patch, "dose_per_point": s.dose_per_point,
+        }  # fmt: skip
+        if s.dose_budget:
+            explorer["dose_budget"] = number(s.dose_budget, "The dose budget")
+        points = int(number(s.points, "The number of points"))
+        return ExplorationSettings(
+            frame, s.camera, s.exposure_s, points, int(number(s.batch, "The batch")), min(10, points),
+            self.__candidates, explorer, int(s.drift_every or 0) if (s.drift_every or "0").isdigit() else 0,
+        )  # fmt: skip
+
+    def __tune(self, microscope: Microscope, runner: Runner) -> None:
+        from stem_ae.plans.tune import tune
+
+        user = microscope.instrument.user_frame()
+        pixels = (_TUNING_PIXELS, _TUNING_PIXELS)
+        frame = Frame(_TUNING_FOV, pixels, _TUNING_DWELL_US, user.centre, user.rotation)
+        runner.start(tune(microscope, self.__process, frame, tried=self.__tried))
+
+    def __look_for(self) -> None:
+        """Look for another property: in the run under way, or in what the last one has measured."""
+        try:
+            scalarizer = self.settings.scalarizer()
+            self.__show_sample(scalarizer)
+            if self.exploration is None or self.exploration.settings.camera != self.settings.camera:
+                return
+            values = [value_of(scalarizer, frame) for frame in self.exploration.frames]
+        except StemAeError as error:
+            self.__say(str(error))
+            return
+        if self.is_running:
+            self.exploration.look_for(functools.partial(value_of, scalarizer))
+        elif len(values) >= 2 and self.__doing == "explore":
+            future = self.__process.revalue(values)
+            future.add_done_callback(lambda done: self.__revalued(done, values))
+
+    def __revalued(self, done: typing.Any, values: list[float]) -> None:
+        """Show what would have been believed. In the process's thread."""
+        if done.cancelled():
+            return
+        if error := done.exception():
+            self.__note = str(error)
+        elif self.exploration:
+            self.exploration.values = values
+            self.__decision = done.result()
+        self.__ask_for_update()
+
+    # --- from other threads -----------------------------------------------------------------------------------------
+
+    def __surveyed(self, image: Image) -> None:
+        self.__image = image
+        self.__ask_for_update()
+
+    def __decided(self, decision: Decision) -> None:
+        self.__decision = decision
+        self.__ask_for_update()
+
+    def __tried(self, count: int, sharpness: float) -> None:
+        self.__trials = f"{count} images, sharpness {sharpness:.3g}"
+        self.__ask_for_update()
+
+    def __ask_for_update(self) -> None:
+        with self.__lock:
+            if not self.__closed:
+                self.__window.add_task(UPDATE_TASK, self.__update)
+
+    # --- showing ----------------------------------------------------------------------------------------------------
+
+    def __update(self) -> None:
+        """Show everything as it is now."""
+        exploration, runner = self.exploration, self.__runner
+        if runner and runner.state == "idle" and self.__doing in ("survey", "preview"):
+            self.__take_over(runner)
+        image, decision = self.__image, self.__decision
+        frame = exploration.frames[-1] if exploration and exploration.frames and self.__doing == "explore" else None
+        if image and image is not self.__shown[0]:
+            self.items.show_survey(image)
+        if frame is not None and frame is not self.__shown[1]:
+            self.__sample = frame
+            self.__try_to_show_sample()
+        if decision and decision is not self.__shown[2] and exploration:
+            about = {"property": self.settings.property_name, "words": self.settings.property_words,
+                     "run": str(runner.run_folder) if runner else ""}  # fmt: skip
+            self.items.show_maps(decision, self.__candidates, exploration.settings.frame.sampling[0], about)
+        self.__shown = (image, frame, decision)
+        if not self.is_running:
+            self.items.finish()
+        self.__forced = [point for point in self.__forced if exploration and point not in exploration.points]
+        self.__overlays.refresh()
+        for name in ("is_running", "is_paused"):
+            self.notify_property_changed(name)
+        self.__describe()
+
+    def __take_over(self, runner: Runner) -> None:
+        """Take the image, and the spectrum, that a finished run has left."""
+        image, doing = runner.microscope.scan.image, self.__doing
+        if runner.outcome == "completed" and image:
+            self.__image = image
+            if doing == "preview":
+                self.__sample = runner.microscope.camera(self.settings.camera).latest
+                self.__try_to_show_sample()
+        self.__doing = ""
+
+    def __try_to_show_sample(self) -> None:
+        try:
+            self.__show_sample(self.settings.scalarizer())
+        except StemAeError as error:
+            self.__note = str(error)
+
+    def __show_sample(self, scalarizer: Scalarizer) -> None:
+        """Show the newest spectrum, the bands on it and the property; raises what is wrong with the property."""
+        if self.__sample is not None:
+            self.items.show_sample(self.__sample, bands_of(scalarizer))
+            value_of(scalarizer, self.__sample)
+        self.__describe()
+
+    def __marks_for(self, item: DataItem.DataItem) -> WayMarks | None:
+        exploration = self.exploration
+        if exploration is None or item is not self.items.survey or self.__image is None:
+            return None
+        points = np.array(exploration.points, dtype=float).reshape(-1, 2)[:, ::-1]
+        forced = np.array(self.__forced, dtype=float).reshape(-1, 2)[:, ::-1]
+        words = f"{len(points)} / {exploration.settings.points} points"
+        return WayMarks(points, forced, exploration.settings.frame.shape, words)
+
+    # --- words ------------------------------------------------------------------------------------------------------
+
+    def __say(self, note: str) -> None:
+        self.__note = note
+        self.__describe()
+
+    def __describe(self) -> None:
+        status, color, message = self.__state()
+        texts = Texts(status, color, self.__note or message, self.__value_text(), self.__dose_text(), self.__progress())
+        if texts != self.texts:
+            self.texts = texts
+            self.notify_property_changed("texts")
+
+    def __state(self) -> tuple[str, str, str]:
+        """Return status, its colour and a message."""
+        runner = self.__runner
+        if runner is None:
+            return "Ready", OFF, ""
+        if runner.state == "idle":
+            if runner.outcome == "failed":
+                return "Ended · beam blanked", BAD, runner.error
+            ended = {"completed": "Done", "stopped": "Stopped", "aborted": "Aborted"}.get(runner.outcome, "Ready")
+            return f"{ended} · beam blanked" if runner.outcome else "Ready", OFF, self.__result_text(runner)
+        words = {"paused": "Paused · beam blanked", "pausing": "Pausing…", "ending": "Stopping…"}
+        return words.get(runner.state, DOING[self.__doing]), GOOD if runner.state == "running" else WAITING, ""
+
+    def __result_text(self, runner: Runner) -> str:
+        tuned = runner.result
+        if hasattr(tuned, "sharpness_after"):
+            gain = tuned.sharpness_after / tuned.sharpness_before if tuned.sharpness_before > 0 else 1.0
+            settings = ", ".join(f"{name.replace('_', ' ')} {value:.0f} Å" for name, value in tuned.after.items())
+            return f"Sharper by a factor of {gain:.1f}: {settings}."
+        return runner.error
+
+    def __value_text(self) -> str:
+        if self.__sample is None:
+            return "Preview shows what this gives for one spectrum."
+        try:
+            return f"{self.settings.property_name} = {value_of(self.settings.scalarizer(), self.__sample):.5g}"
+        except StemAeError as error:
+            return str(error)
+
+    def __dose_text(self) -> str:
+        try:
+            dose = self.settings.dose_per_point
+        except StemAeError as error:
+            return str(error)
+        spent = len(self.exploration.points) * dose if self.exploration else 0.0
+        return f"{dose:.3g} million electrons a point; spent {spent:.3g} million"
+
+    def __progress(self) -> str:
+        if self.__doing == "tune":
+            return self.__trials
+        exploration, decision = self.exploration, self.__decision
+        if exploration is None:
+            return ""
+        known = np.array([value for value in exploration.values if np.isfinite(value)])
+        parts = [f"{len(exploration.points)} of {exploration.settings.points} points"]
+        parts += [f"best {known.max():.4g}"] if len(known) else []
+        parts += [f"last decision {decision.seconds:.2f} s"] if decision else []
+        return " · ".join(parts)
+
+
+def candidates_in(
+    region: Geometry.FloatRect, shape: tuple[int, int], patch: int, step: int
+) -> NDArray[np.int64]:
+    """Return row and column, ``(k, 2)``, of a grid of pixels inside a region (fractions) whose patches fit the image.
+
+    Raises
+    ------
+    StemAeError
+        If there are fewer than two rows or columns.
+    """
+    ends = ((region.top, region.bottom), (region.left, region.right))
+    axes = []
+    for (low, high), length in zip(ends, shape, strict=True):
+        first = max(int(np.ceil(low * length)), patch // 2)
+        last = min(int(np.floor(high * length)), length - patch + patch // 2 + 1)
+        axes.append(np.arange(first, last, step))
+    if min(len(axis) for axis in axes) < 2:
+        raise StemAeError("The region is too small for the patch and the step: enlarge it, or make them smaller.")
+    grid: NDArray[np.int64] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int64)
+    return grid

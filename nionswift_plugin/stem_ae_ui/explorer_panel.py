@@ -1,0 +1,258 @@
+"""The Explorer panel: choose what to look for, and let the microscope decide where."""
+
+from __future__ import annotations
+
+import gettext
+import importlib.resources
+import typing
+
+from nion.swift import DocumentController, Panel
+from nion.ui import Declarative
+
+from .atoms_panel import LABEL_WIDTH, QUIET, IfConverter, TextConverter
+from .explorer_model import ExplorerModel
+
+_ = gettext.gettext
+u = Declarative.DeclarativeUI()
+
+CAMERA_NAMES = ("EELS", "diffraction")
+SURROGATE_NAMES = ("deep kernel", "descriptors", "position only", "automatic")
+ACQUISITION_NAMES = (
+    "expected improvement", "upper confidence bound", "probability of improvement", "largest uncertainty",
+    "Thompson sampling", "novelty",
+)  # fmt: skip
+
+
+def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str = "") -> Declarative.UIDescription:
+    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
+    return u.create_row(name, *widgets, u.create_stretch(), spacing=6)
+
+
+def _field(name: str, width: int = 52, **options: typing.Any) -> Declarative.UIDescription:
+    return u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", **options)
+
+
+def _combo(name: str, items: typing.Sequence[str]) -> Declarative.UIDescription:
+    return u.create_combo_box(
+        items=[_(item) for item in items], current_index=f"@binding(model.{name}_index)", name=f"{name}_combo"
+    )
+
+
+def _unit(text: str) -> Declarative.UIDescription:
+    return u.create_label(text=text, text_alignment_vertical="vcenter")
+
+
+def _fine_print(name: str, indent: int = LABEL_WIDTH + 6) -> Declarative.UIDescription:
+    """Return a grey line under the row before it. It wraps, so that changing words never change the panel's width."""
+    label = u.create_label(
+        text=f"@binding(model.texts, converter={name}_text)", color=QUIET, word_wrap=True, name=f"{name}_label"
+    )
+    return u.create_row(u.create_spacing(indent), label)
+
+
+def _button(text: str, name: str, tool_tip: str, enabled: str = "is_idle") -> Declarative.UIDescription:
+    return u.create_push_button(
+        text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tool_tip,
+        enabled=f"@binding(model.is_running, converter={enabled})",
+    )  # fmt: skip
+
+
+class HelpWindow(Declarative.WindowHandler):
+    """Explains the panel."""
+
+    def __init__(self, window: DocumentController.DocumentController) -> None:
+        super().__init__()
+        self.text = importlib.resources.files(__package__).joinpath("resources/explorer.md").read_text("utf-8")
+        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
+        page = u.create_window(content, title=_("Explorer: help"), margin=8, window_style="tool")
+        self.run(page, parent_window=window)
+
+
+class ExplorerHandler(Declarative.Handler):
+    """The view on an :class:`ExplorerModel`."""
+
+    def __init__(self, window: DocumentController.DocumentController, model: ExplorerModel) -> None:
+        super().__init__()
+        self.__window = window
+        self.model = model
+        for name in ("status", "status_color", "message", "value", "dose", "progress"):
+            setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
+        self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.is_idle = IfConverter(lambda running: not running)
+        self.is_busy = IfConverter(bool)
+        self.pause_text = IfConverter(bool, _("Resume"), _("Pause"))
+        self.folder_text = IfConverter(bool, _("Runs are written to:"), _("Runs are kept among your data"))
+        self.ui_view = u.create_column(
+            self.__survey_view(),
+            self.__property_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__decision_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__run_view(),
+            self.__folder_view(),
+            u.create_stretch(),
+            spacing=8,
+            margin=10,
+            min_width=350,
+        )
+
+    def close(self) -> None:
+        """Close the model with the panel."""
+        self.model.close()
+        super().close()
+
+    # --- the parts, top to bottom -----------------------------------------------------------------------------------
+
+    def __survey_view(self) -> Declarative.UIDescription:
+        return u.create_row(
+            _button(_("Survey"), "survey", _("Scan one image as the scan is set, and mark the region to explore")),
+            _button(_("Focus"), "tune", _(
+                "Find defocus and astigmatism by Bayesian optimisation of the sharpness of 20 Å images in the middle "
+                "of the scan; some 45 images. Stop sets them back."
+            )),
+            u.create_stretch(),
+            u.create_push_button(
+                text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
+            ),
+            spacing=8,
+        )  # fmt: skip
+
+    def __property_view(self) -> Declarative.UIDescription:
+        names = u.create_combo_box(
+            items_ref="@binding(model.property_names)", current_index="@binding(model.property_index)",
+            name="property_combo",
+        )  # fmt: skip
+        return u.create_column(
+            _row(
+                _("Measure"), _combo("camera", CAMERA_NAMES), _field("exposure_ms"), _unit("ms"),
+                _button(_("Preview"), "preview", _("Measure one point in the middle of the region")),
+                tool_tip=_("Camera and exposure of each point"),
+            ),
+            _row(
+                _("Look for"), names, tool_tip=_(
+                    "The one number that is made of each spectrum or pattern. It can be changed at any time: what was "
+                    "measured is kept and valued anew."
+                ),
+            ),
+            _row(
+                "", u.create_line_edit(text="@binding(model.property_words)", name="property_words_edit", width=240),
+                tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
+            ),
+            _fine_print("value"),
+            spacing=4,
+        )  # fmt: skip
+
+    def __decision_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            _row(_("Predict by"), _combo("surrogate", SURROGATE_NAMES), _field("patch", 36), _unit(_("px patches")),
+                 tool_tip=_("What relates the image around a point with the property")),
+            _row(_("Prefer"), _combo("acquisition", ACQUISITION_NAMES),
+                 tool_tip=_("What makes a point worth measuring")),
+            _row(_("Points"), _field("points"), _unit(_("in batches of")), _field("batch", 36), _unit(_("every")),
+                 _field("step", 30), _unit("px"), tool_tip=_("Each batch is decided while the one before is measured")),
+            _row(_("Dose"), _field("current_pa"), _unit(_("pA, at most")), _field("dose_budget", placeholder_text="∞"),
+                 _unit(_("million e⁻")), tool_tip=_("The run ends before the points have cost more")),
+            _fine_print("dose"),
+            _row(_("Drift"), _unit(_("scan again every")), _field("drift_every", 36), _unit(_("points (0: never)")),
+                 tool_tip=_("The points follow what the survey image then shows")),
+            spacing=4,
+        )  # fmt: skip
+
+    def __run_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_label(
+                text="@binding(model.texts, converter=status_text)", font="bold 16px", name="status_label",
+                color="@binding(model.texts, converter=status_color_text)",
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=message_text)", word_wrap=True, name="message_label",
+                visible="@binding(model.texts, converter=has_message)",
+            ),
+            _fine_print("progress", 0),
+            u.create_row(
+                _button(_("Start"), "start", _("Explore the region. The scan is taken over until the end.")),
+                u.create_push_button(
+                    text="@binding(model.is_paused, converter=pause_text)", on_clicked="pause_clicked",
+                    name="pause_button", enabled="@binding(model.is_running, converter=is_busy)",
+                    tool_tip=_("Blank the beam and wait"),
+                ),
+                _button(_("Stop"), "stop", _("Blank the beam at once and end. What was measured stays."), "is_busy"),
+                u.create_stretch(),
+                u.create_check_box(
+                    text=_("Click to measure"), checked="@binding(model.is_clicking)", name="click_check_box",
+                    on_checked_changed="clicking_changed", tool_tip=_("A click on the survey is measured next"),
+                ),
+                spacing=8,
+            ),
+            spacing=6,
+        )  # fmt: skip
+
+    def __folder_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_label(
+                    text="@binding(model.folder, converter=folder_text)", color=QUIET, text_alignment_vertical="vcenter"
+                ),
+                u.create_stretch(),
+                u.create_push_button(text=_("Folder…"), on_clicked="folder_clicked", name="folder_button"),
+            ),
+            u.create_label(text="@binding(model.folder)", color=QUIET, word_wrap=True),
+            spacing=2,
+        )
+
+    # --- what the widgets do ----------------------------------------------------------------------------------------
+
+    def survey_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Take a survey image."""
+        self.model.survey()
+
+    def preview_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Measure one point."""
+        self.model.preview()
+
+    def tune_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Focus."""
+        self.model.tune()
+
+    def start_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Explore."""
+        self.model.start()
+
+    def pause_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Pause or go on."""
+        self.model.pause()
+
+    def stop_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Blank and end."""
+        self.model.stop()
+
+    def clicking_changed(self, widget: Declarative.UIWidget, checked: bool) -> None:
+        """Let clicks force points."""
+        self.model.set_clicking(checked)
+
+    def folder_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Choose where runs are written to."""
+        folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Write runs to"), self.model.folder)
+        self.model.folder = folder
+
+    def help_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Explain the panel."""
+        HelpWindow(self.__window)
+
+
+class ExplorerPanel(Panel.Panel):
+    """The panel that Swift puts into its dock."""
+
+    panel_id = "stem-ae-explorer-panel"
+    title = _("Explorer")
+
+    def __init__(
+        self,
+        window: DocumentController.DocumentController,
+        panel_id: str,
+        properties: typing.Mapping[str, typing.Any],
+    ) -> None:
+        super().__init__(window, panel_id, self.title)
+        self.model = ExplorerModel(window)
+        self.handler = ExplorerHandler(window, self.model)
+        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)

@@ -1,0 +1,180 @@
+"""What the Explorer panel remembers, and what its words mean to the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.errors import StemAeError
+from stem_ae.explore.scalarize import (
+    PATTERN_SCALARIZERS,
+    SPECTRUM_SCALARIZERS,
+    CentreOfMass,
+    DiskStrain,
+    Expression,
+    Reciprocal,
+    Scalarizer,
+    scalarize,
+)
+from stem_ae.microscope.frame import CameraFrame
+
+from .settings import Store
+from .simulate_model import number
+
+KEY = "stem_ae/explorer_panel"
+CAMERAS = ("eels", "diffraction")
+SURROGATES = ("dkl", "descriptor", "gp", "auto")
+ACQUISITIONS = ("ei", "ucb", "pi", "uncertainty", "thompson", "novelty")
+PROPERTIES: dict[str, tuple[str, ...]] = {
+    "eels": tuple(SPECTRUM_SCALARIZERS), "diffraction": tuple(PATTERN_SCALARIZERS),
+}  # fmt: skip
+"""What can be looked for with each camera."""
+FIRST_WORDS = {
+    "band integral": "284-320", "peak ratio": "14-16, 21-23", "peak maximum": "10-30", "peak position": "10-30",
+    "edge area": "220-280, 284-340", "centre of mass": "magnitude", "virtual detector": "40-64",
+    "disk strain": "dilatation; 8; 0 0, 25 0, 0 25",
+}  # fmt: skip
+"""What the words of each property are at first: bands in eV, angles in mrad."""
+_FIRST_EXPRESSION = {"eels": "band(284, 320) / band(220, 280)", "diffraction": "detector(40, 64)"}
+
+
+@dataclasses.dataclass
+class Settings:
+    """The settings, with the values of a first start; numbers as the user types them."""
+
+    camera: str = "eels"
+    exposure_ms: str = "20"
+    properties: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Chosen property for each camera."""
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of each property, as ``camera/property``."""
+    surrogate: str = "dkl"
+    acquisition: str = "ei"
+    patch: str = "16"
+    step: str = "2"
+    """Pixels between candidates."""
+    points: str = "100"
+    batch: str = "10"
+    current_pa: str = "200"
+    dose_budget: str = ""
+    """Millions of electrons; empty: no limit."""
+    drift_every: str = "0"
+    folder: str = ""
+    """Where runs are written to; empty: among the user's data."""
+
+    @property
+    def property_name(self) -> str:
+        """What is looked for with the chosen camera."""
+        names = PROPERTIES[self.camera]
+        name = self.properties.get(self.camera, names[0])
+        return name if name in names else names[0]
+
+    @property
+    def property_words(self) -> str:
+        """Its bands, angles or expression."""
+        name = self.property_name
+        first = FIRST_WORDS.get(name, _FIRST_EXPRESSION[self.camera])
+        return self.words.get(f"{self.camera}/{name}", first)
+
+    @property
+    def exposure_s(self) -> float:
+        """Exposure of a point."""
+        return number(self.exposure_ms, "The exposure") / 1e3
+
+    @property
+    def dose_per_point(self) -> float:
+        """Millions of electrons."""
+        return number(self.current_pa, "The beam current") * self.exposure_s * 6.241509074  # 1 pA s = 6.24 million
+
+    def scalarizer(self) -> Scalarizer:
+        """Return what makes one number of a spectrum or pattern.
+
+        Raises
+        ------
+        StemAeError
+            If the words are not understood.
+        """
+        return read_property(self.camera, self.property_name, self.property_words)
+
+    @classmethod
+    def load(cls, store: Store) -> Settings:
+        """Return what was stored; values that this version does not understand are left at their first ones."""
+        settings = cls()
+        try:
+            stored = json.loads(store.get_persistent_string(KEY, "{}"))
+        except ValueError:
+            return settings
+        known = {"camera": CAMERAS, "surrogate": SURROGATES, "acquisition": ACQUISITIONS}
+        for field in dataclasses.fields(cls):
+            value = stored.get(field.name) if isinstance(stored, dict) else None
+            if isinstance(value, type(getattr(settings, field.name))) and value in known.get(field.name, [value]):
+                setattr(settings, field.name, value)
+        return settings
+
+    def save(self, store: Store) -> None:
+        """Store the settings."""
+        store.set_persistent_string(KEY, json.dumps(dataclasses.asdict(self)))
+
+
+def read_property(camera: str, name: str, words: str) -> Scalarizer:
+    """Return the scalarizer that a name and its words mean.
+
+    Raises
+    ------
+    StemAeError
+        If the words are not understood.
+    """
+    if name == "expression":
+        return Expression(words)
+    if name == "centre of mass":
+        return CentreOfMass(typing.cast(typing.Any, words.strip().lower()))
+    if name == "disk strain":
+        return _disk_strain(words)
+    maker: typing.Any = (SPECTRUM_SCALARIZERS if camera == "eels" else PATTERN_SCALARIZERS)[name]
+    bands = [_band(part) for part in words.split(",")]
+    wanted = 2 if name in ("peak ratio", "edge area") else 1
+    if len(bands) != wanted:
+        raise StemAeError(f"“{words}” should be {wanted} band{'s' if wanted > 1 else ''}, such as {FIRST_WORDS[name]}.")
+    return typing.cast(Scalarizer, maker(*bands[0]) if name == "virtual detector" else maker(*bands))
+
+
+def _band(text: str) -> tuple[float, float]:
+    found = re.fullmatch(r"\s*(-?[\d.]+)\s*(?:-|–|to)\s*(-?[\d.]+)\s*", text)
+    try:
+        low, high = (float(part) for part in found.groups()) if found else (1.0, 0.0)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if low >= high:
+        raise StemAeError(f"“{text.strip()}” is no band: type it as 284-320, the lower end first.")
+    return low, high
+
+
+def _disk_strain(words: str) -> DiskStrain:
+    try:
+        component, radius, disks = words.split(";")
+        places = [tuple(float(value) for value in disk.split()) for disk in disks.split(",")]
+        pairs = tuple((y, x) for y, x in places)
+        return DiskStrain(pairs, float(radius), typing.cast(typing.Any, component.strip()))
+    except ValueError as error:
+        raise StemAeError(
+            f"“{words}” is not understood: type component; radius in mrad; y x of at least three disks, such as "
+            f"{FIRST_WORDS['disk strain']}."
+        ) from error
+
+
+def bands_of(scalarizer: Scalarizer) -> list[tuple[float, float]]:
+    """Return the energy bands that a scalarizer looks at."""
+    values = [getattr(scalarizer, field.name) for field in dataclasses.fields(scalarizer)]
+    return [value for value in values if isinstance(value, tuple) and len(value) == 2]
+
+
+def value_of(scalarizer: Scalarizer, frame: CameraFrame) -> float:
+    """Return the property of one exposure."""
+    calibration: typing.Any = frame.axis if frame.data.ndim == 1 else Reciprocal(frame.scale)
+    value: NDArray[np.float64] = scalarize(frame.data, calibration, {"value": scalarizer})["value"]
+    return float(value)
