@@ -29,6 +29,7 @@ LIMIT = 0.2
 """Å: the largest standard deviation of an aim at which the beam may be fired (20 pm, as in atomic lock-on)."""
 
 _ENOUGH = 4  # neighbours; fewer cannot contradict one another
+_VOTERS = 200  # pairs that are asked for the common shift; more would agree
 _INCREDIBLE = 1e-5  # chance of residuals as large as these, below which the neighbours are not believed
 
 
@@ -285,6 +286,8 @@ def common_shift(positions: FloatArray, anchors: FloatArray, spacing: float) -> 
     if not len(pairs):
         return np.zeros(2)
     differences = positions[pairs["i"]] - anchors[pairs["j"]]
-    votes = cKDTree(differences).query_ball_point(differences, spacing / 5)
-    agreed: FloatArray = differences[max(votes, key=len)].mean(axis=0)
+    voters = differences[:: 1 + len(differences) // _VOTERS]
+    tree = cKDTree(differences)
+    votes = tree.query_ball_point(voters, spacing / 5, return_length=True)
+    agreed: FloatArray = differences[tree.query_ball_point(voters[np.argmax(votes)], spacing / 5)].mean(axis=0)
     return agreed

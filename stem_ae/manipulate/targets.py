@@ -6,7 +6,9 @@ Targets are indices into an :class:`~stem_ae.atoms.Atoms2D`, ``(K,)`` integers.
 from __future__ import annotations
 
 import collections
+import csv
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -149,6 +151,35 @@ def outside(atoms: Atoms2D, targets: ArrayLike, zones: Sequence[Any], margin: fl
     distance, _ = cKDTree(atoms.positions[forbidden]).query(atoms.positions[targets])
     allowed: IntArray = targets[(distance > margin) & ~forbidden[targets]]
     return allowed
+
+
+def read_positions(path: str | pathlib.Path) -> FloatArray:
+    """Return the positions ``(K, 2)`` in Å that a CSV file lists: its columns ``x_angstrom`` and ``y_angstrom``.
+
+    Without such names, the first two columns of numbers are taken.
+
+    Raises
+    ------
+    StemAeError
+        If there are none.
+    """
+    path = pathlib.Path(path)
+    try:
+        rows = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row and row[0][:1] != "#"]
+    except (OSError, UnicodeDecodeError) as error:
+        raise StemAeError(f"Cannot read {path.name} ({error}): choose a CSV file.") from error
+    names = [name.strip() for name in rows[0]] if rows else []
+    columns = [names.index(name) if name in names else k for k, name in enumerate(("x_angstrom", "y_angstrom"))]
+    positions = []
+    for number, row in enumerate(rows):
+        try:
+            positions.append([float(row[k]) for k in columns])
+        except (ValueError, IndexError):
+            if number:  # the first one may be the names
+                raise StemAeError(f"Line {number + 1} of {path.name} is no position: give x and y in Å.") from None
+    if not positions:
+        raise StemAeError(f"{path.name} lists no positions: give x and y in Å, one target per line.")
+    return np.array(positions)
 
 
 def shortest_path(positions: ArrayLike, start: ArrayLike = (0.0, 0.0)) -> IntArray:

@@ -1,0 +1,324 @@
+"""The Eject panel: choose atoms, arm, run, stop at the step."""
+
+from __future__ import annotations
+
+import gettext
+import importlib.resources
+import pathlib
+import time
+import typing
+
+import platformdirs
+from nion.swift import DocumentController, Panel
+from nion.ui import Declarative
+
+from . import keeping
+from .atoms_panel import LABEL_WIDTH, QUIET, AtomsPanel, IfConverter, TextConverter
+from .ejection_model import PICKS, POLICIES, EjectionModel, TargetRow, Texts
+from .ejection_pictures import PATCHES, TRACE
+
+_ = gettext.gettext
+u = Declarative.DeclarativeUI()
+
+_LIST_HEIGHT = 120
+_TICK_S = 0.25
+
+
+def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str = "") -> Declarative.UIDescription:
+    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
+    return u.create_row(name, *widgets, u.create_stretch(), spacing=6)
+
+
+def _edit(name: str, width: int, unit: str, tool_tip: str = "") -> list[Declarative.UIDescription]:
+    return [
+        u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", tool_tip=tool_tip),
+        u.create_label(text=unit, text_alignment_vertical="vcenter"),
+    ]
+
+
+class TargetHandler(Declarative.Handler):
+    """One target: number, class, state."""
+
+    def __init__(self, item: TargetRow) -> None:
+        super().__init__()
+        self.item = item
+        self.ui_view = u.create_row(
+            u.create_label(text=item.text, width=72, text_alignment_vertical="vcenter"),
+            u.create_label(text=item.state, color=item.color, text_alignment_vertical="vcenter"),
+            u.create_stretch(),
+            spacing=8,
+        )
+
+
+class HelpWindow(Declarative.WindowHandler):
+    """Explains the panel."""
+
+    def __init__(self, window: DocumentController.DocumentController) -> None:
+        super().__init__()
+        self.text = importlib.resources.files(__package__).joinpath("resources/ejection.md").read_text("utf-8")
+        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
+        self.run(u.create_window(content, title=_("Eject: help"), margin=8, window_style="tool"), parent_window=window)
+
+
+class EjectionHandler(Declarative.Handler):
+    """The view on an :class:`EjectionModel`."""
+
+    def __init__(self, window: DocumentController.DocumentController, model: EjectionModel) -> None:
+        super().__init__()
+        self.__window = window
+        self.model = model
+        for name in Texts.__dataclass_fields__:
+            setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
+        self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.has_estimate = IfConverter(lambda texts: bool(texts.estimate))
+        self.choose_text = IfConverter(bool, _("Done choosing"), _("Choose on image"))
+        self.pause_text = IfConverter(bool, _("Go on"), _("Pause"))
+        self.ui_view = u.create_column(
+            self.__targets_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__parameters_view(),
+            u.create_divider(orientation="horizontal"),
+            self.__run_view(),
+            self.__pictures_view(),
+            u.create_stretch(),
+            spacing=8,
+            margin=10,
+            min_width=360,
+        )
+
+    def close(self) -> None:
+        """Close the model with the panel: the beam is blanked if a run was under way."""
+        self.model.close()
+        super().close()
+
+    def create_handler(
+        self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
+    ) -> Declarative.HandlerLike | None:
+        """Return the view of one target."""
+        return TargetHandler(item) if component_id == "target" else None
+
+    # --- the parts, top to bottom -----------------------------------------------------------------------------------
+
+    def __targets_view(self) -> Declarative.UIDescription:
+        free = "@binding(model.can_choose)"
+        return u.create_column(
+            _row(
+                _("Targets"),
+                u.create_combo_box(
+                    items_ref="@binding(model.species_names)", current_index="@binding(model.species_index)",
+                    enabled=free, name="species_combo",
+                ),
+                u.create_combo_box(
+                    items=[_(name) for name in PICKS], current_index="@binding(model.pick_index)", enabled=free,
+                    name="pick_combo",
+                ),
+                tool_tip=_("Which class, and how clicks on the image choose"),
+            ),
+            _row(
+                _("Every"),
+                u.create_line_edit(
+                    text="@binding(model.every)", width=44, name="every_edit",
+                    tool_tip=_("Every n-th of a row; n x m lattice steps of a pattern, such as 3 x 2"),
+                ),
+                u.create_push_button(
+                    text="@binding(model.is_choosing, converter=choose_text)", on_clicked="choose_clicked",
+                    enabled=free, name="choose_button",
+                    tool_tip=_("Clicks on the image of the Atoms panel choose targets until you are done"),
+                ),
+                u.create_push_button(text=_("All"), on_clicked="all_clicked", enabled=free, name="all_button"),
+                u.create_push_button(
+                    text=_("List…"), on_clicked="list_clicked", enabled=free, name="list_button",
+                    tool_tip=_("A CSV file with x and y in Å of the image, one target per line"),
+                ),
+            ),
+            u.create_row(
+                u.create_label(
+                    text="@binding(model.texts, converter=targets_text)", font="bold 13px",
+                    text_alignment_vertical="vcenter", name="targets_label",
+                ),
+                u.create_stretch(),
+                u.create_push_button(text=_("Clear"), on_clicked="clear_clicked", enabled=free, name="clear_button"),
+                u.create_push_button(
+                    text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
+                ),
+                spacing=8,
+            ),
+            u.create_scroll_area(
+                u.create_column(
+                    u.create_column(items="model.rows.items", item_component_id="target", spacing=1), u.create_stretch()
+                ),
+                height=_LIST_HEIGHT,
+            ),
+            spacing=5,
+        )  # fmt: skip
+
+    def __parameters_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            _row(
+                _("Policy"),
+                u.create_combo_box(
+                    items=[_(name) for name in POLICIES], current_index="@binding(model.policy_index)",
+                    enabled="@binding(model.can_choose)", name="policy_combo",
+                ),
+                tool_tip=_("One atom leaves each target. “Until the pattern stands” images again and tries again."),
+            ),
+            _row(
+                _("Beam"),
+                *_edit("current", 52, "pA", _("Beam current; empty: as the instrument says")),
+                *_edit("timeout", 36, "s", _("Longest exposure of one target")),
+                *_edit("cap", 52, _("electrons at most"), _("Dose cap of the whole run, scans included")),
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=estimate_text)",
+                visible="@binding(model.texts, converter=has_estimate)", color=QUIET, word_wrap=True,
+                name="estimate_label",
+                tool_tip=_("With the simulator's cross sections and a mean waiting time; real ones may differ"),
+            ),
+            spacing=5,
+        )  # fmt: skip
+
+    def __run_view(self) -> Declarative.UIDescription:
+        def button(name: str, text: str, tool_tip: str, **options: typing.Any) -> Declarative.UIDescription:
+            return u.create_push_button(
+                text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tool_tip, **options
+            )
+
+        running = "@binding(model.is_running)"
+        return u.create_column(
+            u.create_row(
+                u.create_label(
+                    text="@binding(model.texts, converter=status_text)",
+                    color="@binding(model.texts, converter=status_color_text)", font="bold 16px",
+                    text_alignment_vertical="vcenter", name="status_label",
+                ),
+                u.create_stretch(),
+                u.create_label(
+                    text="@binding(model.texts, converter=armed_text)",
+                    color="@binding(model.texts, converter=armed_color_text)", font="bold 13px",
+                    text_alignment_vertical="vcenter", name="armed_label",
+                ),
+            ),
+            u.create_row(
+                button("arm", _("Arm"), _("Allow the beam to be fired, for ten minutes")),
+                button("run", _("Run"), _("Eject: survey, aim, expose, verify, target by target")),
+                button(
+                    "pause", "@binding(model.is_paused, converter=pause_text)", _("Blank and wait"), enabled=running
+                ),
+                button("stop", _("STOP"), _("Blank at once and end the run. Also takes the arming back.")),
+                u.create_stretch(),
+                button(
+                    "rehearse", _("Rehearse"),
+                    _("The same plan on a simulated microscope with these atoms and today's parameters"),
+                    enabled="@binding(model.can_choose)",
+                ),
+                spacing=6,
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=message_text)",
+                visible="@binding(model.texts, converter=has_message)", word_wrap=True, name="message_label",
+            ),
+            u.create_row(
+                u.create_progress_bar(
+                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120, name="dose_bar"
+                ),
+                u.create_label(
+                    text="@binding(model.texts, converter=dose_text)", color=QUIET, text_alignment_vertical="vcenter"
+                ),
+                u.create_stretch(),
+                spacing=8,
+            ),
+            spacing=6,
+        )  # fmt: skip
+
+    def __pictures_view(self) -> Declarative.UIDescription:
+        def picture(name: str, size: tuple[int, int]) -> Declarative.UIDescription:
+            image = u.create_image(image=f"@binding(model.{name})", name=name, width=size[1], height=size[0])
+            return u.create_row(image, u.create_stretch())
+
+        return u.create_column(
+            picture("trace", TRACE),
+            u.create_label(text="@binding(model.texts, converter=site_text)", color=QUIET, name="site_label"),
+            picture("patches", PATCHES),
+            spacing=4,
+        )
+
+    # --- what the widgets do ----------------------------------------------------------------------------------------
+
+    def choose_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Let clicks choose, or not any more."""
+        self.model.choose(not self.model.is_choosing)
+
+    def all_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Choose all of the class."""
+        self.model.choose_all()
+
+    def list_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Read a list."""
+        paths, _filter, _directory = self.__window.ui.get_file_paths_dialog(
+            _("List of targets"), "", "CSV (*.csv)", ""
+        )
+        for path in paths:
+            self.model.read(path)
+
+    def clear_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Choose none."""
+        self.model.clear()
+
+    def arm_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Allow the beam."""
+        self.model.arm()
+
+    def run_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Eject."""
+        self.model.run()
+
+    def pause_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Pause, or go on."""
+        self.model.pause()
+
+    def stop_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Blank."""
+        self.model.stop()
+
+    def rehearse_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Try it on the simulator."""
+        self.model.rehearse()
+
+    def help_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Explain the panel."""
+        HelpWindow(self.__window)
+
+
+class EjectionPanel(Panel.Panel):
+    """The panel that Swift puts into its dock."""
+
+    panel_id = "stem-ae-ejection-panel"
+    title = _("Eject")
+
+    def __init__(
+        self,
+        window: DocumentController.DocumentController,
+        panel_id: str,
+        properties: typing.Mapping[str, typing.Any],
+    ) -> None:
+        super().__init__(window, panel_id, self.title)
+        self.__window = window
+        self.__ticked_at = 0.0
+        folder = pathlib.Path(platformdirs.user_data_dir("stem_ae")) / "runs"
+        self.model = EjectionModel(window, self.__newest_atoms, folder)
+        self.handler = EjectionHandler(window, self.model)
+        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+
+    def periodic(self) -> None:
+        """Follow the newest frame and count the arming down."""
+        super().periodic()
+        now = time.monotonic()
+        if now - self.__ticked_at > _TICK_S:
+            self.__ticked_at = now
+            self.model.tick()
+
+    def __newest_atoms(self) -> keeping.Snapshot | None:
+        assert self.__window.workspace_controller
+        panels = self.__window.workspace_controller.dock_panels
+        atoms = next((panel for panel in panels if isinstance(panel, AtomsPanel)), None)
+        return atoms.model.newest if atoms else None

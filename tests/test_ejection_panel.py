@@ -1,0 +1,247 @@
+"""The Eject panel in headless Swift, on the simulated microscope: what it ejects, and that Stop means blanked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import threading
+import time
+import unittest
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nion.instrumentation")
+
+from nion.instrumentation.test import AcquisitionTestContext
+from nion.swift import DisplayPanel, Facade
+from nion.swift.test import TestContext
+from nion.ui import DrawingContext
+from nion.utils import Geometry
+
+import nionswift_plugin.stem_ae_ui as plugin
+from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+from nionswift_plugin.stem_ae_ui import atoms_panel, ejection_panel, keeping
+from nionswift_plugin.stem_ae_ui.ejection_model import AREA, CLICK, PATTERN, PICKS, ROW, ZONE
+from stem_ae import elit
+from stem_ae.imaging.specimens import mos2
+from stem_ae.imaging.virtual_microscope import Conditions
+from stem_ae.manipulate import runlog
+
+Facade.initialize()
+
+FOV_A, PIXELS = 40.0, 200
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    return elit.load("mos2")
+
+
+class Swift:
+    """Headless Swift with the simulated microscope; the live frame's atoms are found by the real networks."""
+
+    def __init__(self, folder) -> None:
+        specimen = mos2((60.0, 60.0), 0.0, 0.0)
+        conditions = Conditions(drift=(1 / 60, 0.0), damage=False)
+        self.simulator = AtomicMicroscope(str(folder), specimen=specimen, conditions=conditions, seed=2)
+        self.simulator.instrument.SetVal("BeamCurrent", 60e-12)
+        self.context = AcquisitionTestContext.test_context(self.simulator, is_both_cameras=True, is_app=True)
+        self.window, self.scan = self.context.document_controller, self.context.scan_hardware_source
+        panels = {panel.panel_id: panel for panel in self.window.workspace_controller.dock_panels}
+        self.atoms = panels["stem-ae-atoms-panel"].model
+        self.panel = panels["stem-ae-ejection-panel"]
+        self.model = self.panel.model
+        p = self.scan.get_current_frame_parameters()
+        p.pixel_size, p.fov_nm, p.pixel_time_us = Geometry.IntSize(PIXELS, PIXELS), FOV_A / 10, 1.0
+        self.scan.set_current_frame_parameters(p)
+
+    @property
+    def is_blanked(self):
+        return bool(self.simulator.instrument.GetVal("C_Blank"))
+
+    def pump(self, condition, timeout=60.0) -> None:
+        end = time.monotonic() + timeout
+        while not condition() and time.monotonic() < end:
+            self.window.periodic()
+            time.sleep(0.003)
+        assert condition(), self.model.texts
+
+    def look(self) -> None:
+        """Scan until the atoms are known, with the scan left running."""
+        self.atoms.model_index = self.atoms.model_names.index("mos2")
+        self.atoms.start()
+        self.scan.start_playing()
+        self.pump(lambda: self.atoms.newest is not None)
+        self.model.follow()
+
+    def scan_item(self):
+        return self.window.document_model.get_data_item_reference(f"{self.scan.hardware_source_id}_a").data_item
+
+    def column(self, species, x, y):
+        """Return the found column of a class next to a place."""
+        atoms = self.atoms.newest.atoms
+        here = atoms.positions[[name == species for name in atoms.symbols]]
+        return here[np.argmin(np.linalg.norm(here - (x, y), axis=1))]
+
+    def drawn(self):
+        display = self.window.workspace_controller.display_panels[0].display_canvas_item
+        display.layout_immediate(Geometry.IntSize(640, 640))
+        context = DrawingContext.DrawingContext()
+        display.repaint_immediate(context, display.canvas_size)
+        return [command for command in context.commands if command[0] in ("fillText", "arc")]
+
+
+@pytest.fixture
+def swift(tmp_path, monkeypatch, ensemble):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ejection_panel.platformdirs, "user_data_dir", lambda name: str(tmp_path / "data"))
+    load = lambda name: ensemble  # noqa: E731
+    monkeypatch.setattr(
+        atoms_panel, "AtomsModel", functools.partial(atoms_panel.AtomsModel, load=load, names=lambda: ["mos2"])
+    )
+    monkeypatch.setattr(
+        ejection_panel, "EjectionModel", functools.partial(ejection_panel.EjectionModel, load=load)
+    )
+    AcquisitionTestContext.begin_leaks()
+    setup = TestContext.TestSetup(set_global=True)
+    plugin.run()
+    swift = Swift(tmp_path)
+    with swift.context:
+        yield swift
+        swift.scan.abort_playing(sync_timeout=5.0)
+    plugin.stop()
+    swift.__dict__.clear()
+    del setup
+    AcquisitionTestContext.end_leaks(unittest.TestCase())
+
+
+def test_targets_are_chosen_by_clicks_rows_areas_patterns_and_lists(swift, tmp_path):
+    swift.look()
+    model = swift.model
+    model.choose(True)
+    model.pick_index = CLICK
+    one = swift.column("S2", 20, 20)
+    model.click(*(one + 0.2))
+    np.testing.assert_allclose(model.sites, [one], atol=0.3)
+    model.click(*one)
+    assert len(model.sites) == 0
+    model.pick_index = ROW
+    start, end = swift.column("S2", 8, 20), swift.column("S2", 33, 20)
+    model.every = "2"
+    model.click(*start)
+    model.click(*end)
+    along = model.sites[np.argsort(model.sites[:, 0])]
+    assert len(along) >= 4
+    np.testing.assert_allclose(np.diff(along[:, 0]), 2 * 3.16, atol=0.3)
+    model.clear()
+    model.pick_index = AREA
+    for corner in [(10, 10), (20, 10), (20, 20), (10, 20), (10, 10)]:
+        model.click(*corner)
+    inside = model.sites.copy()
+    assert 8 <= len(inside) <= 14  # 100 Å² at 8.65 Å² per S2 column
+    assert np.all((inside > 9.9) & (inside < 20.1))
+    model.pick_index = ZONE
+    for corner in [(9, 9), (21, 9), (21, 15), (9, 15), (9, 9)]:
+        model.click(*corner)
+    assert 0 < len(model.sites) < len(inside)
+    assert np.all(model.sites[:, 1] > 15)
+    path = tmp_path / "list.csv"
+    path.write_text("x_angstrom,y_angstrom\n" + "".join(f"{x},{y}\n" for x, y in inside), encoding="utf-8")
+    model.clear()
+    model.read(str(path))
+    assert len(model.sites) == len(inside)
+    model.clear()
+    model.pick_index = PATTERN
+    model.every = "3 x 2"
+    model.click(*swift.column("S2", 20, 20))
+    apart = np.linalg.norm(model.sites[:, None] - model.sites, axis=2)
+    assert np.min(apart[apart > 0]) > 2 * 3.16 * np.sqrt(3) / 2 - 0.3
+    assert len(PICKS) == 5
+
+
+def test_clicks_on_the_scan_reach_the_panel_and_markers_follow_the_drift(swift):
+    swift.look()
+    display = swift.window.workspace_controller.display_panels[0]
+    swift.pump(lambda: swift.scan_item() is not None)
+    display.set_display_panel_data_item(swift.scan_item())
+    swift.model.choose(True)
+    site = swift.column("S2", 20, 20) / (FOV_A / PIXELS)
+    manager = DisplayPanel.DisplayPanelManager()
+    position = Geometry.FloatPoint(y=site[1] + 0.5, x=site[0] + 0.5)
+    assert manager.image_display_clicked(display, display.display_item, position, None)
+    assert len(swift.model.sites) == 1
+    before = swift.model.sites[0].copy()
+    microscope = swift.simulator.microscope
+    microscope.conditions = Conditions(drift=(0.2, 0.0), damage=False)
+    start = microscope.drift()[0]
+    swift.pump(lambda: microscope.drift()[0] - start > 1.0)
+    microscope.conditions = Conditions(damage=False)
+    newest = swift.atoms.newest
+    swift.pump(lambda: swift.atoms.newest.result is not newest.result)
+    newest = swift.atoms.newest
+    swift.pump(lambda: swift.atoms.newest.result is not newest.result)
+    swift.model.follow()
+    assert swift.model.sites[0][0] - before[0] == pytest.approx(microscope.drift()[0] - start, abs=0.4)
+    assert [command[1] for command in swift.drawn() if command[0] == "fillText"].count("1") >= 1
+
+
+def test_a_run_ejects_the_chosen_atoms_and_leaves_its_log(swift, tmp_path):
+    swift.look()
+    model = swift.model
+    swift.simulator.microscope.conditions = Conditions(drift=(1 / 60, 0.0))
+    model.choose(True)
+    for x in (14, 24):
+        model.click(*swift.column("S2", x, 20))
+    model.run()
+    assert "press Arm" in model.texts.message
+    swift.pump(lambda: "others expected" in model.texts.estimate)
+    model.arm()
+    assert model.texts.armed.startswith("Armed for")
+    model.run()
+    assert model.is_running, model.texts.message
+    swift.pump(lambda: not model.is_running, timeout=90)
+    assert "Run is complete: 2 of 2" in model.texts.message, model.texts
+    assert swift.is_blanked
+    assert model.armed_left_s == 0
+    assert [e.symbol for e in swift.simulator.microscope.ejections].count("S") >= 2
+    (folder,) = (tmp_path / "data" / "runs").iterdir()
+    exposures = runlog.exposures(folder / "ejections.jsonl")
+    assert [str(e.replay().outcome) for e in exposures[:2]] == ["one step"] * 2
+    assert (folder / "ejections.csv").read_text(encoding="utf-8").count("one ejected") == 2
+    assert list(folder.glob("*/*.json*")), "no documents"
+
+
+def test_stop_blanks_within_100_ms(swift):
+    swift.look()
+    model = swift.model
+    model.choose(True)
+    model.click(*swift.column("S2", 20, 20))
+    model.arm()
+    model.run()
+    swift.pump(lambda: not swift.is_blanked)
+    swift.pump(lambda: model.states == ["exposing"])
+    start = time.perf_counter()
+    model.stop()
+    assert swift.is_blanked
+    assert time.perf_counter() - start < 0.1
+    swift.pump(lambda: not model.is_running)
+    assert swift.is_blanked
+    assert model.armed_left_s == 0
+
+
+def test_a_rehearsal_leaves_the_instrument_alone(swift, tmp_path):
+    swift.look()
+    model = swift.model
+    model.choose(True)
+    model.click(*swift.column("S2", 20, 20))
+    before = len(swift.simulator.microscope.ejections)
+    model.rehearse()
+    assert model.is_running, model.texts.message
+    swift.pump(lambda: not model.is_running, timeout=90)
+    assert "Rehearsal is complete: 1 of 1" in model.texts.message
+    assert len(swift.simulator.microscope.ejections) == before
+    assert swift.scan.is_playing
+    (folder,) = (tmp_path / "data" / "runs").iterdir()
+    assert runlog.exposures(folder / "rehearsal.jsonl")[0].facts["verdict"] == "one ejected"
