@@ -35,6 +35,7 @@ for k in range(first, last):
     start = time.perf_counter()
     job = queue.submit(simulate.Command(f'{sys.executable} -S -c "{line}"'), title=str(k))
     noted.write(f"{k} {job.id} {time.perf_counter() - start:.4f}\\n")
+    time.sleep(0.1)  # so that there is a client to be killed
 """
 
 

@@ -4,6 +4,8 @@
     python benchmarks/relax_patch.py --true-atoms    # positions with 0.03 Å of noise instead of ELIT (no model needed)
     python benchmarks/relax_patch.py --frame         # a frame of 2000 atoms with GFN-FF
     python benchmarks/relax_patch.py --baseline      # ASE's BFGS on the same engine, for comparison
+    python benchmarks/relax_patch.py --dft           # C24H12 with the embedded engine, and from there with PBE (CP2K)
+    python benchmarks/relax_patch.py --dynamics 1000 # C91H27 at 300 and 1200 K, so many steps of 1 fs
 
 Set OMP_NUM_THREADS=1: CPU seconds are of one core, children (xtb) included.
 """
@@ -120,6 +122,38 @@ def baseline(cell: Any, fmax: float) -> dict[str, Any]:
     return {"fmax_asked": fmax, "cpu_s": round(cpu_seconds() - cpu, 2), "steps": search.nsteps}
 
 
+def _nearest_to(atoms: Atoms2D, index: int) -> int:
+    return int(np.argsort(np.linalg.norm(atoms.positions - atoms.positions[index], axis=1))[1])
+
+
+def dft() -> None:
+    """Print the bonds of coronene by the embedded engine, and by PBE from there."""
+    found = noisy_atoms(24.0, 0.03)
+    # Where one of an atom's bonds, turned round, ends: the middle of the ring opposite.
+    nearest = np.argsort(np.linalg.norm(found.positions - 12.0, axis=1))
+    atom, neighbour = found.positions[nearest[0]], found.positions[_nearest_to(found, nearest[0])]
+    cell = structure.build(found, structure.around(*(2 * atom - neighbour), 4.3), vacuum=4.0)
+    print(cell.get_chemical_formula(), flush=True)
+    embedded = relax(cell, fmax=0.01)
+    print(json.dumps(embedded), flush=True)
+    print(json.dumps(relax(simulate.Result.read(pathlib.Path(embedded["folder"])).atoms, engine="cp2k")), flush=True)
+
+
+def dynamics(cell: Any, steps: int) -> None:
+    """Print bond lengths at two temperatures, averaged over the second half."""
+    start = simulate.Result.read(pathlib.Path(relax(cell)["folder"])).atoms
+    for kelvin in (300.0, 1200.0):
+        task = simulate.MolecularDynamics(temperature=kelvin, steps=steps)
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="relax_patch_md_"))
+        simulate.Calculation.create(folder, to_dict(task), start, {})
+        cpu = cpu_seconds()
+        if run_folder(folder):
+            print(simulate.Calculation(folder).error())
+            return
+        averages = simulate.Result.read(folder).summary["averages"]
+        print(json.dumps({"asked_K": kelvin, "cpu_s": round(cpu_seconds() - cpu, 1), **averages}), flush=True)
+
+
 def submission(atoms: Atoms2D, region: Any) -> str:
     """Return the time from found atoms to a durable job; the second time, when everything is imported."""
     queue = jobs.Queue.open(tempfile.mkdtemp(prefix="relax_patch_queue_"))
@@ -134,6 +168,8 @@ def main() -> None:
     parser.add_argument("--true-atoms", action="store_true")
     parser.add_argument("--frame", action="store_true")
     parser.add_argument("--baseline", action="store_true")
+    parser.add_argument("--dft", action="store_true")
+    parser.add_argument("--dynamics", type=int, default=0, metavar="STEPS")
     parser.add_argument("--dose", type=float, default=1e6, help="e/Å² of the simulated image")
     arguments = parser.parse_args()
     if arguments.frame:
@@ -143,12 +179,18 @@ def main() -> None:
         outcome["memory_gb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         print(json.dumps(outcome, indent=1))
         return
+    if arguments.dft:
+        dft()
+        return
     atoms = noisy_atoms(40.0, 0.03) if arguments.true_atoms else atoms_by_elit(40.0, arguments.dose)
     cell = patch_of_91(atoms)
     print(cell.get_chemical_formula(), cell.info["stem_ae"]["calibration"], flush=True)
     if arguments.baseline:
         for fmax in (0.05, 1e-3):
             print(json.dumps(baseline(cell, fmax)), flush=True)
+        return
+    if arguments.dynamics:
+        dynamics(cell, arguments.dynamics)
         return
     for fmax in (0.05, 1e-3):
         print(json.dumps(relax(cell, fmax=fmax)), flush=True)

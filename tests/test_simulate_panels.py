@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -240,6 +241,14 @@ def test_without_atoms_and_in_empty_regions_a_sentence_says_what_to_do(swift):
     swift.rectangle(item, ((0.7, 0.7), (0.2, 0.2)))
     swift.simulate.refresh()
     swift.pump(lambda: "no atoms in this region" in swift.simulate.texts.message)
+
+
+def test_swifts_process_imports_nothing_heavy_for_them():
+    code = "import sys, stem_ae.jobs.remote; print({'ase', 'dbos', 'scipy', 'torch'} & set(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "set()"
 
 
 # --- export -----------------------------------------------------------------------------------------------------------

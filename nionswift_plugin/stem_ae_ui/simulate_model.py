@@ -159,11 +159,6 @@ class SimulateModel(Observable.Observable):
         """Where a calculation can go."""
         return ["Queue: in the background", *(f"Input folder for {code}" for code in CODES)]
 
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width of the preview."""
-        return PICTURE
-
     # --- atoms and region -------------------------------------------------------------------------------------------
 
     def __take(self) -> Subject:
@@ -241,12 +236,12 @@ class SimulateModel(Observable.Observable):
     @property
     def has_dynamics(self) -> bool:
         """Whether temperatures and steps matter."""
-        return self.task_index > 0
+        return bool(self.task_index > 0)
 
     @property
     def has_relaxation(self) -> bool:
         """Whether the force limit matters."""
-        return self.task_index != 1
+        return bool(self.task_index != 1)
 
     def __tasks(self) -> list[Options]:
         engine = self.engines[self.engine_index][0] if self.engines else None

@@ -186,5 +186,5 @@ def packed(atoms: Atoms2D) -> tuple[dict[str, Any], processes.Arrays]:
 
 def unpacked(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Atoms2D:
     """Return the found atoms that a message holds."""
-    fields = {name.removeprefix("atoms."): array for name, array in arrays.items() if name.startswith("atoms.")}
-    return Atoms2D(**fields, **{name: tuple(values["atoms"][name]) for name in _IN_WORDS})
+    fields: dict[str, Any] = {n.removeprefix("atoms."): a for n, a in arrays.items() if n.startswith("atoms.")}
+    return Atoms2D(**fields | {name: tuple(values["atoms"][name]) for name in _IN_WORDS})

@@ -69,7 +69,7 @@ class Server:
 
     def _build(self, request: Request, arrays: processes.Arrays) -> Answer:
         cell, tasks = _built(request, arrays)
-        held = ~free_coordinates(fix(cell, tasks[0].fixed)).any(axis=1)
+        held = np.logical_not(free_coordinates(fix(cell, tasks[0].fixed)).any(axis=1))
         costs = [engines.estimate(cell, task.engine, _steps(task)) for task in tasks]
         low, high = cell.positions.min(axis=0), cell.positions.max(axis=0)
         answer = {

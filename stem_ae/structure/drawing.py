@@ -64,7 +64,8 @@ def draw(structure: ase.Atoms, held: BoolArray, size: tuple[int, int]) -> NDArra
     origin = np.array([width, height]) / 2 + scale * np.array([-1, 1]) * (low + high) / 2
 
     def place(xy: FloatArray) -> FloatArray:
-        return origin + scale * xy * [1, -1]
+        placed: FloatArray = origin + scale * xy * [1, -1]
+        return placed
 
     if structure.pbc.any():
         pen.line([tuple(p) for p in place(np.vstack([corners, corners[:1]]))], fill=CELL, width=_SMOOTH)
