@@ -5,10 +5,12 @@ from __future__ import annotations
 from nion.swift import Workspace
 
 from .atoms_panel import AtomsPanel
+from .ejection_panel import EjectionPanel
+from .explorer_panel import ExplorerPanel
 from .jobs_panel import JobsPanel
 from .simulate_panel import SimulatePanel
 
-PANELS = (AtomsPanel, SimulatePanel, JobsPanel)
+PANELS = (AtomsPanel, ExplorerPanel, SimulatePanel, JobsPanel, EjectionPanel)
 
 
 def run() -> None:

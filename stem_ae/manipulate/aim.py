@@ -164,6 +164,7 @@ class LockOn:
         self._anchor_covariance = reference.covariance[self._near] + own
         self._target_covariance = reference.covariance[target] + own
         self._spacing = float(cKDTree(self._anchors).query(self._anchors, k=2)[0][:, 1].min())
+        self._epoch_s = 0.0  # of the first re-scan: the clock may count seconds since 1970
         self._observations: list[tuple[IntArray, FloatArray, FloatArray, FloatArray]] = []
 
     def add(self, found: Atoms2D, origin: ArrayLike, time_s: float | ArrayLike) -> int:
@@ -182,6 +183,8 @@ class LockOn:
         if not len(found):
             return 0
         positions = found.positions + np.asarray(origin, float) - self._known.at(times)
+        if not self._observations:
+            self._epoch_s = float(times.mean())
         expected = self._anchors + self._expected_shift(float(times.mean()), positions)
         distance, nearest = cKDTree(positions).query(expected, distance_upper_bound=self._spacing / 2)
         seen = np.flatnonzero(np.isfinite(distance))
@@ -250,6 +253,7 @@ class LockOn:
     def _rows(self, reference: FloatArray, times: FloatArray) -> FloatArray:
         """Return the design matrix ``(2n, 8)``: x and y of each point over shift (2), D (4) and velocity (2)."""
         away = reference - self.target
+        times = times - self._epoch_s
         one, zero = np.ones(len(away)), np.zeros(len(away))
         x = np.column_stack([one, zero, away[:, 0], away[:, 1], zero, zero, times, zero])
         y = np.column_stack([zero, one, zero, zero, away[:, 0], away[:, 1], zero, times])
