@@ -317,6 +317,7 @@ def test_from_the_image_to_a_result_on_the_image(swift):
         assert all(0 <= spot["x"] <= 24 and 0 <= spot["y"] <= 24 for spot in swift.jobs.spots), ranking
 
 
+@pytest.mark.slow
 def test_dynamics_after_a_relaxation_are_jobs_that_wait(swift):
     item = keep(swift.document, graphene())
     swift.show(item)
