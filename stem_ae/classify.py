@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +21,25 @@ from stem_ae.structure.lattice import REACH, bonds_2d, typical_distance
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+Way = Literal["network", "intensity", "neighbours"]
+"""How atoms are classified; by examples needs more than a word."""
+
 _MOST_GROUPS = 4
 _APART = 2.5  # widths between the means of two groups that are two and not one
 _RARE = 0.005  # share of the atoms below which a group is an outlier, but at least two atoms
 _PROFILE_BINS = 8
 _NEAREST = 3
 _GRAPH_NEIGHBOURS = 7  # over which an example's class spreads
+
+
+def classified(atoms: Atoms2D, way: Way) -> Atoms2D:
+    """Return the atoms classified in one of the ways; ``network`` leaves them as they are.
+
+    Where there are too few atoms for the way, they stay as they are too.
+    """
+    if way == "network" or len(atoms) < 5:
+        return atoms
+    return by_intensity(atoms) if way == "intensity" else by_neighbours(atoms)
 
 
 def by_intensity(atoms: Atoms2D, groups: int | None = None, seed: int = 0) -> Atoms2D:
@@ -62,7 +76,7 @@ def by_intensity(atoms: Atoms2D, groups: int | None = None, seed: int = 0) -> At
         if groups or _are_apart(mixture.means_[order, 0], variances, mixture.weights_, len(atoms)):
             break
     probabilities = mixture.predict_proba(values)[:, order]
-    return _classified(atoms, [f"I{k + 1}" for k in range(count)], probabilities)
+    return _with_classes(atoms, [f"I{k + 1}" for k in range(count)], probabilities)
 
 
 def _are_apart(means: FloatArray, variances: FloatArray, weights: FloatArray, atoms: int) -> bool:
@@ -89,7 +103,7 @@ def by_neighbours(atoms: Atoms2D) -> Atoms2D:
     occurring = sorted({int(n) for n in count[~border]})
     names = [neighbours(n) for n in occurring] + ["border"] * bool(border.any())
     labels = np.where(border, len(occurring), np.searchsorted(occurring, count))
-    return _classified(atoms, names, np.eye(len(names))[labels])
+    return _with_classes(atoms, names, np.eye(len(names))[labels])
 
 
 def neighbours(count: int) -> str:
@@ -141,7 +155,7 @@ def by_examples(atoms: Atoms2D, image: ArrayLike, examples: Mapping[str, ArrayLi
     given = np.flatnonzero(known >= 0)
     nearest = given[cKDTree(looks[given]).query(looks)[1]]
     probabilities[unreached] = np.eye(len(names))[known[nearest[unreached]]]
-    return _classified(atoms, names, probabilities / probabilities.sum(1, keepdims=True))
+    return _with_classes(atoms, names, probabilities / probabilities.sum(1, keepdims=True))
 
 
 def _atoms_at(atoms: Atoms2D, positions: FloatArray, name: str) -> IntArray:
@@ -167,6 +181,6 @@ def _looks(atoms: Atoms2D, image: FloatArray) -> FloatArray:
     return result
 
 
-def _classified(atoms: Atoms2D, names: Sequence[str], probabilities: FloatArray) -> Atoms2D:
+def _with_classes(atoms: Atoms2D, names: Sequence[str], probabilities: FloatArray) -> Atoms2D:
     labels = probabilities.argmax(1) if len(atoms) else np.zeros(0, np.int64)
     return dataclasses.replace(atoms, species=tuple(names), labels=labels, probabilities=probabilities)

@@ -82,7 +82,9 @@ def _rings(atoms: Atoms2D, sure: FloatArray, prediction: Prediction) -> list[Def
     flat = np.column_stack([atoms.positions, np.zeros(len(atoms))]) * _BOND / typical
     border = coordination(atoms)[1]
     result = []
-    for defect in ring_defects(ase.Atoms(f"C{len(atoms)}", positions=flat)):
+    # A cell, although nothing is periodic: without one ASE takes fifty times as long to find the neighbours of a sheet.
+    sheet = ase.Atoms(f"C{len(atoms)}", positions=flat, cell=[*(flat.max(0)[:2] + 10), 20])
+    for defect in ring_defects(sheet):
         members = np.array(defect["atoms"])
         if border[members].any():
             continue

@@ -30,10 +30,13 @@ from nion.utils import Geometry
 
 import nionswift_plugin.stem_ae_ui as plugin
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
-from nionswift_plugin.stem_ae_ui import atoms_panel, keeping
+from nionswift_plugin.stem_ae_ui import adapting_model, atoms_panel, keeping
 from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
 from nionswift_plugin.stem_ae_ui.settings import PALETTE
+from stem_ae import elit
 from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.classify import classified
+from stem_ae.defects import find_defects
 from stem_ae.elit import Prediction
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.errors import StemAeError
@@ -65,7 +68,7 @@ class Peaks:
     def estimate_sampling(self, image):
         return estimate_sampling(image, "graphene")
 
-    def predict(self, image, sampling, threshold=0.5):
+    def predict(self, image, sampling, threshold=0.5, classes="network"):
         self.calls += 1
         assert self.gate.wait(20)
         dy, dx = as_sampling(sampling)
@@ -83,7 +86,10 @@ class Peaks:
         n = len(xy)
         covariance = np.broadcast_to(np.eye(2) * 1e-4, (n, 2, 2))
         atoms = Atoms2D(xy, covariance, labels, self.species, probabilities, heights, image.shape, (dy, dx))
-        return Prediction(maps, maps.max(0) / 2, WORKING, atoms, self.novelty)
+        return Prediction(maps, 0.1 * maps.max(0), WORKING, classified(atoms, classes), self.novelty)
+
+    def find_defects(self, prediction):
+        return find_defects(prediction)
 
 
 @pytest.fixture
@@ -694,3 +700,70 @@ def test_rings_on_the_screen_of_the_real_application(tmp_path, monkeypatch):
 def test_the_panel_does_not_import_torch():
     code = "import sys, nionswift_plugin.stem_ae_ui, stem_ae.elit as e; e.available(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_atoms_by_intensity_and_by_neighbours(running):
+    assert list(running.counts) == ["C", "Si"]
+    by_network = running.counts
+    running.model.classes_index = 1
+    running.pump(lambda: list(running.counts) == ["I1", "I2"])
+    assert sum(running.counts.values()) == sum(by_network.values())
+    assert running.counts["I2"] == pytest.approx(by_network["Si"], abs=2)
+    running.model.classes_index = 2
+    running.pump(lambda: "3 neighbours" in running.counts)
+    assert "border" in running.counts
+    running.model.classes_index = 0
+    running.pump(lambda: running.counts == by_network)
+
+
+def test_defects_are_listed_and_pointed_out(running):
+    model = running.model
+    assert model.defect_names == []
+    model.defects = True
+    running.record()
+    running.pump(lambda: model.defect_names)
+    assert sum(name.startswith("Si") for name in model.defect_names) == running.counts["Si"]
+    rings = len(running.rings_px((128, 128)))
+    assert rings == sum(running.counts.values()) + len(model.defect_names)
+    assert not any(color == "#F0E442" for *_, color in running.drawn())
+    model.defect_index = 0
+    (x, y), = running.rings_px((128, 128), "#F0E442")
+    place = f"({x * 30 / 128:.1f}, {y * 30 / 128:.1f})"
+    assert place in model.defect_names[0]
+    model.defects = False
+    assert model.defect_names == []
+    assert len(running.rings_px((128, 128))) == sum(running.counts.values())
+
+
+@pytest.mark.slow
+def test_adapting_from_the_panel_and_back(swift, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEM_AE_MODELS", str(tmp_path / "models"))
+    brief = functools.partial(adapting_model.Adaptation, effort={"rounds": 1, "steps": 2, "patches": 8})
+    monkeypatch.setattr(adapting_model, "Adaptation", brief)
+    apart = swift.model._AtomsModel__process
+    monkeypatch.setattr(swift.model, "_AtomsModel__load", apart.load)
+    monkeypatch.setattr(swift.model, "_AtomsModel__names", elit.available)
+    model = swift.model.adapting
+    model.start()
+    assert "no frame" in model.text
+    swift.set_scan(size=(160, 160), fov_nm=2.4, dwell_us=16.0)
+    swift.record()
+    swift.show(swift.scan_item())
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings, timeout=60)
+    swift.handler.adapt_button.on_clicked()
+    swift.pump(lambda: model.percent > 0, timeout=60)
+    swift.handler.adapt_button.on_clicked()  # is "Cancel" now
+    swift.pump(lambda: not model.is_running)
+    assert "Cancelled" in model.text
+    assert not model.can_revert
+    model.start()
+    swift.pump(lambda: model.can_revert, timeout=280)
+    new = swift.model.model_names[swift.model.model_index]
+    assert new not in ("graphene", "mos2")
+    assert new in model.text
+    swift.pump(lambda: swift.has_rings, timeout=60)
+    swift.handler.revert_button.on_clicked()
+    assert swift.model.model_names[swift.model.model_index] == "graphene"
+    assert new in swift.model.model_names
+    swift.pump(lambda: swift.has_rings, timeout=60)

@@ -40,7 +40,7 @@ class Brightest:
         self.estimates += 1
         return estimate_sampling(image, "graphene")
 
-    def predict(self, image, sampling, threshold=0.5):
+    def predict(self, image, sampling, threshold=0.5, classes="network"):
         self.working.set()
         assert self.gate.wait(30)
         row, column = np.unravel_index(image.argmax(), image.shape)
@@ -143,7 +143,7 @@ def test_what_is_wrong_with_a_frame_is_one_sentence_and_the_next_one_is_fine(wor
 
 
 def test_a_failing_net_is_reported_and_survived(worker, ensemble, listener, caplog):
-    def fail(image, sampling, threshold=0.5):
+    def fail(image, sampling, threshold=0.5, classes="network"):
         raise RuntimeError("out of memory")
 
     whole = ensemble.predict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
+import math
 import pathlib
 import threading
 import time
@@ -26,13 +27,19 @@ from stem_ae.microscope import swift
 from . import keeping
 from .adapting_model import AdaptingModel
 from .displayed import DisplayedImageFeed
-from .overlay import Marks, Overlays
+from .overlay import Marks, Overlays, Spot
 from .settings import Settings
+
+if typing.TYPE_CHECKING:
+    from stem_ae.classify import Way
+    from stem_ae.defects import Defect
 
 DISPLAYED = "displayed"
 SAMPLING_SOURCES: tuple[typing.Literal["calibration", "typed", "lattice"], ...] = ("calibration", "typed", "lattice")
+WAYS: tuple[Way, ...] = ("network", "intensity", "neighbours")
 FROM_CALIBRATION = live.SamplingChoice()
 FAMILIAR = 1.0  # novelty up to here is what the model knows
+DEFECTS_PERIOD_S = 1.0  # finding them takes longer than finding the atoms
 STATISTICS_PERIOD_S = 0.25  # readable, and cheap
 UPDATE_TASK, SAVE_TASK = "stem_ae atoms update", "stem_ae atoms settings"
 
@@ -138,6 +145,7 @@ class AtomsModel(Observable.Observable):
     legend = _setting("legend")
     uncertainty = _setting("uncertainty")
     folder = _setting("folder")
+    defects = _setting("defects")
 
     def __init__(
         self,
@@ -152,6 +160,10 @@ class AtomsModel(Observable.Observable):
         self.settings = Settings.load(window.ui)
         self.classes: ListModel.ListModel[AtomClass] = ListModel.ListModel()
         self.texts = Texts()
+        self.defect_names: list[str] = []
+        """What was found, the surest first."""
+        self.__found: tuple[Defect, ...] = ()
+        self.__chosen_defect: int | None = None
         self.__names = names
         self.model_names = names()
         self.__lock = threading.Lock()
@@ -256,6 +268,61 @@ class AtomsModel(Observable.Observable):
             return None
         return self.model_names[self.model_index], self.__result
 
+    # --- classes and defects ----------------------------------------------------------------------------------------
+
+    @property
+    def classes_index(self) -> int:
+        """How atoms are classified, as a place in ``WAYS``."""
+        way = typing.cast("Way", self.settings.classes)
+        return WAYS.index(way) if way in WAYS else 0
+
+    @classes_index.setter
+    def classes_index(self, index: int | None) -> None:
+        if index is None or index == self.classes_index:
+            return
+        self.settings.classes = WAYS[index]
+        self.notify_property_changed("classes_index")
+        self.settings_changed()
+        if self.__frame and self.__worker:
+            self.__frame = dataclasses.replace(self.__frame, classes=WAYS[index], ready=time.perf_counter())
+            self.__worker.submit(self.__frame)
+
+    @property
+    def defect_index(self) -> int | None:
+        """Which of the defects is pointed out in the image."""
+        return self.__chosen_defect
+
+    @defect_index.setter
+    def defect_index(self, index: int | None) -> None:
+        if index != self.__chosen_defect:
+            self.__chosen_defect = index
+            self.notify_property_changed("defect_index")
+            self.__show_marks()
+
+    def __list_defects(self, result: live.Result | None) -> None:
+        """List the defects of a result. The chosen one stays chosen if it is still there."""
+        if not self.settings.defects or result is None:
+            found: tuple[Defect, ...] = ()
+        elif result.defects is None:  # they come with a later result
+            return
+        else:
+            found = result.defects
+        if found == self.__found:
+            return
+        chosen = self.__found[self.__chosen_defect] if self.__chosen_defect is not None else None
+        self.__found = found
+        self.__chosen_defect = self.__nearest(chosen) if chosen else None
+        places = ["({:.1f}, {:.1f}) Å".format(*defect.position) for defect in found]
+        self.defect_names = [f"{d.kind}   {d.confidence:.0%}   {place}" for d, place in zip(found, places, strict=True)]
+        self.notify_property_changed("defect_names")
+        self.notify_property_changed("defect_index")
+
+    def __nearest(self, defect: Defect) -> int | None:
+        """Return the place in the list of what is the same defect, in a later frame."""
+        apart = [math.dist(other.position, defect.position) for other in self.__found]
+        index = min(range(len(apart)), key=apart.__getitem__, default=None)
+        return index if index is not None and apart[index] <= defect.radius else None
+
     def __refresh_models(self) -> None:
         """Take up models that were trained or removed meanwhile."""
         names = self.__names()
@@ -334,6 +401,7 @@ class AtomsModel(Observable.Observable):
         self.__model = self.__result = None
         load = functools.partial(self.__load, self.model_names[self.model_index])
         self.__worker = live.LiveWorker(load, self.__worker_changed)
+        self.__worker.defects_every_s = DEFECTS_PERIOD_S if self.settings.defects else None
         self.__connect()
         self.notify_property_changed("is_running")
 
@@ -391,7 +459,8 @@ class AtomsModel(Observable.Observable):
 
     def __submit(self, xdata: DataAndMetadata.DataAndMetadata, origin: keeping.Origin, key: str, ready: float) -> None:
         choice = self.__choices.get(key, FROM_CALIBRATION)
-        frame = live.Frame(swift.image_of(xdata), swift.sampling_of(xdata), choice, ready, key, origin)
+        image, calibration, way = swift.image_of(xdata), swift.sampling_of(xdata), WAYS[self.classes_index]
+        frame = live.Frame(image, calibration, choice, ready, key, origin, way)
         self.__frame = frame
         if worker := self.__worker:
             worker.submit(frame)
@@ -446,6 +515,9 @@ class AtomsModel(Observable.Observable):
     def settings_changed(self) -> None:
         """Show the effect of the settings on the last result, and store them. The net does not run again."""
         self.__kept_marks.clear()
+        if self.__worker:
+            self.__worker.defects_every_s = DEFECTS_PERIOD_S if self.settings.defects else None
+        self.__list_defects(self.__result if self.__is_shown else None)
         self.__show_marks()
         if not self.settings.uncertainty:
             self.__map.stop()
@@ -457,8 +529,10 @@ class AtomsModel(Observable.Observable):
     def __show(self, result: live.Result | None) -> None:
         """Show a result, or clear the display but remember the last one for a snapshot."""
         self.__is_shown = result is not None
+        self.__list_defects(result)
         if result:
             self.__result = result
+            self.__list_classes(result.prediction.atoms.species)
             if self.settings.uncertainty:
                 self.__map.show(result)
         self.__show_marks()
@@ -467,14 +541,21 @@ class AtomsModel(Observable.Observable):
         worker, result = self.__worker, self.__result
         if worker and result and self.__is_shown:
             atoms = result.atoms(self.settings.threshold)
-            self.__marks = self.__marks_of(atoms, functools.partial(self.__drawn, worker, result))
+            drawn = functools.partial(self.__drawn, worker, result)
+            self.__marks = self.__marks_of(atoms, drawn, self.__found, self.__chosen_defect)
         else:
             self.__marks = None
         for index, item in enumerate(self.classes.items):
             item.set_count(self.__marks.counts[index] if self.__marks else 0)
         self.__overlays.refresh()
 
-    def __marks_of(self, atoms: Atoms2D, drawn: collections.abc.Callable[[], None] | None = None) -> Marks:
+    def __marks_of(
+        self,
+        atoms: Atoms2D,
+        drawn: collections.abc.Callable[[], None] | None = None,
+        defects: tuple[Defect, ...] = (),
+        chosen: int | None = None,
+    ) -> Marks:
         settings = self.settings
         return Marks.of(
             atoms,
@@ -484,6 +565,7 @@ class AtomsModel(Observable.Observable):
             rings=settings.rings,
             legend=settings.legend,
             drawn=drawn,
+            spots=tuple(Spot(d.kind, d.position, d.radius, k == chosen) for k, d in enumerate(defects)),
         )
 
     def __marks_for(self, item: DataItem.DataItem) -> Marks | None:

@@ -133,6 +133,8 @@ class AtomsHandler(Declarative.Handler):
             u.create_divider(orientation="horizontal"),
             self.__look_view(),
             u.create_divider(orientation="horizontal"),
+            self.__defects_view(),
+            u.create_divider(orientation="horizontal"),
             self.__adapting_view(),
             u.create_divider(orientation="horizontal"),
             self.__sampling_view(),
@@ -178,6 +180,19 @@ class AtomsHandler(Declarative.Handler):
                 tool_tip=_("What the networks were trained to recognise"),
             ),
             _fine_print("model_text", "model_label"),
+            _row(
+                _("Classes"),
+                u.create_combo_box(
+                    items=[_("of the networks"), _("by intensity"), _("by neighbours")],
+                    current_index="@binding(model.classes_index)",
+                    name="classes_combo",
+                ),
+                u.create_stretch(),
+                tool_tip=_(
+                    "What tells the atoms apart: the networks; a Gaussian mixture of their intensities, from dim (I1) "
+                    "to bright; or how many neighbours they have"
+                ),
+            ),
             spacing=4,
         )
 
@@ -260,6 +275,28 @@ class AtomsHandler(Declarative.Handler):
                 spacing=12,
             ),
             spacing=6,
+        )
+
+    def __defects_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_check_box(
+                text=_("Defects"),
+                checked="@binding(model.defects)",
+                name="defects_check_box",
+                tool_tip=_(
+                    "Look for odd rings, vacancies, atoms with too few neighbours, dopants, and areas that the "
+                    "networks do not know, about once a second. Choose one to point it out in the image."
+                ),
+            ),
+            u.create_list_box(
+                items_ref="@binding(model.defect_names)",
+                current_index="@binding(model.defect_index)",
+                visible="@binding(model.defects)",
+                name="defects_list",
+                min_height=96,
+                size_policy_vertical="expanding",
+            ),
+            spacing=4,
         )
 
     def __adapting_view(self) -> Declarative.UIDescription:

@@ -23,6 +23,21 @@ LINE_WIDTH = 1.6
 LEGEND_FONT = "13px sans-serif"
 LEGEND_ROW = 20
 LEGEND_MARGIN = 10
+SPOT, CHOSEN_SPOT = "#FFFFFF", "#F0E442"
+SPOT_FONT = "12px sans-serif"
+MIN_SPOT_RADIUS = 8.0  # points on the screen
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """A place to point out."""
+
+    name: str
+    position: tuple[float, float]
+    """x, y in Å."""
+    radius: float
+    """Å."""
+    chosen: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +57,9 @@ class Marks:
     legend: bool = True
     drawn: typing.Callable[[], None] | None = None
     """Called in the paint thread after the rings were drawn."""
+    spots: tuple[Spot, ...] = ()
+    px_per_angstrom: tuple[float, float] = (1.0, 1.0)
+    """Along (y, x)."""
 
     @classmethod
     def of(
@@ -54,6 +72,7 @@ class Marks:
         rings: bool = True,
         legend: bool = True,
         drawn: typing.Callable[[], None] | None = None,
+        spots: tuple[Spot, ...] = (),
     ) -> Marks:
         """Return the marks of some atoms; ``radius`` is that of a ring in Å."""
         return cls(
@@ -68,6 +87,8 @@ class Marks:
             rings,
             legend,
             drawn,
+            spots,
+            (1 / atoms.sampling[0], 1 / atoms.sampling[1]),
         )
 
 
@@ -129,6 +150,8 @@ class _RingsComposer(_MarksComposer):
             scale = np.array([area.width / marks.shape[1], area.height / marks.shape[0]])
             centres = (marks.positions_px + 0.5) * scale + [area.left, area.top]
             draw_rings(drawing_context, marks, centres, max(MIN_RADIUS, marks.radius_px * float(scale.mean())))
+        if mapping and marks.spots:
+            draw_spots(drawing_context, marks, mapping.canvas_rect)
         if marks.drawn:
             marks.drawn()
 
@@ -151,6 +174,27 @@ def draw_rings(
                 drawing_context.move_to(x + radius, y)  # without it the arc starts with a line from the origin
                 drawing_context.arc(x, y, radius, 0.0, 2.0 * math.pi)
                 drawing_context.stroke()
+
+
+def draw_spots(drawing_context: DrawingContext.DrawingContext, marks: Marks, area: Geometry.FloatRect) -> None:
+    """Draw dashed circles with names around the spots, within the image's area on the screen."""
+    scale_y, scale_x = area.height / marks.shape[0], area.width / marks.shape[1]
+    with drawing_context.saver():
+        drawing_context.font = SPOT_FONT
+        drawing_context.text_align = "left"
+        drawing_context.text_baseline = "middle"
+        for spot in marks.spots:
+            x = area.left + (spot.position[0] * marks.px_per_angstrom[1] + 0.5) * scale_x
+            y = area.top + (spot.position[1] * marks.px_per_angstrom[0] + 0.5) * scale_y
+            radius = max(MIN_SPOT_RADIUS, 1.3 * spot.radius * marks.px_per_angstrom[1] * scale_x)
+            drawing_context.stroke_style = drawing_context.fill_style = CHOSEN_SPOT if spot.chosen else SPOT
+            drawing_context.line_width = 3.0 if spot.chosen else 1.5
+            drawing_context.line_dash = 0 if spot.chosen else 5
+            drawing_context.begin_path()
+            drawing_context.move_to(x + radius, y)
+            drawing_context.arc(x, y, radius, 0.0, 2.0 * math.pi)
+            drawing_context.stroke()
+            drawing_context.fill_text(spot.name, x + radius + 4, y)
 
 
 class _LegendComposer(_MarksComposer):

@@ -38,6 +38,10 @@ class Settings:
     """Colour of each class that the user has chosen one for."""
     hidden: list[str] = dataclasses.field(default_factory=list)
     """Classes whose rings are not drawn."""
+    classes: str = "network"
+    """How atoms are classified, see :data:`stem_ae.classify.Way`."""
+    defects: bool = False
+    """Whether defects are looked for."""
     folder: str = ""
     """Where snapshots are exported to; empty for not at all."""
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.classify import Way, classified
+from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.likelihood import fit
 from stem_ae.elit.network import MULTIPLE, UNet, fused
@@ -118,6 +120,7 @@ class Ensemble:
         sampling: float | tuple[float, float],
         threshold: float = 0.5,
         refine: bool = True,
+        classes: Way = "network",
     ) -> Prediction:
         """Find and classify the atoms of one frame.
 
@@ -131,6 +134,8 @@ class Ensemble:
             Smallest probability of being an atom at all.
         refine : bool
             Whether positions are fitted to the electrons; without, they are the networks'.
+        classes : str
+            Who classifies the atoms: the ``"network"``, a mixture of their ``"intensity"``, or their ``"neighbours"``.
 
         Returns
         -------
@@ -150,7 +155,11 @@ class Ensemble:
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
         novelty = self.familiar.novelty(features) if self.familiar is not None else 0.0
-        return Prediction(mean[1:], spread, self.sampling, atoms, novelty)
+        return Prediction(mean[1:], spread, self.sampling, classified(atoms, classes), novelty)
+
+    def find_defects(self, prediction: Prediction) -> list[Defect]:
+        """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""
+        return find_defects(prediction)
 
     def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
         """Return the atoms with positions, covariances and intensities from the electrons, line jitter taken off."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image
 from stem_ae.errors import StemAeError
+
+if TYPE_CHECKING:  # ASE and SciPy's image functions are not needed where results are only passed on
+    from stem_ae.classify import Way
+    from stem_ae.defects import Defect
 
 LEAST_PRESENCE = 0.2
 """Peaks below this probability are not looked at; what is shown above it can be changed without predicting again."""
@@ -51,8 +56,13 @@ class Predictor(Protocol):
     def __len__(self) -> int:
         """Return how many networks it has."""
 
-    def predict(self, image: Image, sampling: tuple[float, float], threshold: float = 0.5) -> Prediction:
+    def predict(
+        self, image: Image, sampling: tuple[float, float], threshold: float = 0.5, classes: Way = "network"
+    ) -> Prediction:
         """Find and classify the atoms of one frame."""
+
+    def find_defects(self, prediction: Prediction) -> list[Defect]:
+        """Return the defects that a prediction shows."""
 
     def estimate_sampling(self, image: Image) -> tuple[float, float]:
         """Return Å per pixel by the lattice, and how sure that is, 0 to 1."""
@@ -128,6 +138,8 @@ class Frame:
         Frames of the same subject, shape and calibration have the same sampling.
     origin : object
         Whatever the sender needs to recognise the frame by; not looked at here.
+    classes : str
+        How its atoms are classified, see :data:`stem_ae.classify.Way`.
     """
 
     image: NDArray[Any]
@@ -136,6 +148,7 @@ class Frame:
     ready: float = dataclasses.field(default_factory=time.perf_counter)
     subject: str = ""
     origin: Any = None
+    classes: Way = "network"
 
 
 class _SamplingFinder:
@@ -209,6 +222,8 @@ class Result:
     prediction: Prediction
     seconds: float
     """How long the prediction took."""
+    defects: tuple[Defect, ...] | None = None
+    """Defects, if they were looked for."""
 
     def atoms(self, threshold: float) -> Atoms2D:
         """Return the atoms that are there with at least this probability."""
@@ -307,6 +322,9 @@ class LiveWorker:
         """The model, once it is loaded."""
         self.result: Result | None = None
         """The newest result, of the newest frame that could be used."""
+        self.defects_every_s: float | None = None
+        """How often the defects are looked for, which takes longer than finding the atoms; ``None``: never."""
+        self._defects_at = -math.inf
         self.error = ""
         """One sentence on what is wrong with the model or the newest frame; empty if nothing is."""
         self.lacks_sampling = False
@@ -373,7 +391,8 @@ class LiveWorker:
         try:
             pixels = as_image(frame.image)
             sampling = finder.find(frame, pixels)
-            prediction = predictor.predict(pixels, sampling.angstrom_per_px, threshold=LEAST_PRESENCE)
+            step = sampling.angstrom_per_px
+            prediction = predictor.predict(pixels, step, threshold=LEAST_PRESENCE, classes=frame.classes)
         except Exception as error:  # a frame that cannot be used must not end the live view
             self._meter.count("failed")
             self._log(error)
@@ -382,6 +401,19 @@ class LiveWorker:
         self._meter.count("predicted")
         result = Result(frame, pixels, sampling, prediction, time.perf_counter() - start)
         self._tell(result=result, error="", lacks_sampling=False)
+        if self.defects_every_s is not None and time.perf_counter() - self._defects_at >= self.defects_every_s:
+            self._look_for_defects(predictor, result)
+
+    def _look_for_defects(self, predictor: Predictor, result: Result) -> None:
+        """Add the defects to a result that is shown already."""
+        try:
+            defects = tuple(predictor.find_defects(result.prediction))
+        except Exception as error:  # as with the frame itself
+            self._log(error)
+            self._tell(error=_sentence(error))
+            return
+        self._defects_at = time.perf_counter()
+        self._tell(result=dataclasses.replace(result, defects=defects))
 
     def _log(self, error: Exception) -> None:
         """Log what is not for the user to put right, once in a row: frames come many times a second."""

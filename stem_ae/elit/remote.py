@@ -10,15 +10,19 @@ import contextlib
 import os
 import subprocess
 import threading
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from stem_ae import processes
 from stem_ae.elit.prediction import Prediction
-from stem_ae.elit.wire import unpacked
+from stem_ae.elit.wire import packed, unpacked
 from stem_ae.errors import StemAeError
+
+if TYPE_CHECKING:
+    from stem_ae.classify import Way
+    from stem_ae.defects import Defect
 
 
 class PredictionProcess:
@@ -148,11 +152,24 @@ class RemoteEnsemble:
         """Return how many networks it has."""
         return int(self.facts["size"])
 
-    def predict(self, image: ArrayLike, sampling: tuple[float, float], threshold: float = 0.5) -> Prediction:
+    def predict(
+        self, image: ArrayLike, sampling: tuple[float, float], threshold: float = 0.5, classes: Way = "network"
+    ) -> Prediction:
         """Find and classify the atoms of one frame; see :meth:`stem_ae.elit.ensemble.Ensemble.predict`."""
-        request = {"do": "predict", "sampling": list(sampling), "threshold": threshold}
+        request = {"do": "predict", "sampling": list(sampling), "threshold": threshold, "classes": classes}
         values, arrays = self._process.request(self, request, {"image": np.asarray(image, np.float32)})
         return unpacked(values, arrays)
+
+    def find_defects(self, prediction: Prediction) -> list[Defect]:
+        """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""
+        from stem_ae.defects import Defect
+
+        about, arrays = packed(prediction)
+        values, _ = self._process.request(self, {"do": "find_defects", "prediction": about}, arrays)
+        return [
+            Defect(**defect | {name: tuple(defect[name]) for name in ("position", "atoms")})
+            for defect in values["defects"]
+        ]
 
     def estimate_sampling(self, image: ArrayLike) -> tuple[float, float]:
         """Measure the sampling from the lattice; see :func:`stem_ae.elit.calibrate.estimate_sampling`."""

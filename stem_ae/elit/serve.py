@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import IO, Any
 
 from stem_ae import elit, processes
 from stem_ae.elit.ensemble import Ensemble
-from stem_ae.elit.wire import packed
+from stem_ae.elit.wire import packed, unpacked
 from stem_ae.errors import StemAeError
 
 Answer = tuple[dict[str, Any], processes.Arrays]
@@ -30,8 +31,11 @@ class Server:
             raise StemAeError("No model is loaded.")
         if request["do"] == "estimate_sampling":
             return {"estimate": self._ensemble.estimate_sampling(arrays["image"])}, {}
-        prediction = self._ensemble.predict(arrays["image"], tuple(request["sampling"]), request["threshold"])
-        return packed(prediction)
+        if request["do"] == "find_defects":
+            found = self._ensemble.find_defects(unpacked(request["prediction"], arrays))
+            return {"defects": [dataclasses.asdict(defect) for defect in found]}, {}
+        step, threshold, classes = tuple(request["sampling"]), request["threshold"], request["classes"]
+        return packed(self._ensemble.predict(arrays["image"], step, threshold, classes=classes))
 
     def _load(self, name: str) -> Answer:
         self._ensemble = ensemble = elit.load(name)
