@@ -404,3 +404,14 @@ def test_true_dft_agrees_with_the_embedded_engine_on_methane(tmp_path):
     length = dft.summary["bonds"]["C-H"]["mean"]
     assert length == pytest.approx(1.096, abs=0.004)
     assert embedded.summary["bonds"]["C-H"]["mean"] == pytest.approx(length, rel=0.02)
+
+
+def test_the_largest_force_is_that_of_the_atoms_that_may_move(tmp_path):
+    """Forces on the held perimeter remain, and are no sign that the relaxation is not at its end."""
+    result = calculate(simulate.Relax(fixed="perimeter", fmax=0.05), flake(), tmp_path / "c")
+    held = result.atoms.arrays["perimeter"].astype(bool)
+    forces = np.linalg.norm(result.atoms.get_forces(apply_constraint=False), axis=1)
+    assert result.summary["fmax"] <= 0.05
+    assert result.summary["fmax"] == pytest.approx(forces[~held].max(), rel=1e-3)
+    assert forces[held].max() > 0.05
+    assert result.atoms.arrays["atom_energy"].sum() == pytest.approx(result.energy, rel=1e-6)

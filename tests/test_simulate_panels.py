@@ -44,7 +44,7 @@ from stem_ae.atoms import Atoms2D
 from stem_ae.imaging import specimens
 from stem_ae.jobs import remote
 from stem_ae.launch.process import run_scenario
-from stem_ae.simulate import constraints, guidance, inputs
+from stem_ae.simulate import constraints, engines, guidance, inputs
 
 Facade.initialize()
 
@@ -457,3 +457,32 @@ def test_spots_are_apart_and_never_of_nothing():
     assert guidance.spots(xy, -np.ones(300)) == []
     assert guidance.spots(np.empty((0, 2)), np.empty(0)) == []
     assert guidance.spots(xy, np.full(300, np.nan)) == []
+
+
+def test_disagreement_is_where_theory_contradicts_the_image():
+    """An atom that the image has 0.5 Å off is found; its edge and its hydrogen do not count."""
+    relaxed = structure.build(graphene(noise=0.03), structure.around(12.0, 12.0, 6.0))
+    wrong = int(np.argmin(np.linalg.norm(relaxed.positions[:, :2] - relaxed.positions[:, :2].mean(axis=0), axis=1)))
+    relaxed.arrays["image_position"][wrong, 0] += 0.5
+    scores = guidance.disagreement(relaxed)
+    assert np.nanargmax(scores) == wrong
+    assert scores[wrong] == pytest.approx(0.5**2 / (0.03**2 + 0.02**2) / 2 - 1, rel=0.1)
+    assert np.isnan(scores[relaxed.numbers == 1]).all()
+    assert np.isnan(scores[relaxed.arrays["perimeter"]]).all()
+
+
+def test_excess_energy_is_that_of_strained_atoms():
+    """Of a stretched bond's two atoms, by the engine's own partition."""
+    patch = structure.build(graphene(noise=0.0), structure.around(12.0, 12.0, 6.0))
+    assert np.isnan(guidance.excess_energy(patch)).all()  # nothing was calculated
+    centre = patch.positions[:, :2].mean(axis=0)
+    moved = int(np.argmin(np.linalg.norm(patch.positions[:, :2] - centre, axis=1)))
+    patch.positions[moved, 0] += 0.3
+    patch.calc = engines.get("gfn1").make(patch, pathlib.Path())
+    patch.set_array("atom_energy", patch.get_potential_energies())
+    assert patch.arrays["atom_energy"].sum() == pytest.approx(patch.get_potential_energy(), rel=1e-6)
+    scores = guidance.excess_energy(patch)
+    xy = structure.to_image(patch)
+    spot = guidance.spots(xy, scores)[0]
+    assert np.hypot(*(xy[moved] - [spot.x, spot.y])) < guidance.REACH
+    assert spot.score > 0.5
