@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -25,6 +30,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.explore import scalarize
 from stem_ae.imaging.specimens import graphene
 from stem_ae.imaging.virtual_microscope import Conditions
+from stem_ae.launch.process import run_scenario
 from stem_ae.microscope.frame import CameraFrame
 from stem_ae.plans import Run
 
@@ -253,6 +259,16 @@ def test_settings_are_kept_and_damaged_ones_do_no_harm(swift, store):
         assert explorer_settings.Settings.load(Store()) == explorer_settings.Settings()
 
 
+def test_swift_starts_without_waiting_for_torch_or_bluesky():
+    code = (
+        "import sys, nionswift_plugin.stem_ae_ui.explorer_panel;"
+        "print([m for m in ('torch', 'bluesky') if m in sys.modules])"
+    )
+    root = pathlib.Path(__file__).parents[1]
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("camera", explorer_settings.CAMERAS)
 def test_every_property_has_first_words_that_work(camera):
     shape, unit = ((512,), "eV") if camera == "eels" else ((64, 64), "mrad")
@@ -280,3 +296,30 @@ def test_candidates_lie_in_the_region_and_their_patches_in_the_image():
     assert found[:, 1].max() <= 128 - 8
     with pytest.raises(StemAeError, match="too small"):
         candidates_in(Geometry.FloatRect.from_tlbr(0.4, 0.4, 0.42, 0.42), (64, 64), 16, 2)
+
+
+@pytest.mark.gui
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("CI") and sys.platform == "linux" and shutil.which("Xvfb") is None, reason="Xvfb not installed"
+)
+def test_in_the_real_application_the_explorer_finds_the_pillar(tmp_path, monkeypatch):
+    folder = str(pathlib.Path(__file__).parent / "scenarios")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    picture = tmp_path / "explorer.png"
+    answer = run_scenario(
+        "explorer_scenarios:explore", tmp_path / "swift", virtual=sys.platform == "linux", timeout_s=280,
+        output=str(tmp_path / "runs"), picture=str(picture),
+    )  # fmt: skip
+    assert answer["blanked_while_paused"]
+    assert answer["blanked"]
+    assert answer["status"] == "Done · beam blanked", answer["message"]
+    points = np.array(answer["points"])
+    assert len(points) >= 80
+    in_pillar = np.max(np.abs(points - (122, 132)), axis=1) < 44  # its plasmons are stronger
+    assert in_pillar.mean() > 0.6
+    assert in_pillar[:10].mean() < 0.5
+    assert picture.stat().st_size > 50_000
+    run = next((tmp_path / "runs").glob("*_001/eels.bin")).parent
+    assert len(Run(run).events()) >= 1

@@ -16,7 +16,7 @@ from stem_ae.microscope.frame import CameraFrame, Image
 
 from .keeping import METADATA_KEY
 
-MAPS = {"mean": ("Prediction", "viridis"), "std": ("Uncertainty", "magma"), "acquisition": ("Worth measuring", "magma")}
+MAPS = {"mean": ("Prediction", "plasma"), "std": ("Uncertainty", "magma"), "acquisition": ("Worth measuring", "magma")}
 _REGION = Geometry.FloatRect(Geometry.FloatPoint(0.1, 0.1), Geometry.FloatSize(0.8, 0.8))
 
 
@@ -70,6 +70,7 @@ class Items:
         xdata = DataAndMetadata.new_data_and_metadata(frame.data, dimensional_calibrations=axes, metadata=metadata)
         if self.sample not in self.__window.document_model.data_items or self.sample is None:
             self.sample = self.__add(xdata, f"Explorer: newest {'spectrum' if frame.data.ndim == 1 else 'pattern'}")
+            self.__display_item(self.sample).set_display_property("y_style", "log")  # or only the zero loss is seen
             self.__put(self.sample, 4)
         else:
             self.sample.set_xdata(xdata)

@@ -498,7 +498,7 @@ class ExplorerModel(Observable.Observable):
         except StemAeError as error:
             return str(error)
         spent = len(self.exploration.points) * dose if self.exploration else 0.0
-        return f"{dose:.3g} million electrons a point; spent {spent:.3g} million"
+        return f"{dose:.3g} million electrons a point; spent {spent:,.0f} million"
 
     def __progress(self) -> str:
         if self.__doing == "tune":
