@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import pathlib
-import threading
 import time
 import unittest
 
@@ -22,7 +19,7 @@ from nion.utils import Geometry
 
 import nionswift_plugin.stem_ae_ui as plugin
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
-from nionswift_plugin.stem_ae_ui import atoms_panel, ejection_panel, keeping
+from nionswift_plugin.stem_ae_ui import atoms_panel, ejection_panel
 from nionswift_plugin.stem_ae_ui.ejection_model import AREA, CLICK, PATTERN, PICKS, ROW, ZONE
 from stem_ae import elit
 from stem_ae.imaging.specimens import mos2

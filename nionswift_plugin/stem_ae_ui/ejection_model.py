@@ -736,7 +736,10 @@ class EjectionModel(Observable.Observable):
             if "after" in news:
                 self.__after = news["after"]
             if "attempt" in news:
-                self.__states[news["attempt"].site] = _state_after(news["attempt"])
+                attempt = news["attempt"]
+                self.__states[attempt.site] = _state_after(attempt)
+                if attempt.reason:
+                    self.__note = f"Target {attempt.site + 1} was not fired at. {attempt.reason}"
             if not self.__closed:
                 self.__window.add_task(UPDATE_TASK, self.__update)
 
@@ -886,7 +889,7 @@ def _state_after(attempt: Attempt) -> tuple[str, str]:
     """Return a target's state after an attempt, and what there is to say."""
     if attempt.verdict is Verdict.ONE:
         others = len(attempt.bystanders)
-        return "done", f"{attempt.exposure_s:.2f} s" + (f", {others} beside" if others else "")
+        return "done", f"{1e3 * attempt.exposure_s:.0f} ms" + (f", {others} beside" if others else "")
     if attempt.outcome is Outcome.STOPPED:
         return "waiting", ""
     why = str(attempt.outcome) if attempt.verdict in (Verdict.NONE, Verdict.UNCLEAR) else str(attempt.verdict)

@@ -64,7 +64,7 @@ class TargetsCanvasItem(_MarksCanvasItem):
 
 
 class TargetsLegendCanvasItem(_MarksCanvasItem):
-    """How many targets are in which state, in the lower corner of the display."""
+    """How many targets are in which state, in the right corner of the display."""
 
     def _get_composer(self, composer_cache: CanvasItem.ComposerCache) -> CanvasItem.BaseComposer:
         return _LegendComposer(self, composer_cache, self.marks)
@@ -151,7 +151,7 @@ class _LegendComposer(_Composer):
             return
         rows = [(state, marks.states.count(state)) for state in COLORS if state in marks.states]
         height = LEGEND_ROW * len(rows) + 10
-        left, top = canvas_bounds.left + LEGEND_MARGIN, canvas_bounds.bottom - LEGEND_MARGIN - height
+        left, top = canvas_bounds.right - LEGEND_MARGIN - 150, canvas_bounds.top + LEGEND_MARGIN
         with drawing_context.saver():
             drawing_context.begin_path()
             drawing_context.round_rect(left, top, 150, height, 6)

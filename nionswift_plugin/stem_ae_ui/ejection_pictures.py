@@ -21,6 +21,7 @@ _SCALE = 2  # pixels per point: sharp on fine screens, and downscaled on others
 _GROUND, _GRID, _TEXT, _SIGNAL, _LEVEL, _EVIDENCE, _DECISION = (
     "#202226", "#3A3D44", "#B9BDC6", "#56B4E9", "#8A8F99", "#F0A020", "#FF4DFF"
 )  # fmt: skip
+_PATCH, _MARK = 10.5, 0.75  # Å: side of a patch, radius of the circle around its target
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 20, 18  # points around the trace
 
 
@@ -49,6 +50,10 @@ class _Canvas:
 
     def text(self, x: float, y: float, words: str, color: str = _TEXT, anchor: str = "lm", size: int = 11) -> None:
         self._draw.text((x * _SCALE, y * _SCALE), words, fill=color, anchor=anchor, font=_font(size))
+
+    def circle(self, x: float, y: float, radius: float) -> None:
+        box = [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE]
+        self._draw.ellipse(box, outline=_DECISION, width=_SCALE)
 
     def picture(self) -> Picture:
         return as_argb(self.image.resize((self.width, self.height), Image.Resampling.LANCZOS))
@@ -129,4 +134,5 @@ def before_and_after(before: Scan | None, after: Scan | None) -> Picture:
         grey = np.clip((scan - low) / max(high - low, 1e-12), 0, 1) * 255
         patch = Image.fromarray(grey.astype(np.uint8)).resize((side * _SCALE,) * 2, Image.Resampling.BICUBIC)
         canvas.image.paste(patch, (round(left * _SCALE), 18 * _SCALE))
+        canvas.circle(left + side / 2, 18 + side / 2, side * _MARK / _PATCH)
     return canvas.picture()

@@ -87,6 +87,38 @@ class Drift:
 UNMOVED = Drift(np.zeros(2), np.zeros(2), 0.0)
 
 
+class Track:
+    """Learns the drift from where the specimen was found, again and again: a straight line through the last finds.
+
+    Parameters
+    ----------
+    drift : float
+        How large the drift may be, in Å/s (standard deviation per axis of the prior).
+    error : float
+        Of one find, in Å per axis.
+    """
+
+    _LAST = 12
+
+    def __init__(self, drift: float = 0.05, error: float = 0.08) -> None:
+        self._prior, self._error = drift, error
+        self._finds: list[tuple[float, FloatArray]] = []
+        self.now = UNMOVED
+        """The drift as it is known."""
+        self.velocity_deviation = drift
+        """Standard deviation of its velocity per axis in Å/s."""
+
+    def add(self, time_s: float, shift: FloatArray) -> None:
+        """Take in how far the specimen had moved at a time."""
+        self._finds = [*self._finds, (time_s, shift)][-self._LAST :]
+        times = np.array([t for t, _ in self._finds]) - time_s
+        rows = np.column_stack([np.ones(len(times)), times]) / self._error
+        covariance = np.linalg.inv(rows.T @ rows + np.diag([0.0, self._prior**-2]))
+        at_end, velocity = covariance @ rows.T @ (np.array([s for _, s in self._finds]) / self._error)
+        self.now = Drift(at_end, velocity, time_s)
+        self.velocity_deviation = float(np.sqrt(covariance[1, 1]))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Course:
     """Where a column is from now on, by what is known now. Made by :meth:`LockOn.course`."""

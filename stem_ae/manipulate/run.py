@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
-from stem_ae.manipulate.aim import LIMIT, UNMOVED, Course, Drift, LockOn, common_shift
+from stem_ae.manipulate.aim import LIMIT, Course, Drift, LockOn, Track, common_shift
 from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts, Region, Scan
 from stem_ae.manipulate.exposure import FROM_OUTSIDE, Exposure, ExposureSettings, Outcome
 from stem_ae.manipulate.guard import Guard, Interrupted, Limits
@@ -27,12 +27,11 @@ FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
 """Finds the atoms of an image (detected electrons) with a sampling in Å per pixel."""
 
-_GAP, _LONG, _SHORT = 1.3, 13.0, 8.0  # Å: the re-scan's distance from the target, and its sides
+_GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the target, and its sides
 _AROUND = 10.5  # Å: side of the verification scan; the six next columns of MoS2 are 3.2 Å away
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
 _SLIP = 0.5  # Å: more unseen drift than this, and one column may be taken for the next
-_KNOWN_VELOCITY, _ANY_VELOCITY = 0.01, 0.05  # Å/s: how wrong the drift may be, once measured and before
 _WAIT_S = 0.02
 
 
@@ -185,7 +184,7 @@ class EjectionRun:
         self._atoms: Atoms2D | None = None
         self._region: Region = (0.0, 0.0, 0.0, 0.0)
         self._surveys, self._changed = 0, False
-        self._drift, self._velocity_known = UNMOVED, False
+        self._track = Track()
         self._weights: dict[str, float] = {}
         self._background = 0.0
         self._levels: dict[str, tuple[float, ...]] = {}
@@ -200,7 +199,7 @@ class EjectionRun:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def run(self, patient: bool = False) -> str:
-        """Go on until the end and return why it ended. Whatever happens, the beam is blanked then.
+        """Go on until the end and return why it ended. Whatever happens, the beam is blanked and parked away then.
 
         Parameters
         ----------
@@ -218,6 +217,7 @@ class EjectionRun:
             raise
         finally:
             self.guard.blank()
+            self._beam.park(None)
         return self.reason
 
     def step(self) -> Attempt | None:
@@ -273,6 +273,10 @@ class EjectionRun:
         if self._log:
             self._log.write(kind, durable=durable, time_s=self._beam.now(), **values)
 
+    @property
+    def _drift(self) -> Drift:
+        return self._track.now
+
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def _scan(self, region: Region | None, dose: float) -> Scan:
@@ -306,7 +310,7 @@ class EjectionRun:
         self._region = scan.region
         times = scan.times_s(found)
         if self._atoms is None:
-            self._drift = Drift(np.zeros(2), np.zeros(2), scan.start_s)
+            self._track.add(scan.start_s, np.zeros(2))
         else:
             self._check_slip(scan.start_s)
             self._follow(found, times)
@@ -324,7 +328,7 @@ class EjectionRun:
         spacing = 2 * _SLIP
         shift = common_shift(found.positions - self._drift.at(times), self._atoms.positions, spacing)
         time_s = float(times.mean())
-        self._drift = Drift(self._drift.at(time_s) + shift, self._drift.velocity, time_s)
+        self._track.add(time_s, self._drift.at(time_s) + shift)
 
     def _refilled(self, atoms: Atoms2D) -> list[int]:
         """Return the sites that have more atoms than before."""
@@ -337,7 +341,7 @@ class EjectionRun:
     def _check_slip(self, time_s: float) -> None:
         """Refuse to go on if the specimen may have moved to the next column, unseen."""
         unseen_s = time_s - self._drift.time_s
-        if unseen_s * (_KNOWN_VELOCITY if self._velocity_known else _ANY_VELOCITY) > _SLIP:
+        if unseen_s * self._track.velocity_deviation > _SLIP:
             raise StemAeError(
                 f"Nobody has looked at the specimen for {unseen_s:.0f} s; it may have drifted to the next column: "
                 "take a new image and choose the targets again."
@@ -396,19 +400,20 @@ class EjectionRun:
         """Re-scan beside the target until the aim is certain enough."""
         assert self._atoms is not None
         self._check_slip(self._beam.now())
-        lock = LockOn(self._atoms, atom, reach=_GAP + _LONG, known=self._drift)
+        drift = self._track.velocity_deviation
+        lock = LockOn(self._atoms, atom, reach=_GAP + _LONG, drift=drift, known=self._drift)
         refusal: StemAeError | None = None
         for region in self._regions_beside(self._atoms.positions[atom]):
             scan = self._scan(region, self._settings.aim_dose)
-            found = self._find(scan.image, scan.sampling)
-            lock.add(found, scan.origin, scan.times_s(found))
             try:
+                found = self._find(scan.image, scan.sampling)
+                lock.add(found, scan.origin, scan.times_s(found))
                 course = lock.course(self._beam.now())
                 lock.predict(course.time_s, self._settings.aim_limit)
             except StemAeError as error:
                 refusal = error
                 continue
-            self._drift, self._velocity_known = course.drift, True
+            self._track.add(course.time_s, course.drift.shift)
             return course
         raise refusal or StemAeError("The target is too close to the field's edge for a re-scan beside it.")
 
@@ -501,7 +506,7 @@ class EjectionRun:
 
     def _log_counts(self, number: int, waiting: list[Counts], at_least_s: float) -> None:
         """Write readings once they are as long as this in all; without waiting for the disk while the beam is on."""
-        seconds = np.concatenate([read.exposure_s for read in waiting])
+        seconds = np.concatenate([read.exposure_s for read in (NO_COUNTS, *waiting)])
         if len(seconds) and seconds.sum() >= at_least_s:
             counts = np.concatenate([read.counts for read in waiting])
             lengths = seconds[0] if np.all(seconds == seconds[0]) else seconds

@@ -153,7 +153,7 @@ def exposures(path: str | pathlib.Path) -> list[LoggedExposure]:
 def export_csv(path: str | pathlib.Path, target: str | pathlib.Path) -> pathlib.Path:
     """Write one row per exposure to a CSV file and return its path."""
     names = [
-        "site", "species", "x_angstrom", "y_angstrom", "aim_x_angstrom", "aim_y_angstrom", "aim_deviation_angstrom",
+        "site", "species", "x_angstrom", "y_angstrom", "aim_x_angstrom", "aim_y_angstrom", "aim_deviation",
         "start_s", "exposure_s", "electrons", "outcome", "verdict", "bystanders",
     ]  # fmt: skip
     target = pathlib.Path(target)
