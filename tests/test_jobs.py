@@ -249,6 +249,9 @@ def test_command_line(queue, worker, tmp_path):
     import json
 
     assert json.loads(cli("jobs", "show", job.id, "--json").stdout)["state"] == "finished"
+    nowhere = cli("jobs", "next", job.id)
+    assert nowhere.returncode == 2
+    assert "has no structure" in nowhere.stderr
     missing = cli("jobs", "cancel", "nothing")
     assert missing.returncode == 2
     assert missing.stderr.startswith("stem-ae: There is no job 'nothing'")

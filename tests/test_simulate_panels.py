@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import os
 import pathlib
@@ -48,6 +49,7 @@ from stem_ae.simulate import constraints, engines, guidance, inputs
 
 Facade.initialize()
 
+HOME = pathlib.Path(__file__).parents[1]
 SAMPLING = 0.2
 
 
@@ -246,7 +248,7 @@ def test_without_atoms_and_in_empty_regions_a_sentence_says_what_to_do(swift):
 def test_swifts_process_imports_nothing_heavy_for_them():
     code = "import sys, stem_ae.jobs.remote; print({'ase', 'dbos', 'scipy', 'torch'} & set(sys.modules))"
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "set()"
 
@@ -304,6 +306,11 @@ def test_from_the_image_to_a_result_on_the_image(swift):
     swift.pump(lambda: swift.drawn("strokeStyle"))
     colors = {command[1] for command in swift.drawn("strokeStyle")}
     assert {simulate_overlay.AGREES, simulate_overlay.DIFFERS} & colors
+    command = ["jobs", "next", job.id, "--by", "energy", "--json", "--queue", str(swift.queue)]
+    said = subprocess.run(
+        [sys.executable, "-m", "stem_ae", *command], cwd=HOME, capture_output=True, text=True, check=True
+    )
+    assert all(0 <= spot["x"] <= 24 and 0 <= spot["y"] <= 24 for spot in json.loads(said.stdout))
     # Opening it again replaces what is there.
     count = len(swift.document.data_items)
     swift.jobs.open_result()

@@ -26,13 +26,14 @@ def add_parsers(subparsers: Any) -> None:
         ("cancel", "take a job out of the queue and stop its process", _cancel),
         ("retry", "queue a failed or cancelled job again, from its checkpoint", _retry),
         ("result", "copy a job's final structure, or print its summary", _result),
+        ("next", "rank the places of a job's image to look at next", _next),
     ):
         parser = what.add_parser(name, help=help_)
         parser.set_defaults(run=handler)
         parser.add_argument("--queue", metavar="FOLDER", help="the queue's folder (default: yours)")
         if name != "list":
             parser.add_argument("job", help="its number, or the end of it")
-        if name in ("list", "show", "result"):
+        if name in ("list", "show", "result", "next"):
             parser.add_argument("--json", action="store_true", help="print JSON")
         if name == "list":
             parser.add_argument("--watch", action="store_true", help="print the list again and again until interrupted")
@@ -40,6 +41,8 @@ def add_parsers(subparsers: Any) -> None:
             parser.add_argument("--timeout", type=float, metavar="SECONDS")
         if name == "log":
             parser.add_argument("--lines", type=int, default=50)
+        if name == "next":
+            parser.add_argument("--by", choices=["disagreement", "energy"], default="disagreement")
         if name == "result":
             parser.add_argument("-o", "--output", metavar="FILE", help="write the structure here, format by its suffix")
     worker = subparsers.add_parser("worker", help="work through the queue of background jobs")
@@ -121,6 +124,23 @@ def _result(arguments: argparse.Namespace) -> None:
         write(result.atoms, arguments.output)
     if arguments.json or not arguments.output:
         print(json.dumps(dict(result.summary), indent=None if arguments.json else 1))
+
+
+def _next(arguments: argparse.Namespace) -> None:
+    from stem_ae.simulate import guidance
+    from stem_ae.structure import to_image
+
+    atoms = _open(arguments).job(arguments.job).result().atoms
+    xy = to_image(atoms, atoms.arrays.get("image_position"))
+    scores = guidance.excess_energy(atoms) if arguments.by == "energy" else guidance.disagreement(atoms)
+    spots = guidance.spots(xy, scores)
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(spot) for spot in spots]))
+        return
+    for spot in spots:
+        print(f"x {spot.x:8.2f} Å   y {spot.y:8.2f} Å   {spot.score:8.2f} {guidance.UNITS[arguments.by]}")
+    if not spots:
+        print("Nothing stands out.")
 
 
 def _worker(arguments: argparse.Namespace) -> None:

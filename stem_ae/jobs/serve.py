@@ -197,24 +197,17 @@ def _by_image_atom(count: int, scored: Sequence[tuple[ase.Atoms, Any]]) -> Any:
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def _at(atoms: ase.Atoms, positions: Any) -> Any:
-    """Return where the image has positions of the structure, ``(N, 2)`` in its Å."""
-    placed = atoms.copy()
-    placed.positions = positions
-    return structure.to_image(placed)
-
-
 def _in_image(result: Result) -> processes.Arrays:
     """Return where atoms were and are in the image's Å, and how far that is in units of the stated errors.
 
     Turning and drifting of the whole patch are taken off (they say nothing). NaN for added hydrogen.
     """
     atoms = result.atoms
-    before = _at(atoms, atoms.arrays["image_position"])
+    before = structure.to_image(atoms, atoms.arrays["image_position"])
     moved = atoms.arrays["image_position"].copy()
     moved[:, :2] += np.nan_to_num(result.displacement)
     seen = atoms.arrays["image_atom"] >= 0
-    after = _at(atoms, moved)
+    after = structure.to_image(atoms, moved)
     xx, xy, yy = atoms.arrays["covariance"][seen].T
     dx, dy = result.displacement[seen].T
     squared = (yy * dx**2 - 2 * xy * dx * dy + xx * dy**2) / np.maximum(xx * yy - xy**2, 1e-18)

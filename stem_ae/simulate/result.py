@@ -56,10 +56,19 @@ class Result:
 
     @functools.cached_property
     def atoms(self) -> ase.Atoms:
-        """The final structure, with what the image says about each atom."""
+        """The final structure, with what the image says about each atom.
+
+        Raises
+        ------
+        StemAeError
+            If there is none.
+        """
         from ase.io import read
 
-        return cast("ase.Atoms", read(self.folder / "result.extxyz"))
+        path = self.folder / "result.extxyz"
+        if not path.exists():
+            raise StemAeError(f"The result in {self.folder} has no structure: it came from a command.")
+        return cast("ase.Atoms", read(path))
 
     @property
     def displacement(self) -> FloatArray:

@@ -175,8 +175,15 @@ def variants(atoms: Atoms2D, count: int, region: Any = None, *, seed: int = 0, *
     return result
 
 
-def to_image(structure: ase.Atoms) -> FloatArray:
+def to_image(structure: ase.Atoms, positions: FloatArray | None = None) -> FloatArray:
     """Return where a structure's atoms are in the image it was built from, ``(N, 2)`` in the image's Å, y down.
+
+    Parameters
+    ----------
+    structure : ase.Atoms
+        As :func:`build` made it, or what became of it.
+    positions : (N, 3) array, optional
+        Where to take its atoms to be, Å in its own axes, such as ``arrays["image_position"]``.
 
     Raises
     ------
@@ -186,7 +193,8 @@ def to_image(structure: ase.Atoms) -> FloatArray:
     report = structure.info.get("stem_ae")
     if not report:
         raise StemAeError("This structure was not built from an image.")
-    xy = (structure.positions[:, :2] - np.array(report["shift"])) * [1, -1]
+    xyz = structure.positions if positions is None else positions
+    xy = (xyz[:, :2] - np.array(report["shift"])) * [1, -1]
     result: FloatArray = xy @ np.linalg.inv(np.array(report["calibration"]["matrix"]).reshape(2, 2)).T
     return result
 
