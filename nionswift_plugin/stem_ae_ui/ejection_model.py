@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -222,7 +223,7 @@ class EjectionModel(Observable.Observable):
         super().__init__()
         self.__window, self.__newest, self.__folder = window, newest, folder
         self.__process = remote.PredictionProcess()
-        self.__load = load or self.__process.load
+        self.__load = functools.cache(load or self.__process.load)
         self._options: dict[str, typing.Any] = {"every": "1", "timeout": "5", "cap": "1e11", "current": ""}
         self.texts = Texts()
         self.rows: ListModel.ListModel[TargetRow] = ListModel.ListModel()
@@ -506,7 +507,7 @@ class EjectionModel(Observable.Observable):
         self.__show()
         if not len(self.__sites):
             return
-        turn, atoms, sites = self.__estimating, self.__atoms, self.__sites.copy()
+        turn, atoms, sites, snapshot = self.__estimating, self.__atoms, self.__sites.copy(), self.__snapshot
 
         def work() -> None:
             try:
@@ -517,8 +518,15 @@ class EjectionModel(Observable.Observable):
                 if turn == self.__estimating:
                     self.__estimate = words
             self._tell()
+            if snapshot is not None:
+                self.__warm_up(snapshot.model.name)
 
         threading.Thread(target=work, daemon=True, name="stem_ae estimate").start()
+
+    def __warm_up(self, name: str) -> None:
+        """Start the process that finds atoms before the beam has to wait for it."""
+        with contextlib.suppress(StemAeError):  # the run will say so
+            self.__load(name)
 
     def __cost(self, atoms: Atoms2D, sites: FloatArray) -> str:
         column, settings = self.__column(), self.__settings()
@@ -668,10 +676,10 @@ class EjectionModel(Observable.Observable):
         """Return what finds atoms in the run's thread: the model of the Atoms panel, in a process of its own."""
         assert self.__snapshot
         threshold = self.__snapshot.threshold
-        load = functools.cache(functools.partial(self.__load, self.__snapshot.model.name))
+        name = self.__snapshot.model.name
 
         def find(image: FloatArray, sampling: float) -> Atoms2D:
-            prediction = load().predict(image, (sampling, sampling))
+            prediction = self.__load(name).predict(image, (sampling, sampling))
             found: Atoms2D = prediction.atoms[prediction.presence >= threshold]
             return found
 

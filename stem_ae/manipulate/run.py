@@ -317,8 +317,8 @@ class EjectionRun:
         atoms = dataclasses.replace(found, positions=found.positions + scan.origin - self._drift.at(times))
         refilled = [] if self._atoms is None else self._refilled(atoms)
         self._atoms, self._surveys, self._changed = atoms, self._surveys + 1, False
-        self._weights, self._background = weights_from_frame(found, scan, self._settings.ladder)
-        self._levels.clear()
+        if not self._weights:  # later surveys show the same, and each exposure scales the levels to its own start
+            self._weights, self._background = weights_from_frame(found, scan, self._settings.ladder)
         self._write("survey", dose=scan.dose, counts=found.counts(), refilled=refilled, drift=self._drift)
         self._observer.surveyed(scan, found, self._drift.at(scan.start_s))
 
@@ -354,6 +354,8 @@ class EjectionRun:
         atom = self.view.atom_at(self.policy.sites[site])
         if atom is None:
             raise StemAeError(f"There is no atom at target {site + 1}: take a new image and choose the targets again.")
+        self._spend(0.0)
+        self._check_slip(self._beam.now())
         self._observer.aiming(site)
         number, species, position = len(self.attempts) + 1, self._atoms.symbols[atom], self._atoms.positions[atom]
         try:
@@ -399,7 +401,6 @@ class EjectionRun:
     def _aim(self, atom: int) -> Course:
         """Re-scan beside the target until the aim is certain enough."""
         assert self._atoms is not None
-        self._check_slip(self._beam.now())
         drift = self._track.velocity_deviation
         lock = LockOn(self._atoms, atom, reach=_GAP + _LONG, drift=drift, known=self._drift)
         refusal: StemAeError | None = None
@@ -447,7 +448,6 @@ class EjectionRun:
         """Return a prepared exposure: levels as the survey shows them, and no more electrons than the caps allow."""
         assert self._atoms is not None
         limits, settings, position = self._limits, self._settings, self._atoms.positions[atom]
-        self._spend(0.0)
         allowance = self.ledger.allowance(position, self._atoms.positions, limits.local_dose)
         electrons = min(settings.maximum_electrons, limits.total_electrons - self.ledger.electrons, allowance)
         if electrons <= 0:
@@ -556,7 +556,7 @@ class EjectionRun:
         """Scan the target and its neighbours until it is clear what has become of them."""
         assert self._atoms is not None
         verification = Verification(self._atoms, atom, outcome, self._settings.ladder)
-        with contextlib.suppress(Interrupted):  # what is known by then is kept
+        with contextlib.suppress(Interrupted, StemAeError):  # what is known by then is kept
             for _ in range(self._settings.verify_scans):
                 x, y = self._atoms.positions[atom] + self._drift.at(self._beam.now())
                 region = self._inside((float(x), float(y)), _AROUND, _AROUND, (True, True))

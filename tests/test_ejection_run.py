@@ -1,0 +1,354 @@
+"""Eject runs on the virtual microscope: what happens to the atoms, what is said about it, and the beam goes off."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from stem_ae import Atoms2D, StemAeError
+from stem_ae.imaging import specimens
+from stem_ae.imaging.probe import AberratedProbe
+from stem_ae.imaging.scan_field import ScanField
+from stem_ae.imaging.virtual_microscope import Beam as Column
+from stem_ae.imaging.virtual_microscope import Conditions, VirtualMicroscope
+from stem_ae.manipulate import (
+    ClosedLoop,
+    Do,
+    EjectionRun,
+    Interrupted,
+    Limits,
+    Observer,
+    OpenLoop,
+    Outcome,
+    RunLog,
+    RunSettings,
+    Verdict,
+    View,
+    rehearsal,
+    runlog,
+    targets,
+)  # fmt: skip
+from stem_ae.manipulate.aim import Track
+from stem_ae.manipulate.beam import NO_COUNTS
+from stem_ae.manipulate.guard import Guard
+from stem_ae.manipulate.ledger import DoseLedger
+from stem_ae.manipulate.verify import Verification
+from stem_ae.manipulate.virtual import SimulatedClock, VirtualBeam
+
+FIELD = ScanField((30.0, 30.0))
+SPECIES = ("Mo", "S2", "S1")
+
+
+class Bench:
+    """A virtual microscope whose atoms are found without a network, with errors of 3 pm."""
+
+    def __init__(self, seed=0, drift=1 / 60, damage=True, vacancies=0.0):
+        self.clock = SimulatedClock()
+        specimen = specimens.mos2((45.0, 45.0), vacancies, 0.0, rotation=7.0, seed=seed)
+        conditions = Conditions(drift=(drift, 0.0), damage=damage)
+        self.microscope = VirtualMicroscope(specimen, conditions, seed, self.clock)
+        self.beam = VirtualBeam(self.microscope, self.clock, FIELD, Column(current_pa=60.0), seed=seed)
+        self.rng = np.random.default_rng(seed)
+        self.beam.unblank()
+        self.survey = self.beam.survey(1e4)
+        self.beam.blank()
+        self.atoms = self.find(self.survey.image, self.survey.sampling)
+
+    def find(self, image, sampling):
+        frame = self.microscope._last_frame
+        xy, names = frame.truth()
+        labels = np.array([SPECIES.index(name) for name in names])
+        weight = np.array([0.041, 0.0168, 0.0084])[labels] * frame.electrons
+        covariance = np.tile(np.eye(2) * 9e-4, (len(xy), 1, 1))
+        found = xy + self.rng.normal(0, 0.03, xy.shape)
+        return Atoms2D(found, covariance, labels, SPECIES, np.eye(3)[labels], weight, image.shape, sampling)
+
+    def near(self, *places):
+        s2 = targets.of_class(self.atoms, "S2")
+        away = np.linalg.norm(self.atoms.positions[s2][None] - np.array(places)[:, None], axis=2)
+        return self.atoms.positions[s2[away.argmin(axis=1)]]
+
+    def run(self, policy, **options):
+        run = EjectionRun(self.beam, self.find, policy, start=(self.survey, self.atoms), **options)
+        run.guard.arm()
+        return run
+
+
+def test_a_line_is_drawn_logged_and_replayed(tmp_path):
+    bench = Bench(seed=1)
+    row = bench.near((8, 15), (14, 15), (20, 15))
+    log = RunLog(tmp_path / "run.jsonl")
+    run = bench.run(ClosedLoop(row, ["S1"] * 3), log=log)
+    assert run.run() == "done"
+    log.close()
+    assert bench.beam.is_blanked
+    assert not run.policy.missing(run.view)
+    assert [a.verdict for a in run.attempts] == [Verdict.ONE] * 3
+    assert len(bench.microscope.ejections) == 3 + sum(len(a.bystanders) for a in run.attempts)
+    exposures = runlog.exposures(log.path)
+    assert [e.replay().outcome for e in exposures] == [Outcome.STEP] * 3
+    assert all(e.complete for e in exposures)
+    assert sum(e.facts["electrons"] for e in exposures) == pytest.approx(sum(a.electrons for a in run.attempts))
+    table = runlog.export_csv(log.path, tmp_path / "run.csv").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 4
+    assert all("one ejected" in row for row in table[1:])
+    with pytest.raises(StemAeError, match="choose another name"):
+        RunLog(log.path)
+
+
+def test_a_log_that_a_crash_cut_off_is_read_to_its_last_line(tmp_path):
+    log = RunLog(tmp_path / "run.jsonl")
+    run = (bench := Bench(seed=2)).run(OpenLoop(bench.near((15, 15))), log=log)
+    run.run()
+    text = log.path.read_text(encoding="utf-8")
+    cut = text[: text.index('"blanked"') + 30]
+    (tmp_path / "cut.jsonl").write_text(cut, encoding="utf-8")
+    (exposure,) = runlog.exposures(tmp_path / "cut.jsonl")
+    assert not exposure.complete
+    assert exposure.record["counts"] == runlog.exposures(log.path)[0].record["counts"]
+    (tmp_path / "other.jsonl").write_text(json.dumps({"kind": "x"}), encoding="utf-8")
+    with pytest.raises(StemAeError, match="no log"):
+        runlog.exposures(tmp_path / "other.jsonl")
+
+
+class Doing(Observer):
+    """Does something when an exposure has gone on for some readings."""
+
+    def __init__(self, deed, after=20):
+        self.deed, self.left = deed, after
+
+    def counted(self, exposure):
+        self.left -= 1
+        if not self.left:
+            self.deed()
+
+
+def fail():
+    raise RuntimeError("as ordered")
+
+
+@pytest.mark.parametrize("how", ["stop", "failure", "lost signal", "disarm"])
+def test_however_an_exposure_ends_the_beam_is_off_and_the_log_says_why(how, tmp_path):
+    bench = Bench(seed=3, damage=False)
+    log = RunLog(tmp_path / "run.jsonl")
+    deeds = {
+        "stop": lambda: run.stop(), "failure": fail, "disarm": lambda: run.guard.disarm(),
+        "lost signal": lambda: setattr(bench.beam, "read", lambda: NO_COUNTS),
+    }  # fmt: skip
+    run = bench.run(OpenLoop(bench.near((15, 15))), log=log, observer=Doing(deeds[how]))
+    if how == "failure":
+        with pytest.raises(RuntimeError, match="as ordered"):
+            run.run()
+    else:
+        assert run.run() == {"stop": "stopped", "disarm": "not armed any more", "lost signal": "done"}[how]
+    log.close()
+    assert bench.beam.is_blanked
+    assert bench.microscope._rest is None
+    (exposure,) = runlog.exposures(log.path)
+    assert exposure.facts["outcome"] == ("signal lost" if how in ("lost signal", "failure") else "stopped")
+    assert exposure.complete
+    exposure.replay()
+    assert runlog.read_lines(log.path)[-1]["kind"] == "end"
+
+
+def test_stop_blanks_at_once_while_others_are_at_work():
+    bench = Bench(seed=4, damage=False)
+    slow = bench.beam.read
+    bench.beam.read = lambda: (time.sleep(0.002), slow())[1]
+    run = bench.run(OpenLoop(bench.near((15, 15), (20, 20))))
+    thread = threading.Thread(target=run.run)
+    thread.start()
+    while bench.beam.is_blanked:
+        time.sleep(0.001)
+    start = time.perf_counter()
+    run.stop()
+    assert bench.beam.is_blanked
+    assert time.perf_counter() - start < 0.1
+    thread.join(20)
+    assert bench.beam.is_blanked
+    assert run.reason == "stopped"
+
+
+def test_a_pause_blanks_and_the_target_is_tried_again():
+    bench = Bench(seed=5)
+    site = bench.near((15, 15))
+    run = bench.run(OpenLoop(site), observer=Doing(lambda: run.guard.pause(), after=3))
+    run.step()
+    with pytest.raises(Interrupted):
+        run.step()
+    assert bench.beam.is_blanked
+    assert [a.outcome for a in run.attempts] == [Outcome.STOPPED]
+    run.guard.resume()
+    assert run.run() == "done"
+    assert run.attempts[-1].outcome is not Outcome.STOPPED
+    assert len(run.attempts) == 2
+
+
+def test_without_arming_there_is_no_beam():
+    bench = Bench(seed=6)
+    run = bench.run(OpenLoop(bench.near((15, 15))))
+    run.guard.disarm()
+    opened = bench.beam.unblank
+    bench.beam.unblank = fail
+    assert run.run() == "not armed any more"
+    bench.beam.unblank = opened
+    run = bench.run(OpenLoop(bench.near((15, 15))), limits=Limits(armed_s=0.05))
+    bench.clock.advance(0.06)
+    assert run.run() == "not armed any more"
+    assert not run.attempts
+
+
+def test_dose_caps_hold():
+    bench = Bench(seed=7, damage=False)
+    site = bench.near((15, 15))
+    run = bench.run(OpenLoop(site), limits=Limits(total_electrons=2e7))
+    assert run.run() == "done"
+    assert run.attempts[0].outcome is Outcome.MAXIMUM_DOSE
+    assert run.ledger.electrons <= 2e7 * 1.05  # one more reading, the blanker, and the verification's refusal
+    bench = Bench(seed=7, damage=False)
+    run = bench.run(OpenLoop(site), limits=Limits(local_dose=1e7))
+    run.run()
+    assert run.attempts[0].outcome is Outcome.MAXIMUM_DOSE
+    assert run.ledger.at(site)[0] == pytest.approx(1e7, rel=0.05)
+
+
+def test_the_ledger_conserves_electrons_and_allows_what_is_left():
+    probe = AberratedProbe()
+    ledger = DoseLedger(probe)
+    ledger.scanned((0.0, 0.0, 10.0, 20.0), 100.0)
+    ledger.exposed((5.0, 5.0), 1e6)
+    assert ledger.electrons == pytest.approx(100 * 200 + 1e6)
+    x, y = np.meshgrid(np.arange(-3, 13, 0.1), np.arange(-3, 13, 0.1))
+    grid = np.column_stack([x.ravel(), y.ravel()])
+    inside = (grid[:, 0] > 0) & (grid[:, 1] > 0) & (grid[:, 0] < 10)
+    tails = ledger.at(grid) - 100 * inside
+    assert tails.sum() * 0.01 == pytest.approx(1e6, rel=0.03)
+    site = np.array([5.0, 5.0])
+    more = ledger.allowance(site, site[None], 2e6)
+    ledger.exposed(site, more)
+    assert ledger.at(site)[0] == pytest.approx(2e6)
+
+
+class Stubborn:
+    """A blanker that does not answer."""
+
+    def now(self):
+        return 0.0
+
+    def blank(self):
+        raise OSError("no answer")
+
+
+def test_a_blanker_that_does_not_answer_is_shouted_about():
+    with pytest.raises(StemAeError, match="BEAM MAY STILL BE ON"):
+        Guard(Stubborn(), Limits()).blank()
+
+
+def test_an_uncertain_aim_is_not_fired_at():
+    bench = Bench(seed=8)
+    run = bench.run(OpenLoop(bench.near((15, 15))), settings=RunSettings(aim_limit=0.01))
+    run.run()
+    assert run.attempts[0].outcome is Outcome.NOT_FIRED
+    assert "uncertain" in run.attempts[0].reason
+    assert not bench.microscope.ejections
+
+
+def test_a_specimen_out_of_sight_for_long_is_not_fired_at():
+    bench = Bench(seed=9)
+    run = bench.run(OpenLoop(bench.near((15, 15))))
+    bench.clock.advance(30.0)
+    with pytest.raises(StemAeError, match="take a new image"):
+        run.run()
+    assert bench.beam.is_blanked
+
+
+def test_drift_is_learnt_and_its_uncertainty_true():
+    rng, misses = np.random.default_rng(0), []
+    for _ in range(200):
+        velocity = rng.normal(0, 0.05, 2)
+        track = Track()
+        for t in np.arange(0, 8, 1.0) + 1.7e9:
+            track.add(t, velocity * (t - 1.7e9) + rng.normal(0, 0.08, 2))
+        misses.append((track.now.velocity - velocity) / track.velocity_deviation)
+    assert np.std(misses) == pytest.approx(1.0, abs=0.12)
+
+
+def found(symbols, positions, sure=0.97):
+    labels = np.array([SPECIES.index(name) for name in symbols])
+    probabilities = np.where(np.eye(3)[labels] > 0, sure, (1 - sure) / 2)
+    n = len(labels)
+    return Atoms2D(
+        positions, np.tile(np.eye(2) * 1e-3, (n, 1, 1)), labels, SPECIES, probabilities, np.ones(n), (60, 60), 0.2
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "outcome", "verdict"),
+    [
+        ("S1", Outcome.STEP, Verdict.ONE), ("S2", Outcome.STEP, Verdict.REFILLED), ("", Outcome.STEP, Verdict.MORE),
+        ("S2", Outcome.TIMEOUT, Verdict.NONE), ("", Outcome.DOUBLE, Verdict.MORE),
+    ],
+)  # fmt: skip
+def test_verdicts(after, outcome, verdict):
+    places = np.array([[6.0, 6.0], [9.2, 6.0], [6.0, 9.2]])
+    before = found(["S2", "S2", "S2"], places)
+    check = Verification(before, 0, outcome, ("S2", "S1", ""))
+    assert not check.is_clear
+    names = [after, "S2", "S1"]
+    seen = [k for k, name in enumerate(names) if name]
+    for _ in range(3):
+        check.add(found([names[k] for k in seen], places[seen]), (0, 0, 12, 12))
+    assert check.is_clear
+    assert check.verdict is verdict
+    (bystander,) = check.bystanders()
+    assert (bystander.before, bystander.after) == ("S2", "S1")
+    assert check.updated().counts()["S1"] == 1 + (after == "S1")
+
+
+def test_one_doubtful_image_condemns_no_bystander():
+    places = np.array([[6.0, 6.0], [9.2, 6.0]])
+    check = Verification(found(["S2", "S2"], places), 0, Outcome.STEP, ("S2", "S1", ""))
+    check.add(found(["S1", "S1"], places, sure=0.7), (0, 0, 12, 12))
+    assert not check.bystanders()
+
+
+def view(symbols, positions, tried=(), surveys=1, changed=False):
+    return View(found(symbols, positions), tried, surveys, changed)
+
+
+def test_closed_loop_tries_what_is_missing_and_looks_again():
+    places = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
+    policy = ClosedLoop(places, ["S1", "S1", ""], tries=2)
+    assert policy.next(view(["S2", "S2", "S2"], places)) == 0
+    tried = [(0, Verdict.ONE), (1, Verdict.NONE)]
+    assert policy.next(view(["S1", "S2", "S1"], places, tried, changed=True)) == 2  # the one that resists comes last
+    assert policy.next(view(["S1", "S1"], places[:2], tried, changed=True)) is Do.SURVEY
+    assert policy.next(view(["S1", "S1"], places[:2], tried, surveys=2)) is Do.END
+    assert policy.missing(view(["S1", "S2", "S2"], places)) == [1, 2]
+    with pytest.raises(StemAeError, match="leads to"):
+        ClosedLoop(places, ["S1", "Mo", "S1"])
+
+
+def test_a_rehearsal_has_the_atoms_where_they_were_found():
+    bench = Bench(seed=10, vacancies=0.1)
+    specimen = rehearsal.specimen_of(bench.atoms)
+    assert specimen.extent == pytest.approx((30.0, 30.0))
+    columns, names = specimen.columns()
+    assert sorted(names) == sorted(bench.atoms.symbols)
+    order = np.lexsort(columns.T), np.lexsort(bench.atoms.positions.T)
+    np.testing.assert_allclose(columns[order[0]] - 0.1, bench.atoms.positions[order[1]], atol=1e-9)
+
+
+def test_lists_of_positions(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("site,y_angstrom,x_angstrom\n0,2,1\n1,4,3\n", encoding="utf-8")
+    np.testing.assert_allclose(targets.read_positions(path), [[1, 2], [3, 4]])
+    path.write_text("1,2\n3,4\n", encoding="utf-8")
+    np.testing.assert_allclose(targets.read_positions(path), [[1, 2], [3, 4]])
+    path.write_text("x,y\n1,two\n", encoding="utf-8")
+    with pytest.raises(StemAeError, match="Line 2"):
+        targets.read_positions(path)
