@@ -128,9 +128,17 @@ class _Device:
         }  # fmt: skip
 
 
+class _Recorded(np.ndarray[Any, Any]):
+    """An array that says little of itself: bluesky's validation of documents prints every value, and drops the text."""
+
+    def __repr__(self) -> str:
+        return f"<array {self.shape}>"
+
+
 def _values(**values: Any) -> Document:
     now = time.time()
-    return OrderedDict((name, {"value": value, "timestamp": now}) for name, value in values.items())
+    quiet = {name: v.view(_Recorded) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    return OrderedDict((name, {"value": value, "timestamp": now}) for name, value in quiet.items())
 
 
 # --- where the beam is, and whether -----------------------------------------------------------------------------------

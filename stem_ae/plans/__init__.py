@@ -4,7 +4,6 @@ A plan is a generator of bluesky messages. To write one, compose the stubs of :m
 whole to :func:`~stem_ae.plans.stubs.as_run`, which opens the run's documents and makes sure that, however it ends, the
 beam is blanked, the probe parked and the user's scan settings are back::
 
-    from bluesky import plan_stubs as bps
     from stem_ae.plans import Runner, stubs
 
     def line(microscope, start, stop, count, exposure_s):
@@ -19,9 +18,10 @@ beam is blanked, the probe parked and the user's scan settings are back::
     runner.start(line(runner.microscope, (0, 0), (10, 0), 20, 0.05))
     runner.wait()
 
-What a plan does between two checkpoints is done again after a pause: place ``bps.checkpoint()`` where that is harmless
-(``stubs.measure`` and ``stubs.scan`` do). Say what went wrong with ``StemAeError``; the runner shows it as it is. Never
-block in a plan: what takes longer than a millisecond belongs into a device's ``Operation`` or another process.
+What a plan does between two checkpoints is done again after a pause: checkpoints belong where that is harmless
+(``stubs.measure`` and ``stubs.scan`` begin with one). Say what went wrong with ``StemAeError``; the runner shows it as
+it is. Never block in a plan: what takes longer than a millisecond belongs into a device's ``Operation`` or another
+process.
 """
 
 from stem_ae.plans.documents import DocumentWriter, Run

@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
-from bluesky import plan_stubs as bps
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike, NDArray
 
@@ -194,6 +193,6 @@ class Exploration:
 def wait_for(future: Future[T]) -> Generator[Msg, Any, T]:
     """Wait for a future without holding the engine up: stop, pause and abort act at once."""
     while not future.done():
-        yield from bps.checkpoint()
-        yield from bps.sleep(_POLL_S)
+        yield Msg("checkpoint")
+        yield Msg("sleep", None, _POLL_S)
     return future.result()

@@ -1,4 +1,7 @@
-"""The pieces that plans are made of."""
+"""The pieces that plans are made of.
+
+They send messages themselves: bluesky's own stubs note the stack of every call, some milliseconds a point.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
-from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike
@@ -46,21 +48,33 @@ def guarded(microscope: Microscope, plan: Plan) -> Plan:
     """Take the microscope from the user for a plan, and give it back safe: see :class:`Guard`."""
 
     def held() -> Plan:
-        yield from bps.abs_set(microscope.blanker, True, wait=True)
-        yield from bps.abs_set(microscope.guard, True, wait=True)
+        yield from move(microscope.blanker, True)
+        yield from move(microscope.guard, True)
         return (yield from plan)
 
-    result: Plan = bpp.finalize_wrapper(held(), lambda: bps.abs_set(microscope.guard, False, wait=True))
+    result: Plan = bpp.finalize_wrapper(held(), lambda: move(microscope.guard, False))
     return result
+
+
+def move(device: Any, value: Any) -> Plan:
+    """Set a device and wait until it is there."""
+    yield Msg("set", device, value, group=device.name)
+    yield Msg("wait", None, group=device.name)
+
+
+def trigger(device: Any) -> Plan:
+    """Trigger a device and wait until it is done."""
+    yield Msg("trigger", device, group=device.name)
+    yield Msg("wait", None, group=device.name)
 
 
 def scan(microscope: Microscope, frame: Frame, stream: str = "survey") -> Generator[Msg, Any, Image]:
     """Scan one frame (or sub-scan), keep it in a stream of the documents and return it."""
-    yield from bps.checkpoint()
-    yield from bps.abs_set(microscope.scan, frame, wait=True)
-    yield from bps.abs_set(microscope.blanker, False, wait=True)
-    yield from bps.trigger(microscope.scan, wait=True)
-    yield from bps.abs_set(microscope.blanker, True, wait=True)
+    yield Msg("checkpoint")
+    yield from move(microscope.scan, frame)
+    yield from move(microscope.blanker, False)
+    yield from trigger(microscope.scan)
+    yield from move(microscope.blanker, True)
     yield from record([microscope.scan], stream)
     assert microscope.scan.image is not None
     return microscope.scan.image
@@ -70,11 +84,11 @@ def measure(
     microscope: Microscope, camera: Camera, place: ArrayLike, stream: str = "primary", note: Note | None = None
 ) -> Plan:
     """Expose a camera with the beam at a place of the scan plane (x, y in Å), and keep what it gave, and a note."""
-    yield from bps.checkpoint()
-    yield from bps.abs_set(microscope.probe, tuple(np.asarray(place, dtype=float).tolist()), wait=True)
-    yield from bps.abs_set(microscope.blanker, False, wait=True)
-    yield from bps.trigger(camera, wait=True)
-    yield from bps.abs_set(microscope.blanker, True, wait=True)
+    yield Msg("checkpoint")
+    yield from move(microscope.probe, tuple(np.asarray(place, dtype=float).tolist()))
+    yield from move(microscope.blanker, False)
+    yield from trigger(camera)
+    yield from move(microscope.blanker, True)
     yield from record([microscope.probe, camera, *([note] if note else [])], stream)
 
 
@@ -83,10 +97,10 @@ def expose(microscope: Microscope, place: ArrayLike, stream: str = "exposure") -
 
     Set ``microscope.exposure.decide``, ``timeout_s`` and ``reading_s`` before. After a pause the exposure begins anew.
     """
-    yield from bps.checkpoint()
-    yield from bps.abs_set(microscope.probe, tuple(np.asarray(place, dtype=float).tolist()), wait=True)
-    yield from bps.trigger(microscope.exposure, wait=True)
-    yield from bps.abs_set(microscope.blanker, True, wait=True)
+    yield Msg("checkpoint")
+    yield from move(microscope.probe, tuple(np.asarray(place, dtype=float).tolist()))
+    yield from trigger(microscope.exposure)
+    yield from move(microscope.blanker, True)
     yield from record([microscope.probe, microscope.exposure], stream)
 
 
@@ -100,10 +114,10 @@ def measure_drift(microscope: Microscope, frame: Frame) -> Generator[Msg, Any, t
 
 def record(devices: Iterable[Any], stream: str) -> Plan:
     """Read devices into one event of a stream."""
-    yield from bps.create(stream)
+    yield Msg("create", name=stream)
     for device in devices:
-        yield from bps.read(device)
-    yield from bps.save()
+        yield Msg("read", device)
+    yield Msg("save")
 
 
 def _plain(value: Any) -> Any:

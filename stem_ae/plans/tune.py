@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import numpy as np
-from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike
@@ -111,7 +110,7 @@ def tune(
         )  # fmt: skip
 
     def undo(error: BaseException) -> Plan:
-        yield from bps.abs_set(microscope.blanker, True, wait=True)
+        yield from stubs.move(microscope.blanker, True)
         yield from _set(controls, start)
 
     plan = bpp.contingency_wrapper(search(), except_plan=undo)
@@ -120,4 +119,4 @@ def tune(
 
 def _set(controls: list[Control], settings: ArrayLike) -> Plan:
     for control, value in zip(controls, np.asarray(settings, dtype=float).tolist(), strict=True):
-        yield from bps.abs_set(control, value, wait=True)
+        yield from stubs.move(control, value)
