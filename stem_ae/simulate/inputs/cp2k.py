@@ -8,6 +8,27 @@ from stem_ae.simulate.tasks import Relax
 _HARTREE_PER_BOHR = 51.422067
 """eV/Å."""
 
+_MOLECULE = """
+      &DIAGONALIZATION
+      &END DIAGONALIZATION
+      &MIXING
+        METHOD BROYDEN_MIXING
+        ALPHA 0.4
+        NBROYDEN 8
+      &END MIXING"""
+"""A gap lets plain diagonalisation converge: benzene in 17 iterations; orbital transformation took 50 for C24H12."""
+
+_PERIODIC = """
+      &OT
+        MINIMIZER DIIS
+        PRECONDITIONER FULL_SINGLE_INVERSE
+      &END OT
+      &OUTER_SCF
+        EPS_SCF 1.0E-6
+        MAX_SCF 10
+      &END OUTER_SCF"""
+"""Slower, but the charge cannot slosh."""
+
 
 def dft_section(periodic: str, vdw: bool = False) -> str:
     """Return CP2K's section on electrons, also for its shell; ``periodic`` is XYZ, XY or NONE."""
@@ -37,15 +58,7 @@ def dft_section(periodic: str, vdw: bool = False) -> str:
     &SCF
       SCF_GUESS RESTART
       EPS_SCF 1.0E-6
-      MAX_SCF 50
-      &OT
-        MINIMIZER DIIS
-        PRECONDITIONER FULL_SINGLE_INVERSE
-      &END OT
-      &OUTER_SCF
-        EPS_SCF 1.0E-6
-        MAX_SCF 10
-      &END OUTER_SCF
+      MAX_SCF 50{_MOLECULE if periodic == "NONE" else _PERIODIC}
     &END SCF
     &XC
       &XC_FUNCTIONAL PBE
