@@ -10,7 +10,7 @@ import typing
 import numpy
 from nion.instrumentation import stem_controller
 from nion.swift import DocumentController
-from nion.swift.model import DataItem
+from nion.swift.model import DataItem, DisplayItem
 from nion.utils import Geometry, Registry
 
 from nionswift_plugin import stem_ae_sim
@@ -102,10 +102,17 @@ def beside(window: DocumentController.DocumentController) -> None:
 async def scanning(window: DocumentController.DocumentController, scan: typing.Any) -> DataItem.DataItem:
     """Start the scan, put its image into the first display and return its data item."""
     scan.start_playing()
-    reference = window.document_model.get_data_item_reference(f"{scan.hardware_source_id}_a")
-    item = await screen.wait_until(lambda: reference.data_item, "the first frame of the scan")
-    screen.workspace(window).display_panels[0].set_display_panel_data_item(item)
-    return typing.cast(DataItem.DataItem, item)
+    document = window.document_model
+    reference = document.get_data_item_reference(f"{scan.hardware_source_id}_a")
+
+    def displayable() -> DisplayItem.DisplayItem | None:
+        """The scan's thread refers to its new data item before that is in the document, where it gets its display."""
+        item = reference.data_item
+        return document.get_any_display_item_for_data_item(item) if item else None
+
+    display_item = await screen.wait_until(displayable, "the first frame of the scan")
+    screen.workspace(window).display_panels[0].set_display_panel_display_item(display_item)
+    return typing.cast(DataItem.DataItem, reference.data_item)
 
 
 async def prepare(
