@@ -89,11 +89,18 @@ class Texts:
 class TargetRow(Observable.Observable):
     """One target as the panel lists it."""
 
-    def __init__(self, number: int, species: str, state: str, detail: str, color: str) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__()
-        self.text = f"{number}   {species}"
-        self.state = f"{state}{': ' + detail if detail else ''}"
-        self.color = color
+        self.__number = number
+        self.text = self.state = self.color = ""
+
+    def update(self, species: str, state: str, detail: str) -> None:
+        """Say how it is."""
+        new = (f"{self.__number}   {species}", f"{state}{': ' + detail if detail else ''}", _ROW_COLORS[state])
+        for name, value in zip(("text", "state", "color"), new, strict=True):
+            if value != getattr(self, name):
+                setattr(self, name, value)
+                self.notify_property_changed(name)
 
 
 def _option(name: str) -> property:
@@ -128,22 +135,28 @@ class SurveyItem:
         """Show a survey, in the display panel of the image that the targets were chosen in."""
         if scan is self.__shown:
             return
-        first, self.__shown = self.__transaction is None, scan
+        self.__shown = scan
         document_model = self.__window.document_model
         item = self.__reference.data_item or self.__make()
-        if first:
-            self.__transaction = document_model.item_transaction(item)
-            display_item = document_model.get_display_item_for_data_item(item)
-            assert self.__window.workspace_controller
-            for panel in self.__window.workspace_controller.display_panels:
-                if instead_of is not None and panel.data_item is instead_of:
-                    panel.set_display_panel_display_item(display_item)
+        first = self.__transaction is None
+        self.__transaction = self.__transaction or document_model.item_transaction(item)
         calibrations = [Calibration.Calibration(0.0, scan.sampling / 10, "nm")] * 2
         xdata = DataAndMetadata.new_data_and_metadata(
             np.asarray(scan.image, np.float32), dimensional_calibrations=calibrations,
             metadata={keeping.METADATA_KEY: {"kind": "survey"}},
         )  # fmt: skip
         item.set_data_and_metadata(xdata)
+        if first and instead_of is not None:
+            self.__put_in_place_of(instead_of, item)
+
+    def __put_in_place_of(self, other: DataItem.DataItem, item: DataItem.DataItem) -> None:
+        display_item = self.__window.document_model.get_display_item_for_data_item(item)
+        assert self.__window.workspace_controller
+        for panel in self.__window.workspace_controller.display_panels:
+            if panel.data_item is other:
+                panel.set_display_panel_display_item(display_item)
+                # Swift's paint thread may look while displays are being exchanged, and gives up until asked again.
+                self.__window.event_loop.call_later(0.5, panel.update)
 
     def __make(self) -> DataItem.DataItem:
         item = DataItem.DataItem(np.zeros((16, 16), np.float32))
@@ -224,10 +237,9 @@ class EjectionModel(Observable.Observable):
         self.__window, self.__newest, self.__folder = window, newest, folder
         self.__process = remote.PredictionProcess()
         self.__load = functools.cache(load or self.__process.load)
-        self._options: dict[str, typing.Any] = {"every": "1", "timeout": "5", "cap": "1e11", "current": ""}
+        self._options: dict[str, typing.Any] = {"every": "1", "timeout": "5", "cap": "1e10", "current": ""}
         self.texts = Texts()
         self.rows: ListModel.ListModel[TargetRow] = ListModel.ListModel()
-        self.__listed: list[tuple[int, str, str, str]] = []
         self.species_names: list[str] = []
         self.__species_index, self.__pick_index, self.__policy_index = 0, CLICK, 1
         self.trace = ejection_pictures.no_trace()
@@ -346,13 +358,15 @@ class EjectionModel(Observable.Observable):
         if self.__run is not None or snapshot is None or self.__same_frame(snapshot):
             return
         before, after = self.__atoms, snapshot.atoms
+        if len(self.__sites) and (after.shape != before.shape or not len(after)):
+            return  # another field, or dark: targets stay in the image they were chosen in
         self.__snapshot, self.__atoms = snapshot, after
         names = [name for name in after.species if any(name in ladder[:-1] for ladder in LADDERS)]
         if names != self.species_names:
             self.species_names, self.__species_index = names, 0
             self.notify_property_changed("species_names")
             self.notify_property_changed("species_index")
-        if len(self.__sites) and len(before) and len(after):
+        if len(self.__sites):
             shift = common_shift(after.positions, before.positions, 2 * _CLOSE)
             self.__sites = np.array([_snapped(after, site + shift) for site in self.__sites])
             self.__zones = [zone + shift for zone in self.__zones]
@@ -822,12 +836,10 @@ class EjectionModel(Observable.Observable):
         if texts != self.texts:
             self.texts = texts
             self.notify_property_changed("texts")
-        rows = [
-            (k + 1, self.__species_at(k), *self.__states.get(k, ("waiting", ""))) for k in range(len(self.__sites))
-        ]
-        if rows != self.__listed:
-            self.__listed = rows
-            self.rows.items = [TargetRow(*row, _ROW_COLORS[row[2]]) for row in rows]
+        if len(self.rows.items) != len(self.__sites):
+            self.rows.items = [TargetRow(k + 1) for k in range(len(self.__sites))]
+        for k, row in enumerate(self.rows.items):
+            row.update(self.__species_at(k), *self.__states.get(k, ("waiting", "")))
         percent = round(100 * self.__spent() / self.__limits.total_electrons)
         if percent != self.dose_percent:
             self.dose_percent = percent

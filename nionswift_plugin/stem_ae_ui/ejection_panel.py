@@ -43,8 +43,10 @@ class TargetHandler(Declarative.Handler):
         super().__init__()
         self.item = item
         self.ui_view = u.create_row(
-            u.create_label(text=item.text, width=72, text_alignment_vertical="vcenter"),
-            u.create_label(text=item.state, color=item.color, text_alignment_vertical="vcenter"),
+            u.create_label(text="@binding(item.text)", width=72, text_alignment_vertical="vcenter"),
+            u.create_label(
+                text="@binding(item.state)", color="@binding(item.color)", width=240, text_alignment_vertical="vcenter"
+            ),
             u.create_stretch(),
             spacing=8,
         )

@@ -70,10 +70,8 @@ async def eject(window, data, picture):
     model.arm()
     model.run()
     await screen.wait_until(lambda: model.states.count("done") >= chosen // 2, lambda: model.texts.message, 90)
-    await screen.wait_until(
-        lambda: not model.is_running or "exposing" in model.states, lambda: str(model.texts), 60
-    )
-    await asyncio.sleep(0.25)
+    await screen.wait_until(lambda: not model.is_running or "aiming" in model.states, lambda: str(model.texts), 60)
+    await asyncio.sleep(0.05)
     screen.grab(pathlib.Path(picture))
     await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 120)
     await asyncio.sleep(1.0)
@@ -99,6 +97,7 @@ async def stop_and_close(window, data):
     model.stop()
     seconds, blanked = time.perf_counter() - start, simulator.instrument.is_blanked
     await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 30)
+    simulator.instrument.SetVal("C_Blank", 0.0)  # as the user would
     demo.simulated_scan().start_playing()
     await asyncio.sleep(3.0)
     model.arm()

@@ -1,0 +1,55 @@
+"""The Eject panel in the real Nion Swift under Xvfb: a row of vacancies, Stop, and a window that closes."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import sys
+
+import pytest
+
+from stem_ae.launch.process import run_scenario
+from stem_ae.manipulate import runlog
+
+pytestmark = [
+    pytest.mark.gui,
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("nion") is None, reason="needs Nion Swift"),
+    pytest.mark.skipif(sys.platform == "linux" and shutil.which("Xvfb") is None, reason="needs Xvfb"),
+]
+
+
+@pytest.fixture(autouse=True)
+def scenarios(monkeypatch):
+    folder = str(pathlib.Path(__file__).parent / "scenarios")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run(name, folder, **options):
+    return run_scenario(
+        f"ejection_scenarios:{name}", folder / "swift", virtual=sys.platform == "linux", timeout_s=240,
+        data=str(folder / "data"), **options,
+    )  # fmt: skip
+
+
+def test_a_row_of_vacancies_is_drawn_in_the_real_application(tmp_path):
+    said = run("eject", tmp_path, picture=str(tmp_path / "screen.png"))
+    assert said["blanked"]
+    assert said["chosen"] == 6
+    assert said["message"].startswith("Run is complete")
+    assert said["states"].count("done") >= 5
+    assert "others expected to be lost" in said["estimate"]
+    assert (tmp_path / "screen.png").stat().st_size > 10_000
+    (log,) = (tmp_path / "data").glob("*/ejections.jsonl")
+    exposures = runlog.exposures(log)
+    assert len([e for e in exposures if e.replay().outcome == "one step"]) >= 5
+
+
+def test_stop_and_a_closing_window_blank_the_beam(tmp_path):
+    said = run("stop_and_close", tmp_path)
+    assert said["blanked"]
+    assert said["seconds"] < 0.1
+    assert said["blanked_after_closing"]
+    for log in (tmp_path / "data").glob("*/ejections.jsonl"):
+        assert all(exposure.complete for exposure in runlog.exposures(log))
