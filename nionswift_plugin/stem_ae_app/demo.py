@@ -106,7 +106,7 @@ async def scanning(window: DocumentController.DocumentController, scan: typing.A
     reference = document.get_data_item_reference(f"{scan.hardware_source_id}_a")
 
     def displayable() -> DisplayItem.DisplayItem | None:
-        """The scan's thread refers to its new data item before that is in the document, where it gets its display."""
+        # The scan's thread refers to its new data item before that is in the document, where it gets its display.
         item = reference.data_item
         return document.get_any_display_item_for_data_item(item) if item else None
 
