@@ -27,6 +27,7 @@ from stem_ae.imaging import damage
 from stem_ae.imaging.virtual_microscope import Beam as Column
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.manipulate import (
+    Aim,
     Attempt,
     ClosedLoop,
     EjectionRun,
@@ -284,7 +285,7 @@ class EjectionModel(Observable.Observable):
         self.__survey: Scan | None = None
         self.__drift = np.zeros(2)
         self.__exposure: Exposure | None = None
-        self.__aim: typing.Any = None
+        self.__aim: tuple[int, Aim] | None = None
         self.__after: Scan | None = None
         self.__site: int | None = None
 
@@ -754,7 +755,7 @@ class EjectionModel(Observable.Observable):
                 self.__site = news["site"]
                 self.__states[news["site"]] = (news["state"], "")
             if "exposure" in news:
-                self.__exposure, self.__aim = news["exposure"], news["aim"]
+                self.__exposure, self.__aim = news["exposure"], (news["site"], news["aim"])
             if "after" in news:
                 self.__after = news["after"]
             if "attempt" in news:
@@ -891,11 +892,11 @@ class EjectionModel(Observable.Observable):
         return f"{self.__states.get(self.__site, ('surveying', ''))[0]}, target {self.__site + 1}"
 
     def __site_text(self) -> str:
-        if self.__site is None or self.__aim is None:
+        if self.__aim is None:
             return ""
-        aim = self.__aim
+        site, aim = self.__aim
         return (
-            f"Target {self.__site + 1} · aim ± {100 * aim.deviation:.0f} pm from {aim.neighbours} columns · "
+            f"Target {site + 1} · aim ± {100 * aim.deviation:.0f} pm from {aim.neighbours} columns · "
             f"drift {60 * float(np.linalg.norm(aim.velocity)):.1f} Å/min"
         )
 

@@ -71,7 +71,7 @@ async def eject(window, data, picture):
     model.run()
     await screen.wait_until(lambda: model.states.count("done") >= chosen // 2, lambda: model.texts.message, 90)
     await screen.wait_until(lambda: not model.is_running or "aiming" in model.states, lambda: str(model.texts), 60)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.15)
     screen.grab(pathlib.Path(picture))
     await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 120)
     await asyncio.sleep(1.0)
