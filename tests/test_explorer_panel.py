@@ -178,6 +178,23 @@ def test_another_property_can_be_looked_for_while_and_after_it_runs(swift):
     assert np.corrcoef(across, np.arange(len(across)))[0, 1] > 0.9
 
 
+def test_another_property_can_be_looked_for_after_a_stop_and_a_preview(swift):
+    swift.model.points = "80"
+    swift.click("start")
+    swift.pump(lambda: swift.model.exploration and len(swift.model.exploration.points) >= 23)  # some are not told yet
+    swift.click("stop")
+    swift.finish()
+    swift.click("preview")
+    swift.finish()
+    swift.model.property_words = "580-620"
+    swift.pump(lambda: swift.item("mean").metadata["stem_ae"]["words"] == "580-620")
+    assert swift.model.texts.message == ""
+    measured = len(swift.model.exploration.points)
+    swift.pump(lambda: swift.item("mean").metadata["stem_ae"]["measured"] == measured)
+    down = swift.item("mean").xdata.data.mean(axis=1)
+    assert np.corrcoef(down, np.arange(len(down)))[0, 1] > 0.9
+
+
 def test_a_click_on_the_survey_is_measured_next_and_the_way_is_drawn(swift):
     swift.model.points = "40"
     swift.click("start")
@@ -190,7 +207,7 @@ def test_a_click_on_the_survey_is_measured_next_and_the_way_is_drawn(swift):
     swift.click("pause")
     swift.pump(lambda: swift.model.is_paused)
     assert swift.stem.GetVal("C_Blank") == 1.0
-    assert swift.model.texts.status == "Paused · beam blanked"
+    swift.pump(lambda: swift.model.texts.status == "Paused · beam blanked")
     swift.click("pause")
     swift.pump(lambda: not swift.model.is_paused)
     swift.click("stop")
@@ -198,7 +215,7 @@ def test_a_click_on_the_survey_is_measured_next_and_the_way_is_drawn(swift):
     swift.finish()
     assert swift.model.texts.status == "Stopped · beam blanked"
     display = swift.window.workspace_controller.display_panels[0]
-    display.set_display_panel_data_item(swift.model.items.survey)
+    display.set_display_panel_data_item(swift.model.items.explored)
     swift.pump(lambda: True)
     canvas = display.display_canvas_item
     canvas.layout_immediate(Geometry.IntSize(640, 640))

@@ -33,24 +33,28 @@ class Items:
         self.__transactions: list[DocumentModel.Transaction] = []
         self.__maps: dict[str, DataItem.DataItem] = {}
         self.survey: DataItem.DataItem | None = None
+        """The newest survey image; the region is marked on it."""
+        self.explored: DataItem.DataItem | None = None
+        """The survey image that the last exploration went over, and that its maps belong to."""
         self.sample: DataItem.DataItem | None = None
         """The newest spectrum or pattern."""
 
     # --- survey and region ------------------------------------------------------------------------------------------
 
-    def show_survey(self, image: Image) -> None:
-        """Show a survey image. One that nothing belongs to yet is replaced, its region kept."""
+    def show_survey(self, image: Image, is_explored: bool) -> None:
+        """Show a survey image. One that was not explored is replaced, its region kept."""
         xdata = _image(image.data, image.frame.sampling[0], (0.0, 0.0), {"kind": "survey"})
-        if self.survey in self.__window.document_model.data_items and not self.__maps and self.survey:
+        if self.survey and self.survey is not self.explored and self.survey in self.__window.document_model.data_items:
             self.survey.set_xdata(xdata)
-            return
-        region = self.region
-        self.__maps = {}
-        self.survey = self.__add(xdata, "Explorer: survey")
-        graphic = Graphics.RectangleGraphic()
-        graphic.label, graphic.bounds = "explore", region
-        self.__display_item(self.survey).add_graphic(graphic)
+        else:
+            region = self.region
+            self.survey = self.__add(xdata, "Explorer: survey")
+            graphic = Graphics.RectangleGraphic()
+            graphic.label, graphic.bounds = "explore", region
+            self.__display_item(self.survey).add_graphic(graphic)
         self.__put(self.survey, 0)
+        if is_explored:
+            self.explored, self.__maps = self.survey, {}
 
     @property
     def region(self) -> Geometry.FloatRect:
@@ -106,14 +110,14 @@ class Items:
         rows, columns = (np.unique(candidates[:, k]) for k in (0, 1))
         step = float(rows[1] - rows[0]) * sampling
         first = (float(rows[0]) * sampling, float(columns[0]) * sampling)
-        survey = str(self.survey.uuid) if self.survey else ""
+        survey = str(self.explored.uuid) if self.explored else ""
         for number, (name, (title, colors)) in enumerate(MAPS.items(), 1):
             metadata = {"kind": name, "survey": survey, "measured": decision.measured, **about}
             xdata = _image(getattr(decision, name), step, first, metadata)
             item = self.__maps.get(name)
             if item is None:
                 item = self.__maps[name] = self.__add(xdata, f"{title} ({about['property']})")
-                item.source = self.survey  # goes with it
+                item.source = self.explored  # goes with it
                 if channel := self.__display_item(item).display_data_channel:
                     channel.color_map_id = colors
                 self.__transactions.append(self.__window.document_model.item_transaction(item))

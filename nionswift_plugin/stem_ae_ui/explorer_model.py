@@ -7,6 +7,7 @@ import functools
 import pathlib
 import threading
 import typing
+from concurrent.futures import Future
 
 import numpy as np
 import platformdirs
@@ -262,7 +263,7 @@ class ExplorerModel(Observable.Observable):
     ) -> bool:
         if not self.is_clicking or panel.document_controller is not self.__window:
             return False
-        if self.items.survey is None or item.data_item is not self.items.survey:
+        if self.items.explored is None or item.data_item is not self.items.explored:
             return False
         self.force(position.y - 0.5, position.x - 0.5)
         return True
@@ -351,24 +352,19 @@ class ExplorerModel(Observable.Observable):
             self.__show_sample(scalarizer)
             if self.exploration is None or self.exploration.settings.camera != self.settings.camera:
                 return
-            values = [value_of(scalarizer, frame) for frame in self.exploration.frames]
+            self.exploration.look_for(functools.partial(value_of, scalarizer))
+            if not self.is_running and len(self.exploration.frames) >= 2:
+                self.exploration.believe().add_done_callback(self.__believed)
         except StemAeError as error:
             self.__say(str(error))
-            return
-        if self.is_running:
-            self.exploration.look_for(functools.partial(value_of, scalarizer))
-        elif len(values) >= 2 and self.__doing == "explore":
-            future = self.__process.revalue(values)
-            future.add_done_callback(lambda done: self.__revalued(done, values))
 
-    def __revalued(self, done: typing.Any, values: list[float]) -> None:
+    def __believed(self, done: Future[Decision]) -> None:
         """Show what would have been believed. In the process's thread."""
         if done.cancelled():
             return
         if error := done.exception():
             self.__note = str(error)
-        elif self.exploration:
-            self.exploration.values = values
+        else:
             self.__decision = done.result()
         self.__ask_for_update()
 
@@ -401,7 +397,7 @@ class ExplorerModel(Observable.Observable):
         image, decision = self.__image, self.__decision
         frame = exploration.frames[-1] if exploration and exploration.frames and self.__doing == "explore" else None
         if image and image is not self.__shown[0]:
-            self.items.show_survey(image)
+            self.items.show_survey(image, self.__doing == "explore")
         if frame is not None and frame is not self.__shown[1]:
             self.__sample = frame
             self.__try_to_show_sample()
@@ -443,7 +439,7 @@ class ExplorerModel(Observable.Observable):
 
     def __marks_for(self, item: DataItem.DataItem) -> WayMarks | None:
         exploration = self.exploration
-        if exploration is None or item is not self.items.survey or self.__image is None:
+        if exploration is None or item is not self.items.explored:
             return None
         points = np.array(exploration.points, dtype=float).reshape(-1, 2)[:, ::-1]
         forced = np.array(self.__forced, dtype=float).reshape(-1, 2)[:, ::-1]

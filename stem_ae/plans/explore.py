@@ -116,6 +116,10 @@ class Exploration:
         self._value_of = value_of
         self._revalue = True
 
+    def believe(self) -> Future[Decision]:
+        """Return what is believed of all that was measured, the property looked for last. For after the run's end."""
+        return self._ask(0)
+
     # --- the plan ---------------------------------------------------------------------------------------------------
 
     def plan(self, **more: Any) -> Plan:
