@@ -205,7 +205,8 @@ def test_a_run_ejects_the_chosen_atoms_and_leaves_its_log(swift, tmp_path):
     assert [e.symbol for e in swift.simulator.microscope.ejections].count("S") >= 2
     (folder,) = (tmp_path / "data" / "runs").iterdir()
     exposures = runlog.exposures(folder / "ejections.jsonl")
-    assert [str(e.replay().outcome) for e in exposures[:2]] == ["one step"] * 2
+    outcomes = [str(exposure.replay().outcome) for exposure in exposures]
+    assert outcomes.count("one step") == 2, outcomes  # on a busy machine an exposure may have to be aimed anew
     assert (folder / "ejections.csv").read_text(encoding="utf-8").count("one ejected") == 2
     assert list(folder.glob("*/*.json*")), "no documents"
 
