@@ -552,8 +552,7 @@ def test_an_exposure_times_out_and_can_be_stopped(swift):
     assert swift.is_safe
 
 
-def test_drift_is_measured_and_points_follow_the_specimen(swift):
-    swift.name_places()
+def test_drift_is_measured_from_scans_of_one_frame(swift):
     swift.simulator.microscope.load(graphene((60.0, 60.0), silicon=0.02))
     clock = Clock()
     swift.simulator.microscope.clock = clock
