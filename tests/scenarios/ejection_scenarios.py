@@ -60,7 +60,7 @@ def choose_row(atoms, model, count):
 
 
 async def eject(window, data, picture):
-    """Eject one S from each of a row of columns and return what was said; the screen is grabbed meanwhile."""
+    """Eject one S from each of a row of columns; return what was said and what left. The screen is grabbed meanwhile."""
     atoms, model, simulator = await prepare(window, data)
     choose_row(atoms, model, 6)
     chosen = len(model.sites)
@@ -69,11 +69,11 @@ async def eject(window, data, picture):
     simulator.microscope.conditions = Conditions(drift=(1 / 60, 0.0))
     model.arm()
     model.run()
-    await screen.wait_until(lambda: model.states.count("done") >= chosen // 2, lambda: model.texts.message, 90)
-    await screen.wait_until(lambda: not model.is_running or "aiming" in model.states, lambda: str(model.texts), 60)
-    await asyncio.sleep(0.15)
+    await screen.wait_until(lambda: model.is_running, lambda: str(model.texts), 30)
+    half = lambda: not model.is_running or model.states.count("done") >= chosen // 2  # noqa: E731
+    await screen.wait_until(half, lambda: str(model.texts), 100)
     screen.grab(pathlib.Path(picture))
-    await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 120)
+    await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 100)
     await asyncio.sleep(1.0)
     screen.grab(pathlib.Path(picture).with_name("after.png"))
     return {
