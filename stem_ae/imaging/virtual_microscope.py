@@ -297,9 +297,8 @@ class VirtualMicroscope:
             x, y = spot.to_specimen((0.5, 0.5))
             near = np.hypot(self._specimen.positions[:, 0] - x, self._specimen.positions[:, 1] - y) < _REACH
             still = dataclasses.replace(conditions, drift=(0.0, 0.0))
-            frame = ScanFrame(
-                self._specimen[near], self._contamination(), still, spot, (1, 1), seconds * 1e6, rest.beam, None, self._rng
-            )
+            around, dirt = self._specimen[near], self._contamination()
+            frame = ScanFrame(around, dirt, still, spot, (1, 1), seconds * 1e6, rest.beam, None, self._rng)
             return float(frame.counts(detector)[0, 0])
 
     def advance(self) -> None:

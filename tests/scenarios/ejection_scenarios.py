@@ -60,7 +60,7 @@ def choose_row(atoms, model, count):
 
 
 async def eject(window, data, picture):
-    """Eject one S from each of a row of columns; return what was said and what left. The screen is grabbed meanwhile."""
+    """Eject one S from each of a row of columns; return what was said and what left. The screen is grabbed."""
     atoms, model, simulator = await prepare(window, data)
     choose_row(atoms, model, 6)
     chosen = len(model.sites)
