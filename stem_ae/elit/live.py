@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stem_ae import memory
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image
@@ -36,6 +37,8 @@ TOLERANCE = 0.1
 """Part by which calibration and lattice may differ: distortion and strain are smaller, wrong calibrations larger."""
 RETRY_S, SECOND_OPINION_S = 5.0, 60.0
 """How often the lattice is asked again while it is not clearly seen: if it is needed, and if it is a second opinion."""
+TRIM_PERIOD_S = 20.0
+"""How often freed memory is given back to the system: takes milliseconds, and keeps an hour's scan flat."""
 
 
 class Predictor(Protocol):
@@ -325,6 +328,7 @@ class LiveWorker:
         self.defects_every_s: float | None = None
         """How often the defects are looked for, which takes longer than finding the atoms; ``None``: never."""
         self._defects_at = -math.inf
+        self._trimmed_at = -math.inf
         self.error = ""
         """One sentence on what is wrong with the model or the newest frame; empty if nothing is."""
         self.lacks_sampling = False
@@ -388,6 +392,9 @@ class LiveWorker:
 
     def _work(self, predictor: Predictor, finder: _SamplingFinder, frame: Frame) -> None:
         start = time.perf_counter()
+        if start - self._trimmed_at >= TRIM_PERIOD_S:
+            self._trimmed_at = start
+            memory.give_back()
         try:
             pixels = as_image(frame.image)
             sampling = finder.find(frame, pixels)

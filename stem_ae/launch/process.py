@@ -19,9 +19,8 @@ from stem_ae.launch import display
 from stem_ae.launch.order import Order
 
 APPLICATION = "nionswift_plugin.stem_ae_app"
-MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""For glibc: Swift's threads allocate and free frames all day, and their heaps keep what they once had; these give it
-back. Without them a scanning Swift grows by some 100 MB in an hour, with or without stem_ae's panels."""
+MALLOC = {"MALLOC_ARENA_MAX": "2"}
+"""For glibc: fewer heaps for Swift's many threads, each of which would keep what it once had."""
 CLOSING_S = 15.0
 """How long Swift may take to close its project once the scenario has answered."""
 
