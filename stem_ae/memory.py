@@ -18,8 +18,8 @@ def _malloc_trim() -> Callable[[int], int] | None:
 def give_back() -> bool:
     """Give freed heap memory back to the system, where the C library would keep it (glibc); other threads go on.
 
-    Swift allocates and frees frames in many threads all day. Without this a scanning Swift grows by some 50 to 100 MB in
-    an hour, with or without stem_ae's panels.
+    Swift allocates and frees frames in many threads all day. Without this a scanning Swift grows by some 50 to 100 MB
+    in an hour, with or without stem_ae's panels.
 
     Returns
     -------
