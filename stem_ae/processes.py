@@ -1,16 +1,18 @@
-"""Python processes beside this one: which interpreter, which surroundings, how values travel through their pipes."""
+"""Python processes beside this one: how they are started, how values travel through their pipes, how they end."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import struct
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ import stem_ae
 from stem_ae.errors import StemAeError
 
 Arrays = dict[str, NDArray[Any]]
+Answer = TypeVar("Answer")
 
 _HEADER = struct.Struct("<II")
 _PIPE_SIZE = 1 << 20
@@ -171,3 +174,138 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     if "failed" in values:
         raise RemoteError(values["failed"], values["traceback"])
     return values
+
+
+# --- one that answers -----------------------------------------------------------------------------------------------
+
+
+class Companion:
+    """A Python process that works on what it is sent and answers, and ends with this one, however that ends.
+
+    One thread at a time may ask; any thread may end it.
+
+    Parameters
+    ----------
+    module : str
+        What runs there. It reads messages from standard input until that ends.
+    task : str
+        What it does, as in "The process that ...".
+    advice : str
+        What users should do if it ends by itself, a clause.
+    threads : int
+        How many it may compute with; so that the user interface keeps a core, one less than there are by default.
+    """
+
+    def __init__(self, module: str, task: str, advice: str, threads: int | None = None) -> None:
+        self._module, self._task, self._advice = module, task, advice
+        self._threads = threads or max(1, (os.cpu_count() or 2) - 1)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Its number; None unless it runs."""
+        with self._lock:
+            process = self._process
+            return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        """Start it, or once more if it has ended, unless it runs.
+
+        Raises
+        ------
+        StemAeError
+            If it cannot be started, or was closed.
+        """
+        if self.pid is not None:
+            return
+        self._reap()
+        command = [python(), "-m", self._module]
+        with self._lock:
+            if self._closed:
+                raise StemAeError(f"The process that {self._task} was closed.")
+            try:
+                self._process = process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(self._threads),
+                    **without_window(),
+                )  # fmt: skip
+            except OSError as error:
+                raise StemAeError(f"The process that {self._task} could not be started: {error}.") from error
+        for pipe in _pipes(process):
+            widen(pipe)
+
+    def send(self, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Send it a message. The first one starts it; that it has ended since must be known before another one does.
+
+        Raises
+        ------
+        StemAeError
+            If it cannot be started or has ended.
+        """
+        if self._process is None:
+            self.start()
+        self._talk(lambda requests, _: send(requests, values, arrays))
+
+    def receive(self) -> tuple[dict[str, Any], Arrays]:
+        """Wait for its next message.
+
+        Raises
+        ------
+        StemAeError
+            If it has ended, or the message is a refusal.
+        RemoteError
+            If something failed there.
+        """
+        values, arrays = self._talk(lambda _, answers: receive(answers))
+        return checked(values), arrays
+
+    def ask(
+        self, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> tuple[dict[str, Any], Arrays]:
+        """Send a message and wait for the answer; raises what those two raise."""
+        self.send(values, arrays)
+        return self.receive()
+
+    def kill(self) -> None:
+        """End it now, whatever it does, and for good; does not wait."""
+        with self._lock:
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """End it and let go of it; to be called when nobody is asking any more."""
+        self.kill()
+        self._reap()
+
+    def _talk(self, exchange: Callable[[IO[bytes], IO[bytes]], Answer]) -> Answer:
+        with self._lock:
+            process = self._process
+        try:
+            if process is None:
+                raise EOFError
+            return exchange(*_pipes(process))
+        except (EOFError, OSError) as error:
+            code = self._reap()
+            raise StemAeError(
+                f"The process that {self._task} ended unexpectedly (exit code {code}): {self._advice}."
+            ) from error
+
+    def _reap(self) -> int | None:
+        """Let go of the process, which ends, and return its exit code."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        for pipe in _pipes(process):
+            with contextlib.suppress(OSError):  # what could not be sent any more
+                pipe.close()
+        return process.wait()
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout

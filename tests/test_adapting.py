@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 
@@ -71,7 +73,7 @@ def test_cancelled_it_ends_at_once_and_leaves_nothing(store):
     adaptation.cancel()
     adaptation.wait(5)
     assert not adaptation._thread.is_alive()
-    assert adaptation._process.poll() is not None
+    assert adaptation._process.pid is None
     assert adaptation.state == "cancelled"
     assert not list(store.glob("*"))
     adaptation.cancel()  # once more does no harm
@@ -82,7 +84,7 @@ def test_killed_it_is_a_sentence(store):
     watcher = Watcher()
     adaptation = Adaptation("graphene", [frame()], (0.15, 0.15), watcher)
     assert watcher.under_way.wait(60)
-    adaptation._process.kill()
+    os.kill(adaptation._process.pid, signal.SIGKILL)
     adaptation.wait(5)
     assert adaptation.state == "failed"
     assert "ended unexpectedly" in adaptation.text

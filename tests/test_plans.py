@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -93,7 +94,7 @@ class Swift:
 
     @property
     def is_safe(self) -> bool:
-        return self.stem.GetVal("C_Blank") == 1.0 and self.scan.probe_position is None and not self.scan.is_playing
+        return self.stem.GetVal("C_Blank") == 1.0 and self.scan.probe_position is None
 
 
 def named_places(spectra: np.ndarray) -> np.ndarray:
@@ -224,7 +225,10 @@ def test_every_ending_leaves_the_microscope_safe_and_as_it_was(swift, ending):
     exit_status = {"exception": "fail", "completed": "success", "stop": "success"}.get(ending, "abort")
     assert run.stop["exit_status"] == exit_status
     assert swift.is_safe
+    wait_for(lambda: swift.scan.is_playing)  # the live view that was running goes on, dark
     assert swift.scan.get_current_frame_parameters().as_dict() == before
+    _ = swift.scan.get_next_xdatas_to_start(5.0)
+    assert swift.is_safe
     assert swift.stem.eels_camera.get_current_frame_parameters().as_dict() == camera_before
     swift.run(acquire.survey(swift.microscope, FRAME))  # and the next run is not hindered
     assert swift.runner.outcome == "completed"
@@ -698,7 +702,7 @@ def test_pending_points_are_not_asked_for_again_and_count_in_the_dose():
 def test_a_decision_process_that_dies_is_said_and_replaced(swift):
     process = DecisionProcess()
     process.explore(np.eye(32), {"patch": 8, "surrogate": "gp"}).result(60)
-    process._process.kill()
+    os.kill(process._process.pid, signal.SIGKILL)
     with pytest.raises(StemAeError, match="ended unexpectedly"):
         process.step(batch=1).result(60)
     with pytest.raises(StemAeError, match="Nothing is being explored"):

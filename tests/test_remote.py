@@ -40,7 +40,7 @@ def shared():
 
 
 def pid_of(process: remote.PredictionProcess) -> int:
-    assert process._process is not None
+    assert process._process.pid is not None
     return process._process.pid
 
 
@@ -138,7 +138,7 @@ def test_closing_ends_a_request_under_way_at_once():
     assert time.monotonic() - start < 2
     assert len(errors) == 1
     assert has_ended(pid)
-    with pytest.raises(StemAeError, match="was ended"):
+    with pytest.raises(StemAeError, match="was closed"):
         ensemble.predict(frame(96), (0.1, 0.1))
 
 

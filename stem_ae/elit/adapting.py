@@ -6,11 +6,9 @@ store when it is done, and nothing is there when it is cancelled or killed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -94,7 +92,10 @@ class Adaptation:
         self._changed = changed
         self._request = {"model": model, "sampling": list(sampling), "effort": effort or {}}
         self._frames = {f"frame {k}": np.asarray(frame, np.float32) for k, frame in enumerate(frames)}
-        self._process = self._start()
+        self._process = processes.Companion(
+            "stem_ae.elit.adapting", "adapts the model", "free some memory and try again", threads=os.cpu_count()
+        )
+        self._process.start()
         self._thread = threading.Thread(target=self._run, name="stem-ae adaptation", daemon=True)
         self._thread.start()
 
@@ -108,37 +109,18 @@ class Adaptation:
         """Wait until it has ended."""
         self._thread.join(timeout_s)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                [processes.python(), "-m", "stem_ae.elit.adapting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                env=processes.environment(max(1, os.cpu_count() or 1)), **processes.without_window(),
-            )  # fmt: skip
-        except OSError as error:
-            raise StemAeError(f"The process that adapts the model could not be started: {error}.") from error
-
     def _run(self) -> None:
-        requests, answers = self._process.stdin, self._process.stdout
-        assert requests is not None
-        assert answers is not None
         try:
-            processes.send(requests, self._request, self._frames)
+            self._process.send(self._request, self._frames)
             while self.state == "running":
-                values, arrays = processes.receive(answers)
-                self._hear(processes.checked(values), arrays)
+                self._hear(*self._process.receive())
         except StemAeError as error:
             self._end("failed", str(error))
-        except (EOFError, OSError):
-            self._end("failed", "The process that adapts the model ended unexpectedly: free some memory and try again.")
         except processes.RemoteError as error:
             logging.getLogger(__name__).error("adaptation failed", exc_info=error)
             self._end("failed", f"The adaptation failed: {error} (the log has the details).")
         finally:
-            self._process.kill()
-            for pipe in (requests, answers):
-                with contextlib.suppress(OSError):
-                    pipe.close()
-            self._process.wait()
+            self._process.close()
         self._changed(self)
 
     def _hear(self, values: dict[str, Any], arrays: processes.Arrays) -> None:

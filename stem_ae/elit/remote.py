@@ -6,11 +6,8 @@ to wait for Python's global lock, which the user interface holds most of the tim
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
 import threading
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +15,6 @@ from numpy.typing import ArrayLike
 from stem_ae import processes
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.wire import packed, unpacked
-from stem_ae.errors import StemAeError
 
 if TYPE_CHECKING:
     from stem_ae.classify import Way
@@ -34,9 +30,12 @@ class PredictionProcess:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._loaded: RemoteEnsemble | None = None
-        self._closed = False
+        self._process = processes.Companion(
+            "stem_ae.elit.serve", "finds the atoms",
+            "it is started again for the next frame; if it happens again, free some memory or look into the log",
+        )  # fmt: skip
+        self._loaded: tuple[RemoteEnsemble, int | None] | None = None
+        """The ensemble there, and which process that is."""
 
     def load(self, name: str) -> RemoteEnsemble:
         """Load an ensemble by name or path, and return what stands for it here.
@@ -53,75 +52,24 @@ class PredictionProcess:
 
     def close(self) -> None:
         """End the process, in the middle of a request if there is one."""
-        self._closed = True
-        if process := self._process:
-            process.kill()
+        self._process.kill()
         with self._lock:  # whoever waits for an answer has seen the end by now
-            self._reap()
+            self._process.close()
 
     def request(
         self, ensemble: RemoteEnsemble, values: dict[str, Any], arrays: processes.Arrays
     ) -> tuple[dict[str, Any], processes.Arrays]:
         """Return the answer to a request for an ensemble, which is loaded first if another one was used meanwhile."""
         with self._lock:
-            if self._loaded is not ensemble or self._process is None or self._process.poll() is not None:
+            if self._loaded != (ensemble, self._process.pid):
                 self._load(ensemble)
-            return self._exchange(values, arrays)
+            return self._process.ask(values, arrays)
 
     def _load(self, ensemble: RemoteEnsemble) -> None:
-        self._start()
         self._loaded = None
-        ensemble.facts = self._exchange({"do": "load", "name": ensemble.source}, {})[0]
-        self._loaded = ensemble
-
-    def _start(self) -> None:
-        if self._closed:
-            raise StemAeError("The prediction was ended.")
-        if self._process is not None and self._process.poll() is None:
-            return
-        cores = max(1, (os.cpu_count() or 2) - 1)  # the user interface needs one too
-        try:
-            self._process = subprocess.Popen(
-                [processes.python(), "-m", "stem_ae.elit.serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                env=processes.environment(cores), **processes.without_window(),
-            )  # fmt: skip
-        except OSError as error:
-            raise StemAeError(f"The process that finds the atoms could not be started: {error}.") from error
-        for pipe in self._pipes():
-            processes.widen(pipe)
-
-    def _reap(self) -> int | None:
-        """Let go of a process that ends, and return its exit code."""
-        process, self._process, self._loaded = self._process, None, None
-        if process is None:
-            return None
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what could not be sent any more
-                if pipe:
-                    pipe.close()
-        return process.wait()
-
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        return self._process.stdin, self._process.stdout
-
-    def _exchange(
-        self, values: dict[str, Any], arrays: processes.Arrays
-    ) -> tuple[dict[str, Any], processes.Arrays]:
-        requests, answers = self._pipes()
-        try:
-            processes.send(requests, values, arrays)
-            answer, result = processes.receive(answers)
-        except (EOFError, OSError) as error:
-            code = self._reap()
-            raise StemAeError(
-                f"The process that finds the atoms ended unexpectedly (exit code {code}); it is started again for the "
-                "next frame. If it happens again, free some memory or look into the log."
-            ) from error
-        return processes.checked(answer), result
+        self._process.start()
+        ensemble.facts = self._process.ask({"do": "load", "name": ensemble.source})[0]
+        self._loaded = ensemble, self._process.pid
 
 
 class RemoteEnsemble:

@@ -6,11 +6,7 @@ tenfold by it; beside it, the beam goes on measuring meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import subprocess
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae import processes
-from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -51,18 +46,16 @@ class DecisionProcess:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stem_ae decision")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-        self._closed = False
+        self._process = processes.Companion(
+            "stem_ae.explore.serve", "decides where to measure",
+            "start the experiment again; if it happens again, free some memory",
+        )  # fmt: skip
 
     def close(self) -> None:
         """End the process, in the middle of a decision if need be."""
-        with self._lock:
-            self._closed = True
-            if self._process:
-                self._process.kill()
+        self._process.kill()
         self._thread.shutdown(wait=True, cancel_futures=True)
-        self._reap()
+        self._process.close()
 
     # --- exploring --------------------------------------------------------------------------------------------------
 
@@ -79,7 +72,7 @@ class DecisionProcess:
         """
         given = {name: np.asarray(array) for name, array in {"image": image, **arrays}.items()}
         request = {"do": "explore", "settings": dict(settings)}
-        return self._thread.submit(lambda: self._request(request, given)[1]["candidates"])
+        return self._thread.submit(lambda: self._process.ask(request, given)[1]["candidates"])
 
     def step(
         self, points: ArrayLike = (), values: ArrayLike = (), batch: int = 0, pending: ArrayLike = ()
@@ -94,7 +87,7 @@ class DecisionProcess:
 
     def _decide(self, request: dict[str, Any], arrays: processes.Arrays) -> Decision:
         start = time.perf_counter()
-        values, maps = self._request(request, arrays)
+        values, maps = self._process.ask(request, arrays)
         return Decision(**maps, measured=values["measured"], seconds=time.perf_counter() - start)
 
     # --- tuning -----------------------------------------------------------------------------------------------------
@@ -102,67 +95,16 @@ class DecisionProcess:
     def tune(self, low: ArrayLike, high: ArrayLike, start: ArrayLike, **settings: Any) -> Future[FloatArray]:
         """Begin to tune; the answer are the first settings to try. See :class:`~stem_ae.explore.tuner.Tuner`."""
         arrays = {name: np.asarray(a, float) for name, a in {"low": low, "high": high, "start": start}.items()}
-        return self._thread.submit(lambda: self._request({"do": "tune", "settings": settings}, arrays)[1]["trial"])
+        return self._thread.submit(lambda: self._process.ask({"do": "tune", "settings": settings}, arrays)[1]["trial"])
 
     def rewarded(self, trial: ArrayLike, reward: float) -> Future[tuple[FloatArray, FloatArray]]:
         """Tell a trial's reward; the answer are the settings to try next, and the best by now."""
 
         def work() -> tuple[FloatArray, FloatArray]:
-            arrays = self._request({"do": "rewarded", "reward": reward}, {"trial": np.asarray(trial, float)})[1]
+            arrays = self._process.ask({"do": "rewarded", "reward": reward}, {"trial": np.asarray(trial, float)})[1]
             return arrays["trial"], arrays["best"]
 
         return self._thread.submit(work)
-
-    # --- the process ------------------------------------------------------------------------------------------------
-
-    def _request(self, values: dict[str, Any], arrays: processes.Arrays) -> tuple[dict[str, Any], processes.Arrays]:
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            processes.send(process.stdin, values, arrays)
-            answer, result = processes.receive(process.stdout)
-        except (EOFError, OSError) as error:
-            code = self._reap()
-            raise StemAeError(
-                f"The process that decides where to measure ended unexpectedly (exit code {code}): start the "
-                "experiment again; if it happens again, free some memory."
-            ) from error
-        return processes.checked(answer), result
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._closed:
-                raise StemAeError("The explorer was closed.")
-            if self._process is None:
-                self._process = self._start()
-            return self._process
-
-    @staticmethod
-    def _start() -> subprocess.Popen[bytes]:
-        try:
-            process = subprocess.Popen(
-                [processes.python(), "-m", "stem_ae.explore.serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                env=processes.environment(max(1, (os.cpu_count() or 2) - 1)), **processes.without_window(),
-            )  # fmt: skip
-        except OSError as error:
-            raise StemAeError(f"The process that decides where to measure could not be started: {error}.") from error
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            processes.widen(pipe)
-        return process
-
-    def _reap(self) -> int | None:
-        with self._lock:
-            process, self._process = self._process, None
-        if process is None:
-            return None
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what could not be sent any more
-                if pipe:
-                    pipe.close()
-        return process.wait()
 
 
 def _places(points: ArrayLike) -> IntArray:

@@ -6,10 +6,8 @@ user interface either would be felt. :mod:`stem_ae.jobs.serve` is the other side
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -59,7 +57,9 @@ class Workbench:
         self._questions: list[_Question] = []
         self._numbers = itertools.count()
         self._closed = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = processes.Companion(
+            "stem_ae.jobs.serve", "builds structures", "try again; if it happens again, free some memory", threads=1
+        )
         self._thread: threading.Thread | None = None
 
     def ask(
@@ -101,8 +101,7 @@ class Workbench:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if process := self._process:
-            process.kill()
+        self._process.kill()
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -111,12 +110,13 @@ class Workbench:
     def _run(self) -> None:
         while question := self._next():
             try:
-                answer = self._exchange(question)
+                self._process.start()
+                answer = Answer(*self._process.ask(question.values, question.arrays))
             except (StemAeError, processes.RemoteError) as error:
                 answer = Answer(error=str(error))
             if not self._closed:
                 question.answered(answer)
-        self._reap()
+        self._process.close()
 
     def _next(self) -> _Question | None:
         """Wait for the next question that is due; None when closed."""
@@ -129,47 +129,6 @@ class Workbench:
                     return first
                 self._changed.wait(wait)
         return None
-
-    def _exchange(self, question: _Question) -> Answer:
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            processes.send(process.stdin, question.values, question.arrays)
-            values, arrays = processes.receive(process.stdout)
-        except (EOFError, OSError) as error:
-            code = self._reap()
-            raise StemAeError(
-                f"The process that builds structures ended unexpectedly (exit code {code}); it is started again when "
-                "needed. Try again; if it happens again, free some memory."
-            ) from error
-        return Answer(processes.checked(values), arrays)
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self._reap()
-            try:
-                self._process = subprocess.Popen(
-                    [processes.python(), "-m", "stem_ae.jobs.serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    env=processes.environment(1), **processes.without_window(),
-                )  # fmt: skip
-            except OSError as error:
-                raise StemAeError(f"The process that builds structures could not be started: {error}.") from error
-            if self._closed:  # meanwhile
-                self._process.kill()
-        return self._process
-
-    def _reap(self) -> int | None:
-        """Let go of the process and return its exit code."""
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what could not be sent any more
-                if pipe:
-                    pipe.close()
-        return process.wait()
 
 
 # --- atoms as messages ------------------------------------------------------------------------------------------------
