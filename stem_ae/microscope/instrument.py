@@ -61,4 +61,4 @@ class Instrument(Protocol):
         """Stop what the user acquires and remember how everything was set."""
 
     def release(self) -> None:
-        """Set everything as :meth:`hold` found it, except that beam and scan stay stopped."""
+        """Set everything as :meth:`hold` found it, except that the beam stays blanked."""

@@ -59,6 +59,7 @@ class SwiftInstrument:
         self.name = str(getattr(stem, "instrument_id", "") or self._scan.hardware_source_id)
         self._busy = threading.Lock()
         self._held: dict[Any, Any] | None = None
+        self._played: list[Any] = []
 
     # --- the beam ---------------------------------------------------------------------------------------------------
 
@@ -220,6 +221,7 @@ class SwiftInstrument:
         cameras = [c for c in (self._stem.eels_camera, self._stem.ronchigram_camera) if c is not None]
         if self._held is None:
             self._held = {source: source.get_current_frame_parameters() for source in (self._scan, *cameras)}
+            self._played = [source for source in self._held if source.is_playing]
         for source in (self._scan, *cameras):
             if source.is_recording:
                 source.abort_recording(sync_timeout=3.0)
@@ -227,7 +229,7 @@ class SwiftInstrument:
                 source.abort_playing(sync_timeout=3.0)
 
     def release(self) -> None:
-        """Set scan and cameras as :meth:`hold` found them. They stay stopped: the beam is blanked."""
+        """Set scan and cameras as :meth:`hold` found them. Those that played play again, dark: the beam is blanked."""
         held, self._held = self._held, None
         if held is None:
             return
@@ -236,6 +238,8 @@ class SwiftInstrument:
             for source, parameters in held.items():
                 if source.get_current_frame_parameters().as_dict() != parameters.as_dict():
                     source.set_current_frame_parameters(parameters)
+            for source in self._played if has_ended else ():
+                source.start_playing()
         finally:
             if has_ended:
                 self._busy.release()
