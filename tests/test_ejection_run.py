@@ -32,7 +32,7 @@ from stem_ae.manipulate import (
     runlog,
     targets,
 )  # fmt: skip
-from stem_ae.manipulate.aim import Track
+from stem_ae.manipulate.aim import Track, repeat_distance
 from stem_ae.manipulate.beam import NO_COUNTS
 from stem_ae.manipulate.guard import Guard
 from stem_ae.manipulate.ledger import DoseLedger
@@ -248,10 +248,20 @@ def test_a_blanker_that_does_not_answer_is_shouted_about():
         Guard(Stubborn(), Limits()).blank()
 
 
-def test_an_uncertain_aim_is_not_fired_at():
+def strictly(line):
+    """Read a line of JSON that has nothing in it that is none: no NaN, no Infinity."""
+    return json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_an_uncertain_aim_is_not_fired_at(tmp_path):
     bench = Bench(seed=8)
-    run = bench.run(OpenLoop(bench.near((15, 15))), settings=RunSettings(aim_limit=0.01))
+    log = RunLog(tmp_path / "run.jsonl")
+    limits = Limits(total_electrons=float("inf"))
+    run = bench.run(OpenLoop(bench.near((15, 15))), settings=RunSettings(aim_limit=0.01), limits=limits, log=log)
     run.run()
+    lines = [strictly(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
+    assert [line["aim_deviation"] for line in lines if line["kind"] == "attempt"] == [None]
+    assert next(line for line in lines if line["kind"] == "run")["limits"]["total_electrons"] is None
     assert run.attempts[0].outcome is Outcome.NOT_FIRED
     assert "uncertain" in run.attempts[0].reason
     assert not bench.microscope.ejections
@@ -264,6 +274,37 @@ def test_a_specimen_out_of_sight_for_long_is_not_fired_at():
     with pytest.raises(StemAeError, match="take a new image"):
         run.run()
     assert bench.beam.is_blanked
+
+
+def test_who_knows_the_drift_may_look_away_for_longer():
+    bench = Bench(seed=9, drift=0.05)
+    known = Track()
+    for t in range(10):
+        known.add(float(t), np.array([0.05 * t, 0.0]))
+    assert known.lost_after_s(3.16) > 60 > Track().lost_after_s(3.16)
+    run = bench.run(OpenLoop(bench.near((15, 15))), track=known)
+    bench.clock.advance(30.0)  # 1.5 Å: nearly half way to the next column
+    run.run()
+    (attempt,) = run.attempts
+    assert attempt.verdict is Verdict.ONE
+    left = bench.microscope.ejections[0].position + np.array([15.0, 15.0])
+    assert left == pytest.approx(attempt.position, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("specimen", "repeat"),
+    [(specimens.graphene((40, 40), 0.01, rotation=11), 2.46), (specimens.mos2((40, 40), 0.1, 0.02), 3.16)],
+)
+def test_what_a_crystal_repeats_after(specimen, repeat):
+    positions, names = specimen.columns()
+    species = tuple(dict.fromkeys(names))
+    labels = np.array([species.index(name) for name in names])
+    positions = positions + np.random.default_rng(0).normal(0, 0.06, positions.shape)
+    n = len(labels)
+    atoms = Atoms2D(positions, np.tile(np.eye(2) * 4e-3, (n, 1, 1)), labels, species, np.eye(len(species))[labels],
+                    np.ones(n), (200, 200), 0.2)  # fmt: skip
+    assert repeat_distance(atoms) == pytest.approx(repeat, rel=0.02)
+    assert repeat_distance(atoms[:1]) == 7.0
 
 
 def test_drift_is_learnt_and_its_uncertainty_true():

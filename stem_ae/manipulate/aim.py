@@ -30,6 +30,9 @@ LIMIT = 0.2
 
 _ENOUGH = 4  # neighbours; fewer cannot contradict one another
 _VOTERS = 200  # pairs that are asked for the common shift; more would agree
+_FAR = 7.0  # Å: crystals that repeat after more than this are not mistaken for one another here
+_MOST = 0.75  # of the atoms: a shift that takes so many to their like is the lattice's
+_UNSTEADY = 0.003  # Å/s: drift is not so constant that it would be known better than this for long
 _INCREDIBLE = 1e-5  # chance of residuals as large as these, below which the neighbours are not believed
 
 
@@ -96,14 +99,16 @@ class Track:
         How large the drift may be, in Å/s (standard deviation per axis of the prior).
     error : float
         Of one find, in Å per axis.
+    velocity : (2,) array
+        Å/s: what is expected before the first find.
     """
 
     _LAST = 12
 
-    def __init__(self, drift: float = 0.05, error: float = 0.08) -> None:
-        self._prior, self._error = drift, error
+    def __init__(self, drift: float = 0.05, error: float = 0.08, velocity: ArrayLike = (0.0, 0.0)) -> None:
+        self._prior, self._error, self._expected = drift, error, np.asarray(velocity, float)
         self._finds: list[tuple[float, FloatArray]] = []
-        self.now = UNMOVED
+        self.now = Drift(np.zeros(2), self._expected, 0.0)
         """The drift as it is known."""
         self.velocity_deviation = drift
         """Standard deviation of its velocity per axis in Å/s."""
@@ -113,10 +118,25 @@ class Track:
         self._finds = [*self._finds, (time_s, shift)][-self._LAST :]
         times = np.array([t for t, _ in self._finds]) - time_s
         rows = np.column_stack([np.ones(len(times)), times]) / self._error
-        covariance = np.linalg.inv(rows.T @ rows + np.diag([0.0, self._prior**-2]))
-        at_end, velocity = covariance @ rows.T @ (np.array([s for _, s in self._finds]) / self._error)
+        precision = np.diag([0.0, self._prior**-2])
+        covariance = np.linalg.inv(rows.T @ rows + precision)
+        expected = precision @ np.array([np.zeros(2), self._expected])
+        shifts = np.array([s for _, s in self._finds])
+        at_end, velocity = covariance @ (rows.T @ shifts / self._error + expected)
         self.now = Drift(at_end, velocity, time_s)
         self.velocity_deviation = float(np.sqrt(covariance[1, 1]))
+
+    def lost_after_s(self, repeat: float) -> float:
+        """Return for how long nobody may look until one column may be taken for the next.
+
+        Two standard deviations of the drift's velocity lead half as far as the crystal repeats then.
+
+        Parameters
+        ----------
+        repeat : float
+            Å; see :func:`repeat_distance`.
+        """
+        return repeat / 4 / float(np.hypot(self.velocity_deviation, _UNSTEADY))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -327,3 +347,28 @@ def common_shift(positions: FloatArray, anchors: FloatArray, spacing: float) -> 
     votes = tree.query_ball_point(voters, spacing / 5, return_length=True)
     agreed: FloatArray = differences[tree.query_ball_point(voters[np.argmax(votes)], spacing / 5)].mean(axis=0)
     return agreed
+
+
+def repeat_distance(atoms: Atoms2D) -> float:
+    """Return the length in Å of the shortest shift that takes most atoms to atoms of their class.
+
+    A crystal that has moved by this much cannot be told from one that has not. What repeats after more than 7 Å, or
+    not at all, counts as 7 Å.
+    """
+    pairs = cKDTree(atoms.positions).query_pairs(_FAR, output_type="ndarray")
+    pairs = pairs[atoms.labels[pairs[:, 0]] == atoms.labels[pairs[:, 1]]]
+    if not len(pairs):
+        return _FAR
+    shifts = atoms.positions[pairs[:, 1]] - atoms.positions[pairs[:, 0]]
+    shifts = np.concatenate([shifts, -shifts])
+    voters = shifts[:: 1 + len(shifts) // (5 * _VOTERS)]
+    length = np.linalg.norm(voters, axis=1)
+    votes = cKDTree(shifts).query_ball_point(voters, 0.5, return_length=True)
+    return float(np.median(length[_shortest(length, votes)]))
+
+
+def _shortest(length: FloatArray, votes: IntArray) -> NDArray[np.bool_]:
+    """Return which shifts are the lattice's shortest, errors of the positions aside."""
+    of_lattice = votes > _MOST * np.percentile(votes, 98)
+    result: NDArray[np.bool_] = of_lattice & (length < length[of_lattice].min() + 0.5)
+    return result

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
-from stem_ae.manipulate.aim import LIMIT, Course, Drift, LockOn, Track, common_shift
+from stem_ae.manipulate.aim import LIMIT, Course, Drift, LockOn, Track, common_shift, repeat_distance
 from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts, Region, Scan
 from stem_ae.manipulate.exposure import FROM_OUTSIDE, Exposure, ExposureSettings, Outcome
 from stem_ae.manipulate.guard import Guard, Interrupted, Limits
@@ -31,7 +31,6 @@ _GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the targ
 _AROUND = 10.5  # Å: side of the verification scan; the six next columns of MoS2 are 3.2 Å away
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
-_SLIP = 0.5  # Å: more unseen drift than this, and one column may be taken for the next
 _WAIT_S = 0.02
 
 
@@ -84,7 +83,7 @@ class Attempt:
     aim : (2,) array
         Where the beam was parked first, Å in the beam's frame.
     aim_deviation : float
-        Stated RMS error of the aim in Å; infinite if there was none.
+        Stated RMS error of the aim in Å; None if it was not fired.
     start_s, exposure_s, electrons : float
         When, how long, how much.
     outcome : Outcome
@@ -102,7 +101,7 @@ class Attempt:
     species: str
     position: FloatArray
     aim: FloatArray
-    aim_deviation: float
+    aim_deviation: float | None
     start_s: float
     exposure_s: float
     electrons: float
@@ -158,6 +157,8 @@ class EjectionRun:
         Is told.
     start : (Scan, Atoms2D), optional
         A survey that was taken already, with what was found in it: the image in which the targets were chosen.
+    track : Track, optional
+        What is known of the drift before.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class EjectionRun:
         log: RunLog | None = None,
         observer: Observer | None = None,
         start: tuple[Scan, Atoms2D] | None = None,
+        track: Track | None = None,
     ) -> None:
         self._settings, self._limits = settings or RunSettings(), limits or Limits()
         self.guard = Guard(beam, self._limits)
@@ -184,7 +186,8 @@ class EjectionRun:
         self._atoms: Atoms2D | None = None
         self._region: Region = (0.0, 0.0, 0.0, 0.0)
         self._surveys, self._changed = 0, False
-        self._track = Track()
+        self._track = Track(track.velocity_deviation, velocity=track.now.velocity) if track else Track()
+        self._repeat = 0.0  # Å
         self._weights: dict[str, float] = {}
         self._background = 0.0
         self._levels: dict[str, tuple[float, ...]] = {}
@@ -311,6 +314,7 @@ class EjectionRun:
         times = scan.times_s(found)
         if self._atoms is None:
             self._track.add(scan.start_s, np.zeros(2))
+            self._repeat = repeat_distance(found)
         else:
             self._check_slip(scan.start_s)
             self._follow(found, times)
@@ -325,8 +329,7 @@ class EjectionRun:
     def _follow(self, found: Atoms2D, times: FloatArray) -> None:
         """Bring the drift up to date with all atoms of a survey."""
         assert self._atoms is not None
-        spacing = 2 * _SLIP
-        shift = common_shift(found.positions - self._drift.at(times), self._atoms.positions, spacing)
+        shift = common_shift(found.positions - self._drift.at(times), self._atoms.positions, self._repeat / 2)
         time_s = float(times.mean())
         self._track.add(time_s, self._drift.at(time_s) + shift)
 
@@ -341,10 +344,10 @@ class EjectionRun:
     def _check_slip(self, time_s: float) -> None:
         """Refuse to go on if the specimen may have moved to the next column, unseen."""
         unseen_s = time_s - self._drift.time_s
-        if unseen_s * self._track.velocity_deviation > _SLIP:
+        if unseen_s > self._track.lost_after_s(self._repeat):
             raise StemAeError(
-                f"Nobody has looked at the specimen for {unseen_s:.0f} s; it may have drifted to the next column: "
-                "take a new image and choose the targets again."
+                f"Nobody has looked at the specimen for {unseen_s:.0f} s; as far as its drift is known it may have "
+                "moved to the next column: take a new image and choose the targets again."
             )
 
     # --- one attempt ------------------------------------------------------------------------------------------------
@@ -365,7 +368,7 @@ class EjectionRun:
                 raise
             return self._keep(
                 Attempt(
-                    number, site, species, position, position, float("inf"), self._beam.now(), 0.0, 0.0,
+                    number, site, species, position, position, None, self._beam.now(), 0.0, 0.0,
                     Outcome.NOT_FIRED, Verdict.UNCLEAR, reason=str(error),
                 )
             )  # fmt: skip
@@ -575,7 +578,7 @@ class EjectionRun:
         positions = found.positions + scan.origin - drift
         assert self._atoms is not None
         if len(found):
-            positions = positions - common_shift(positions, self._atoms.positions, 2 * _SLIP)
+            positions = positions - common_shift(positions, self._atoms.positions, self._repeat / 2)
         x0, y0, x1, y1 = scan.region
         x, y = self._drift.at(scan.start_s)
         verification.add(dataclasses.replace(found, positions=positions), (x0 - x, y0 - y, x1 - x, y1 - y))

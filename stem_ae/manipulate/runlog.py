@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import threading
@@ -59,7 +60,7 @@ class RunLog:
         **values
             Numbers, words, arrays, and lists and mappings of them.
         """
-        line = json.dumps({"kind": kind} | values, default=_plain, ensure_ascii=False)
+        line = json.dumps(_finite({"kind": kind} | values), ensure_ascii=False)
         with self._lock:
             self._file.write(line + "\n")
             self._file.flush()
@@ -72,11 +73,20 @@ class RunLog:
             self._file.close()
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
+    """Return a value as JSON can hold it: no arrays, and null for numbers that are infinite or none at all."""
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+        return _finite(value.tolist())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return _finite(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
     raise TypeError(f"{type(value).__name__} is nothing for a log")
 
 

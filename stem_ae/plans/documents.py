@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import pathlib
 import re
@@ -88,6 +89,8 @@ class DocumentWriter:
                 os.fsync(file.fileno())
 
     def _store(self, key: str, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None  # JSON knows no other word for it
         if not isinstance(value, np.ndarray):
             return value
         name = re.sub(r"\W", "_", key) + ".bin"
@@ -181,6 +184,8 @@ class Run:
         return np.array([event[key] for event in self.events(stream)])
 
     def _load(self, value: Any) -> Any:
+        if value is None:
+            return math.nan
         if not (isinstance(value, dict) and "array" in value):
             return value
         count = int(np.prod(value["shape"]))

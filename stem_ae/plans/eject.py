@@ -7,6 +7,7 @@ and the guarantee that the microscope is safe afterwards.
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -166,10 +167,11 @@ class Ejector:
         a = self.attempt
         if a is None:
             raise StemAeError("Nothing was attempted yet.")
+        deviation = math.nan if a.aim_deviation is None else a.aim_deviation
         return {
             "number": a.number, "site": a.site, "species": a.species, "x": float(a.position[0]),
             "y": float(a.position[1]), "aim_x": float(a.aim[0]), "aim_y": float(a.aim[1]),
-            "aim_deviation": a.aim_deviation, "exposure_s": a.exposure_s, "electrons": a.electrons,
+            "aim_deviation": deviation, "exposure_s": a.exposure_s, "electrons": a.electrons,
             "outcome": str(a.outcome), "verdict": str(a.verdict), "bystanders": len(a.bystanders),
         }  # fmt: skip
 
