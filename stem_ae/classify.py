@@ -6,6 +6,7 @@ Each returns the same atoms with other classes: ``species``, ``labels`` and ``pr
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -22,24 +23,58 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 Way = Literal["network", "intensity", "neighbours"]
-"""How atoms are classified; by examples needs more than a word."""
+"""How atoms are classified, where one word says it; :class:`Examples` are the other way."""
 
 _MOST_GROUPS = 4
 _APART = 2.5  # widths between the means of two groups that are two and not one
 _RARE = 0.005  # share of the atoms below which a group is an outlier, but at least two atoms
 _PROFILE_BINS = 8
 _NEAREST = 3
+_LOOKS = 1 + _PROFILE_BINS + 2 * _NEAREST
 _GRAPH_NEIGHBOURS = 7  # over which an example's class spreads
 
 
-def classified(atoms: Atoms2D, way: Way) -> Atoms2D:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Atoms whose classes somebody has named, and what they looked like; good for later frames too."""
+
+    names: tuple[str, ...] = ()
+    """The class of each."""
+    looks: FloatArray = dataclasses.field(default_factory=lambda: np.zeros((0, _LOOKS)))
+    """What each looked like, ``(K, F)``; see :func:`looks`."""
+
+    def counts(self) -> dict[str, int]:
+        """Return how many examples there are of each class, the class that was named first in front."""
+        return dict(Counter(self.names))
+
+    def with_atoms(self, atoms: Atoms2D, image: ArrayLike, positions: ArrayLike, name: str) -> Examples:
+        """Return these examples and the atoms nearest to some positions, ``(K, 2)`` in Å.
+
+        Raises
+        ------
+        StemAeError
+            If a position is on no atom, or there are too few atoms to tell what is special about one.
+        """
+        if len(atoms) <= _NEAREST:
+            raise StemAeError(f"There are {len(atoms)} atoms, too few to learn from: {_NEAREST + 1} are needed.")
+        chosen = _atoms_at(atoms, np.asarray(positions, dtype=float).reshape(-1, 2), name)
+        seen = looks(atoms, np.asarray(image, dtype=float))[chosen]
+        return Examples((*self.names, *[name] * len(chosen)), np.vstack([self.looks, seen]))
+
+
+Classes = Way | Examples
+
+
+def classified(atoms: Atoms2D, classes: Classes, image: ArrayLike) -> Atoms2D:
     """Return the atoms classified in one of the ways; ``network`` leaves them as they are.
 
-    Where there are too few atoms for the way, they stay as they are too.
+    Where there are too few atoms for the way, or examples of fewer than two classes, they stay as they are too.
     """
-    if way == "network" or len(atoms) < 5:
+    if classes == "network" or len(atoms) < 5:
         return atoms
-    return by_intensity(atoms) if way == "intensity" else by_neighbours(atoms)
+    if isinstance(classes, Examples):
+        return by_examples(atoms, image, classes) if len(classes.counts()) > 1 else atoms
+    return by_intensity(atoms) if classes == "intensity" else by_neighbours(atoms)
 
 
 def by_intensity(atoms: Atoms2D, groups: int | None = None, seed: int = 0) -> Atoms2D:
@@ -120,19 +155,18 @@ def coordination(atoms: Atoms2D) -> tuple[IntArray, NDArray[np.bool_]]:
     return count, border
 
 
-def by_examples(atoms: Atoms2D, image: ArrayLike, examples: Mapping[str, ArrayLike]) -> Atoms2D:
-    """Classify by a few examples, whose classes spread over the frame to atoms that look alike.
+def by_examples(atoms: Atoms2D, image: ArrayLike, examples: Examples | Mapping[str, ArrayLike]) -> Atoms2D:
+    """Classify by a few examples, whose classes spread to atoms that look alike.
 
-    An atom looks like its intensity, its radial profile in the image, and the distances and intensities of its three
-    nearest neighbours. The classes spread over the graph of similar atoms (Zhou et al., NIPS 2003).
+    The classes spread over the graph of similar atoms (Zhou et al., NIPS 2003).
 
     Parameters
     ----------
     atoms : Atoms2D
     image : (H, W) array
         Where they were found.
-    examples : mapping of str to (K, 2) array
-        Positions in Å by the name of their class; each stands for the atom nearest to it.
+    examples : Examples or mapping of str to (K, 2) array
+        Of this or other frames; or positions in Å by the name of their class, each standing for the atom nearest to it.
 
     Raises
     ------
@@ -141,20 +175,25 @@ def by_examples(atoms: Atoms2D, image: ArrayLike, examples: Mapping[str, ArrayLi
     """
     from sklearn.semi_supervised import LabelSpreading
 
-    if len(examples) < 2:
+    if not isinstance(examples, Examples):
+        given = examples
+        examples = Examples()
+        for name, positions in given.items():
+            examples = examples.with_atoms(atoms, image, positions, name)
+    names = list(examples.counts())
+    if len(names) < 2:
         raise StemAeError("Give examples of at least two classes: one of them may be “other”.")
-    names = list(examples)
-    known = np.full(len(atoms), -1)
-    for label, name in enumerate(names):
-        known[_atoms_at(atoms, np.asarray(examples[name], dtype=float).reshape(-1, 2), name)] = label
-    looks = _looks(atoms, np.asarray(image, dtype=float))
-    similar = min(_GRAPH_NEIGHBOURS, len(atoms) - 1)
-    spreading = LabelSpreading(kernel="knn", n_neighbors=similar, alpha=0.2, max_iter=200).fit(looks, known)
-    probabilities = np.nan_to_num(spreading.label_distributions_)
+    labels = np.array([names.index(name) for name in examples.names])
+    here = looks(atoms, np.asarray(image, dtype=float))
+    spread = np.subtract(*np.percentile(here, [95, 5], axis=0))
+    scaled = np.vstack([examples.looks, here]) / np.maximum(spread, 1e-9 * np.abs(here).max())
+    known = np.concatenate([labels, np.full(len(atoms), -1)])
+    similar = min(_GRAPH_NEIGHBOURS, len(known) - 1)
+    spreading = LabelSpreading(kernel="knn", n_neighbors=similar, alpha=0.2, max_iter=200).fit(scaled, known)
+    probabilities = np.nan_to_num(spreading.label_distributions_[len(labels) :])
     unreached = probabilities.sum(1) < 1e-9
-    given = np.flatnonzero(known >= 0)
-    nearest = given[cKDTree(looks[given]).query(looks)[1]]
-    probabilities[unreached] = np.eye(len(names))[known[nearest[unreached]]]
+    nearest = cKDTree(scaled[: len(labels)]).query(scaled[len(labels) :])[1]
+    probabilities[unreached] = np.eye(len(names))[labels[nearest[unreached]]]
     return _with_classes(atoms, names, probabilities / probabilities.sum(1, keepdims=True))
 
 
@@ -166,19 +205,24 @@ def _atoms_at(atoms: Atoms2D, positions: FloatArray, name: str) -> IntArray:
     return np.asarray(index, dtype=np.int64)
 
 
-def _looks(atoms: Atoms2D, image: FloatArray) -> FloatArray:
-    """Return what each atom looks like, ``(N, F)``, every number divided by its spread over the frame."""
+def looks(atoms: Atoms2D, image: FloatArray) -> FloatArray:
+    """Return what each atom looks like, ``(N, F)``.
+
+    That is its intensity, its radial profile in the image, and the distances and intensities of its three nearest
+    neighbours; in units of the frame's median intensity, contrast and distance, so that frames can be compared.
+    """
     typical = typical_distance(atoms.positions)
     radii = np.linspace(0, 1.4 * typical, _PROFILE_BINS)
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     around = np.stack([np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))], -1)
     points = (atoms.positions[:, None, None] + around) / np.array(atoms.sampling[::-1])
     rings = ndimage.map_coordinates(image, [points[..., 1], points[..., 0]], order=1, mode="nearest").mean(-1)
-    distance, index = cKDTree(atoms.positions).query(atoms.positions, k=min(_NEAREST, len(atoms) - 1) + 1)
-    looks = np.column_stack([atoms.intensity, rings, distance[:, 1:], np.sort(atoms.intensity[index[:, 1:]], axis=1)])
-    spread = np.subtract(*np.percentile(looks, [95, 5], axis=0))
-    result: FloatArray = looks / np.maximum(spread, 1e-9 * np.abs(looks).max())
-    return result
+    dark, bright = np.percentile(rings, [5, 95])
+    intensity = atoms.intensity / max(float(np.median(np.abs(atoms.intensity))), 1e-30)
+    distance, index = cKDTree(atoms.positions).query(atoms.positions, k=_NEAREST + 1)
+    around_it = np.sort(intensity[index[:, 1:]], axis=1)
+    profile = (rings - dark) / max(float(bright - dark), 1e-30)
+    return np.column_stack([intensity, profile, distance[:, 1:] / typical, around_it])
 
 
 def _with_classes(atoms: Atoms2D, names: Sequence[str], probabilities: FloatArray) -> Atoms2D:

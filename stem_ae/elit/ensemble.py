@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stem_ae.atoms import Atoms2D, as_sampling
-from stem_ae.classify import Way, classified
+from stem_ae.classify import Classes, classified
 from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.likelihood import fit
@@ -120,7 +120,7 @@ class Ensemble:
         sampling: float | tuple[float, float],
         threshold: float = 0.5,
         refine: bool = True,
-        classes: Way = "network",
+        classes: Classes = "network",
     ) -> Prediction:
         """Find and classify the atoms of one frame.
 
@@ -134,8 +134,9 @@ class Ensemble:
             Smallest probability of being an atom at all.
         refine : bool
             Whether positions are fitted to the electrons; without, they are the networks'.
-        classes : str
-            Who classifies the atoms: the ``"network"``, a mixture of their ``"intensity"``, or their ``"neighbours"``.
+        classes : str or Examples
+            Who classifies the atoms: the ``"network"``, a mixture of their ``"intensity"``, their ``"neighbours"``, or
+            examples.
 
         Returns
         -------
@@ -155,7 +156,7 @@ class Ensemble:
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
         novelty = self.familiar.novelty(features) if self.familiar is not None else 0.0
-        return Prediction(mean[1:], spread, self.sampling, classified(atoms, classes), novelty)
+        return Prediction(mean[1:], spread, self.sampling, classified(atoms, classes, array), novelty)
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""

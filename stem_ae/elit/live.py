@@ -24,7 +24,7 @@ from stem_ae.elit.preprocess import Image, as_image
 from stem_ae.errors import StemAeError
 
 if TYPE_CHECKING:  # ASE and SciPy's image functions are not needed where results are only passed on
-    from stem_ae.classify import Way
+    from stem_ae.classify import Classes
     from stem_ae.defects import Defect
 
 LEAST_PRESENCE = 0.2
@@ -60,7 +60,7 @@ class Predictor(Protocol):
         """Return how many networks it has."""
 
     def predict(
-        self, image: Image, sampling: tuple[float, float], threshold: float = 0.5, classes: Way = "network"
+        self, image: Image, sampling: tuple[float, float], threshold: float = 0.5, classes: Classes = "network"
     ) -> Prediction:
         """Find and classify the atoms of one frame."""
 
@@ -141,8 +141,8 @@ class Frame:
         Frames of the same subject, shape and calibration have the same sampling.
     origin : object
         Whatever the sender needs to recognise the frame by; not looked at here.
-    classes : str
-        How its atoms are classified, see :data:`stem_ae.classify.Way`.
+    classes : str or Examples
+        How its atoms are classified, see :data:`stem_ae.classify.Classes`.
     """
 
     image: NDArray[Any]
@@ -151,7 +151,7 @@ class Frame:
     ready: float = dataclasses.field(default_factory=time.perf_counter)
     subject: str = ""
     origin: Any = None
-    classes: Way = "network"
+    classes: Classes = "network"
 
 
 class _SamplingFinder:

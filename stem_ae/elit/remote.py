@@ -17,7 +17,7 @@ from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.wire import packed, unpacked
 
 if TYPE_CHECKING:
-    from stem_ae.classify import Way
+    from stem_ae.classify import Classes
     from stem_ae.defects import Defect
 
 
@@ -101,11 +101,16 @@ class RemoteEnsemble:
         return int(self.facts["size"])
 
     def predict(
-        self, image: ArrayLike, sampling: tuple[float, float], threshold: float = 0.5, classes: Way = "network"
+        self, image: ArrayLike, sampling: tuple[float, float], threshold: float = 0.5, classes: Classes = "network"
     ) -> Prediction:
         """Find and classify the atoms of one frame; see :meth:`stem_ae.elit.ensemble.Ensemble.predict`."""
-        request = {"do": "predict", "sampling": list(sampling), "threshold": threshold, "classes": classes}
-        values, arrays = self._process.request(self, request, {"image": np.asarray(image, np.float32)})
+        request: dict[str, Any] = {"do": "predict", "sampling": list(sampling), "threshold": threshold}
+        given = {"image": np.asarray(image, np.float32)}
+        if isinstance(classes, str):
+            request["classes"] = classes
+        else:
+            request["examples"], given["looks"] = classes.names, classes.looks
+        values, arrays = self._process.request(self, request, given)
         return unpacked(values, arrays)
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:

@@ -10,6 +10,7 @@ import sys
 from typing import IO, Any
 
 from stem_ae import elit, processes
+from stem_ae.classify import Examples
 from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.wire import packed, unpacked
 from stem_ae.errors import StemAeError
@@ -34,7 +35,9 @@ class Server:
         if request["do"] == "find_defects":
             found = self._ensemble.find_defects(unpacked(request["prediction"], arrays))
             return {"defects": [dataclasses.asdict(defect) for defect in found]}, {}
-        step, threshold, classes = tuple(request["sampling"]), request["threshold"], request["classes"]
+        step, threshold, classes = tuple(request["sampling"]), request["threshold"], request.get("classes")
+        if classes is None:
+            classes = Examples(tuple(request["examples"]), arrays["looks"])
         return packed(self._ensemble.predict(arrays["image"], step, threshold, classes=classes))
 
     def _load(self, name: str) -> Answer:
