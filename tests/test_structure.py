@@ -8,6 +8,7 @@ import ase
 import numpy as np
 import pytest
 from ase.build import graphene_nanoribbon, molecule
+from ase.data import covalent_radii
 
 from stem_ae import Atoms2D, StemAeError, structure
 from stem_ae.imaging import specimens
@@ -289,3 +290,80 @@ def test_frame_of_2000_atoms_in_time():
     assert time.process_time() - start < 0.5
     assert len(image) > 1900
     assert (cell.numbers == 14).any()
+
+
+def test_rings_and_defects_of_mos2_are_those_of_its_columns():
+    """Sulphur above sulphur is one corner of a hexagon; a column with one S is a vacancy, and Mo is no dopant."""
+    whole = specimens.mos2((40.0, 40.0), rotation=0.1, single_vacancies=0.0, double_vacancies=0.0, seed=2)
+    image = found(whole, noise=0.02, species=["Mo", "S2", "S1"])
+    cell = structure.build(image, (4, 4, 36, 36), cell="periodic")
+    sulphur = np.flatnonzero(cell.symbols == "S")
+    assert {len(ring) for ring in structure.rings(cell)} == {6}
+    assert 3 * len(structure.rings(cell)) == len(cell)  # Euler on a torus: a hexagon for each MoS2
+    assert structure.defects(cell) == []
+    upper = int(sulphur[np.argmax(cell.positions[sulphur, 2])])
+    (defect,) = structure.defects(structure.add_vacancy(cell, upper))
+    assert defect["kind"] == "vacancy S"
+    assert defect["centre"][:2] == pytest.approx(cell.positions[upper, :2], abs=0.1)
+
+
+def test_an_adsorbate_touches_the_sheet_and_is_no_defect_of_it(graphene):
+    sheet = structure.build(graphene, structure.around(25, 25, 7), calibration=None)
+    for what, site in (("Cr", "hollow"), ("O", "bridge"), ("CH3", "top"), ("H", "top")):
+        cell = structure.adsorb(sheet, what, site, near=tuple(structure.from_image(sheet, [[26.0, 24.0]])[0]))
+        marked = cell.arrays["adsorbate"]
+        assert np.array_equal(cell[~marked].positions, sheet.positions)
+        first = cell.positions[marked][0]
+        away = np.linalg.norm(sheet.positions - first, axis=1)
+        radii = covalent_radii[sheet.numbers] + covalent_radii[cell.numbers[marked][0]]
+        assert np.min(away - radii) == pytest.approx(0.0, abs=1e-6)
+        assert np.hypot(*(structure.to_image(cell)[marked][0] - [26.0, 24.0])) < 1.3
+        assert [len(ring) for ring in structure.rings(cell)] == [len(ring) for ring in structure.rings(sheet)]
+        kinds = [defect["kind"] for defect in structure.defects(cell)]
+        assert kinds == ([] if what == "H" else [f"adsorbate {what[0] if what == 'CH3' else what}"])
+    for what, site, message in (("Kryptonite", "top", "cannot be adsorbed"), ("Cr", "beside", "site 'beside'")):
+        with pytest.raises(StemAeError, match=message):
+            structure.adsorb(sheet, what, site)
+
+
+def test_an_adsorbate_on_mos2_rests_on_the_upper_sulphur():
+    image = found(specimens.mos2((40.0, 40.0), rotation=0.1, seed=2), species=["Mo", "S2", "S1"])
+    sheet = structure.build(image, (8, 8, 32, 32), calibration=None)
+    for site in ("top", "bridge", "hollow"):
+        cell = structure.adsorb(sheet, "Au", site)
+        assert cell.positions[-1, 2] > sheet.positions[:, 2].max() + 0.8
+
+
+def test_points_go_to_the_structure_and_back(graphene):
+    cell = structure.build(graphene, (10, 12, 30, 40), calibration="affine")
+    there = structure.from_image(cell, [[3.0, 5.0], [20.0, 7.0]])
+    assert structure.to_image(cell, np.column_stack([there, [0, 0]])) == pytest.approx(np.array([[3, 5], [20, 7]]))
+    with pytest.raises(StemAeError, match="not built from an image"):
+        structure.from_image(molecule("C6H6"), [[0, 0]])
+
+
+def test_an_oxide_is_made_of_its_columns_by_a_template(tmp_path):
+    """SrTiO3 along [001]: a cell as high as its period, oxygen in the titanium columns, the projected lattice square."""
+    a = 3.905
+    ij = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2)
+    xy = np.concatenate([ij, ij + 0.5]) * a * 0.97 + 2.0  # the image's scale is wrong by 3 %
+    image = atoms_at(xy, ["Sr"] * 64 + ["Ti"] * 64, ["Sr", "Ti"], 0.02, (320, 320))
+    cell = structure.build(image, (4, 4, 28, 28), cell="periodic")
+    numbers = cell.numbers.tolist()
+    assert numbers.count(38) == numbers.count(22) == numbers.count(8) > 9
+    assert cell.cell.lengths()[2] == a
+    assert cell.pbc.all()
+    assert structure.bond_lengths(cell)["O-Ti"] == pytest.approx(a / 2, abs=1e-3)
+    assert cell.cell.volume / numbers.count(38) == pytest.approx(a**3, rel=1e-3)
+    # The same template written down by a user.
+    (tmp_path / "oxide.json").write_text(
+        '{"name": "oxide", "spacing": 2.761, "period": 3.905, '
+        '"columns": {"Sr": [["Sr", 0]], "Ti": [["Ti", 1.9525], ["O", 0]]}}'
+    )
+    template = structure.Material.read(tmp_path / "oxide.json")
+    again = structure.build(image, (4, 4, 28, 28), cell="periodic", material=template)
+    assert again.positions == pytest.approx(cell.positions)
+    for wrong in ("[]", "{}", '{"name": "x", "columns": {"A": [["Qq", 0]]}, "spacing": 1}', "columns"):
+        (tmp_path / "oxide.json").write_text(wrong)
+        with pytest.raises(StemAeError, match="not the template of a material"):
+            structure.Material.read(tmp_path / "oxide.json")

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stem_ae.atoms import as_sampling
 from stem_ae.errors import StemAeError
 
 if TYPE_CHECKING:
@@ -85,17 +86,34 @@ class Result:
         path = self.folder / "trajectory.extxyz"
         return list(read(path, index=":")) if path.exists() else []
 
-    def image(self, shape: tuple[int, int], sampling: float | tuple[float, float], sigma: float = 0.5) -> FloatArray:
+    @property
+    def frame(self) -> dict[str, Any]:
+        """Shape and sampling (Å per pixel) of the image that the structure was built from; empty if it was not."""
+        frame: dict[str, Any] = self.atoms.info.get("stem_ae", {}).get("frame", {})
+        return frame
+
+    def image(
+        self,
+        shape: Sequence[int] | None = None,
+        sampling: float | Sequence[float] | None = None,
+        sigma: float = 0.5,
+    ) -> FloatArray:
         """Return the ADF image that the final structure would give, beside the experiment's, ``(H, W)``.
 
         Fraction of the beam that is scattered, for a Gaussian probe of this standard deviation in Å, in the frame of
-        the image the structure was built from.
+        the image the structure was built from and, if no other are given, with its shape and sampling.
+
+        Raises
+        ------
+        StemAeError
+            If it was not built from an image.
         """
         from stem_ae.imaging.adf import expected_fraction
         from stem_ae.imaging.probe import GaussianProbe
         from stem_ae.imaging.scattering import cross_section
         from stem_ae.structure import to_image
 
-        return expected_fraction(
-            to_image(self.atoms), cross_section(self.atoms.numbers), shape, sampling, GaussianProbe(sigma)
-        )
+        xy = to_image(self.atoms)
+        height, width = shape or self.frame["shape"]
+        step = as_sampling(self.frame["sampling"] if sampling is None else sampling)
+        return expected_fraction(xy, cross_section(self.atoms.numbers), (height, width), step, GaussianProbe(sigma))

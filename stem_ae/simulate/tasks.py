@@ -380,7 +380,7 @@ class Adsorption:
     Parameters
     ----------
     adsorbate : tuple of int
-        Its atoms in the structure, counted from 0.
+        Its atoms in the structure, counted from 0; by default those that :func:`stem_ae.structure.adsorb` marked.
     engine, fixed, fmax, max_steps
         As in :class:`Relax`: all three structures are relaxed.
     """
@@ -397,11 +397,17 @@ class Adsorption:
         """Raise StemAeError if the adsorbate is none or all of the structure."""
         Relax(self.engine, self.fixed, self.fmax, max_steps=self.max_steps).check(atoms)
         assert atoms is not None
-        chosen = set(self.adsorbate)
-        if not chosen or not chosen < set(range(len(atoms))):
+        chosen = set(self._chosen(atoms))
+        if not chosen:
+            raise StemAeError("Nothing is adsorbed on this structure: add an ad-atom or a group, or name its atoms.")
+        if not chosen < set(range(len(atoms))):
             raise StemAeError(
                 f"The adsorbate must be some, not all, of the structure's {len(atoms)} atoms, counted from 0."
             )
+
+    def _chosen(self, atoms: ase.Atoms) -> tuple[int, ...]:
+        marked = atoms.arrays.get("adsorbate", np.zeros(len(atoms), bool))
+        return self.adsorbate or tuple(np.flatnonzero(marked).tolist())
 
     def run(self, calculation: Calculation) -> None:
         """Relax the whole and its two parts, each in a folder of its own."""
@@ -409,7 +415,7 @@ class Adsorption:
 
         whole = calculation.structure
         assert whole is not None
-        part = np.isin(np.arange(len(whole)), self.adsorbate)
+        part = np.isin(np.arange(len(whole)), self._chosen(whole))
         # The part in vacuum has no perimeter any more; a single atom has nothing to relax.
         pieces = {
             "whole": (whole, self.fixed), "system": (whole[~part], self.fixed), "adsorbate": (whole[part], None),

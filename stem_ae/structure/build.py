@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -73,7 +74,8 @@ def build(
     overlaps : "resolve", "refuse" or "keep"
         What happens to atoms that are too close: see :func:`stem_ae.structure.overlaps.settle`.
     provenance : mapping, optional
-        Where the atoms come from (image, model, version), carried in ``info["stem_ae"]["provenance"]``.
+        Where the atoms come from (image, model, version), carried in ``info["stem_ae"]["provenance"]`` together with
+        the digest of the atoms.
 
     Returns
     -------
@@ -137,7 +139,8 @@ def build(
         "classes": list(atoms.species),
         "columns": len(columns.xy),
         "notes": notes,
-        "provenance": dict(provenance or {}),
+        "frame": {"shape": list(atoms.shape), "sampling": list(atoms.sampling)},
+        "provenance": {**(provenance or {}), "atoms_sha256": _digest(atoms)},
     }
     return structure
 
@@ -190,13 +193,37 @@ def to_image(structure: ase.Atoms, positions: FloatArray | None = None) -> Float
     StemAeError
         If it was not built from an image.
     """
+    matrix, shift = _from_image(structure)
+    xyz = structure.positions if positions is None else positions
+    result: FloatArray = (xyz[:, :2] - shift) * [1, -1] @ np.linalg.inv(matrix).T
+    return result
+
+
+def from_image(structure: ase.Atoms, xy: FloatArray) -> FloatArray:
+    """Return where points of the image, ``(N, 2)`` in its Å, are in the axes of a structure that was built from it.
+
+    Raises
+    ------
+    StemAeError
+        If it was not built from an image.
+    """
+    matrix, shift = _from_image(structure)
+    result: FloatArray = np.asarray(xy, float) @ matrix.T * [1, -1] + shift
+    return result
+
+
+def _from_image(structure: ase.Atoms) -> tuple[FloatArray, FloatArray]:
     report = structure.info.get("stem_ae")
     if not report:
         raise StemAeError("This structure was not built from an image.")
-    xyz = structure.positions if positions is None else positions
-    xy = (xyz[:, :2] - np.array(report["shift"])) * [1, -1]
-    result: FloatArray = xy @ np.linalg.inv(np.array(report["calibration"]["matrix"]).reshape(2, 2)).T
-    return result
+    return np.array(report["calibration"]["matrix"]).reshape(2, 2), np.array(report["shift"])
+
+
+def _digest(atoms: Atoms2D) -> str:
+    """Return the SHA-256 of what was found in the image."""
+    arrays = (atoms.positions, atoms.covariance, atoms.labels, atoms.probabilities, atoms.intensity)
+    words = f"{atoms.species} {atoms.shape} {atoms.sampling}".encode()
+    return hashlib.sha256(words + b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
 def _correction(

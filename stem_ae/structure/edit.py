@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import ase
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
+from ase.geometry import get_distances
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
 from stem_ae.structure.bonding import bonded
-from stem_ae.structure.rings import rings
+from stem_ae.structure.rings import covered, in_sheet, rings
 
 FloatArray = NDArray[np.float64]
 Site = Literal["top", "bridge", "hollow"]
+Group = Literal["CH", "CH2", "CH3"]
+
+SITES: tuple[Site, ...] = get_args(Site)
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 _CH_BOND = 1.09
 _VACUUM_ABOVE = 10.0
 """Å that a patch in vacuum keeps above what was added."""
+_CLOSEST = 1.0
+"""Å above the sheet, for an atom that would fall through."""
 _TETRAHEDRAL = np.arccos(-1 / 3)
 
 
@@ -31,10 +38,11 @@ def sites(atoms: ase.Atoms, kind: Site) -> FloatArray:
         If ``kind`` is not one of the three.
     """
     if kind == "top":
-        return np.array(atoms.positions[atoms.numbers > 1])
+        return np.array(atoms.positions[in_sheet(atoms) & ~covered(atoms)])
     if kind == "bridge":
         first, second, vectors = bonded(atoms)
-        once = (first < second) & (atoms.numbers[first] > 1) & (atoms.numbers[second] > 1)
+        inside = in_sheet(atoms)
+        once = (first < second) & inside[first] & inside[second]
         return np.array(atoms.positions[first[once]] + vectors[once] / 2)
     if kind == "hollow":
         centres = []
@@ -61,7 +69,7 @@ def add_adatom(
     near : (float, float), optional
         The site nearest to this x, y (Å, the structure's frame); the middle of the sheet by default.
     height : float, optional
-        Å above the sheet; by default the one that makes the bonds as long as the covalent radii say.
+        Å above the site; by default where it touches the sheet, by the covalent radii.
 
     Raises
     ------
@@ -76,15 +84,23 @@ def add_adatom(
     target = np.asarray(near if near is not None else atoms.positions[:, :2].mean(axis=0))
     place = places[np.argmin(np.linalg.norm(places[:, :2] - target, axis=1))]
     if height is None:
-        nearest = int(np.argmin(np.linalg.norm(atoms.positions - place, axis=1)))
-        bond = covalent_radii[atomic_numbers[element]] + covalent_radii[atoms.numbers[nearest]]
-        aside = np.linalg.norm(atoms.positions[nearest] - place)
-        height = float(np.sqrt(max(bond**2 - aside**2, 1.0)))
+        height = _resting(atoms, element, place) - float(place[2])
     return _with(atoms, ase.Atoms([element], [place + np.array([0, 0, height])]))
 
 
-def add_group(atoms: ase.Atoms, group: Literal["CH", "CH2", "CH3"], site: Site = "top", *,
-              near: tuple[float, float] | None = None) -> ase.Atoms:  # fmt: skip
+def _resting(atoms: ase.Atoms, element: str, place: FloatArray) -> float:
+    """Return the z at which an atom that comes down over a place is a bond's length from the first atom it meets."""
+    way, _ = get_distances(place, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    aside = np.hypot(way[0, :, 0], way[0, :, 1])
+    bond = covalent_radii[atomic_numbers[element]] + covalent_radii[atoms.numbers]
+    met = aside < bond
+    z = place[2] + way[0, met, 2] + np.sqrt(bond[met] ** 2 - aside[met] ** 2)
+    return float(max([*z, place[2] + _CLOSEST]))
+
+
+def add_group(
+    atoms: ase.Atoms, group: Group, site: Site = "top", *, near: tuple[float, float] | None = None
+) -> ase.Atoms:
     """Return a copy with a CH, CH2 or CH3 group above the sheet, its carbon on the site as an ad-atom.
 
     Raises
@@ -92,7 +108,7 @@ def add_group(atoms: ase.Atoms, group: Literal["CH", "CH2", "CH3"], site: Site =
     StemAeError
         If the group or the site does not exist.
     """
-    if group not in ("CH", "CH2", "CH3"):
+    if group not in GROUPS:
         raise StemAeError(f"The group {group!r} is not known: choose CH, CH2 or CH3.")
     count = 1 if group == "CH" else int(group[2])
     with_carbon = add_adatom(atoms, "C", site, near=near)
@@ -103,6 +119,21 @@ def add_group(atoms: ase.Atoms, group: Literal["CH", "CH2", "CH3"], site: Site =
         [np.sin(tilt) * np.cos(turns), np.sin(tilt) * np.sin(turns), np.full(count, np.cos(tilt))]
     )
     return _with(with_carbon, ase.Atoms(["H"] * count, carbon + _CH_BOND * directions))
+
+
+def adsorb(atoms: ase.Atoms, what: str, site: Site, *, near: tuple[float, float] | None = None) -> ase.Atoms:
+    """Return a copy with an ad-atom or a group above the sheet: ``"Cr"``, ``"H"``, ``"CH3"``.
+
+    Raises
+    ------
+    StemAeError
+        If it is neither an element nor a known group, or the site does not exist.
+    """
+    if what in GROUPS:
+        return add_group(atoms, cast(Group, what), site, near=near)
+    if what not in atomic_numbers:
+        raise StemAeError(f"{what!r} cannot be adsorbed: give an element, such as Cr, or one of {', '.join(GROUPS)}.")
+    return add_adatom(atoms, what, site, near=near)
 
 
 def add_vacancy(atoms: ase.Atoms, *indices: int) -> ase.Atoms:
@@ -122,9 +153,11 @@ def add_vacancy(atoms: ase.Atoms, *indices: int) -> ase.Atoms:
 
 
 def _with(atoms: ase.Atoms, added: ase.Atoms) -> ase.Atoms:
-    """Return both; what the image says about atoms stays empty for the added ones."""
+    """Return both, the added atoms marked as ``adsorbate``; what the image says about atoms stays empty for them."""
     result: ase.Atoms = atoms.copy()
     result += added
+    marked = atoms.arrays.get("adsorbate", np.zeros(len(atoms), bool))
+    result.set_array("adsorbate", np.concatenate([marked, np.ones(len(added), bool)]))
     if result.has("image_atom"):
         result.arrays["image_atom"][-len(added) :] = -1
         result.arrays["image_position"][-len(added) :] = added.positions

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -35,6 +37,35 @@ class Material:
     columns: Mapping[str, tuple[tuple[str, float], ...]]
     spacing: float
     period: float | None = None
+
+    @classmethod
+    def read(cls, path: str | pathlib.Path) -> Material:
+        """Read a template from a JSON file, such as ``{"name": "BN", "columns": {"B": [["B", 0]]}, "spacing": 1.45}``.
+
+        Raises
+        ------
+        StemAeError
+            If the file does not hold one.
+        """
+        path = pathlib.Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            columns = {
+                str(name): tuple((str(element), float(height)) for element, height in column)
+                for name, column in content.pop("columns").items()
+            }
+            material = cls(columns=columns, **content)
+            elements = {element for column in columns.values() for element, _ in column}
+            if not (material.spacing > 0 and columns and elements <= set(ase.data.chemical_symbols[1:])):
+                raise ValueError("the spacing is not positive, or a column holds what is no element")
+        except OSError as error:
+            raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StemAeError(
+                f"{path.name} is not the template of a material ({error}): it has to give its name, its columns as "
+                "lists of element and height in Å, and its spacing in Å."
+            ) from error
+        return material
 
     def atoms_of(self, column: str) -> tuple[tuple[str, float], ...]:
         """Return the atoms of one class of column.

@@ -7,15 +7,24 @@ import dataclasses
 
 import ase
 import numpy as np
+from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
 from stem_ae.structure.bonding import bonded
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 _LARGEST = 14
 """Larger faces are holes or the outside."""
+
+_ABREAST = 0.6
+_ABOVE = 1.0
+"""Å. Atoms that are no farther apart than the one along x and y, and farther than the other along z, are one column."""
+
+_HOST = 0.25
+"""An element that is at least this part of a sheet belongs to it: a rarer one is a dopant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +55,11 @@ def bond_lengths(atoms: ase.Atoms) -> dict[str, FloatArray]:
 def rings(atoms: ase.Atoms) -> list[Ring]:
     """Return the rings of a sheet seen along z: the faces of its bond graph.
 
-    For sheets one atom thick, whose bonds do not cross in projection: at every atom the bonds are sorted by their
-    direction, and turning always left walks round one face. Bonds across periodic borders are followed.
+    For sheets whose bonds do not cross in projection: at every atom the bonds are sorted by their direction, and turning
+    always left walks round one face. Atoms above one another, such as the sulphur of MoS2, count as their first one;
+    adsorbates do not count. Bonds across periodic borders are followed.
     """
-    first, second, vectors = bonded(atoms)
-    heavy = (atoms.numbers[first] > 1) & (atoms.numbers[second] > 1)
-    first, second, vectors = first[heavy], second[heavy], vectors[heavy]
+    first, second, vectors = _sheet_bonds(atoms)
     order = np.lexsort([np.arctan2(vectors[:, 1], vectors[:, 0]), first])
     first, second, vectors = first[order], second[order], vectors[order]
     following = _next_edge(first, second, vectors)
@@ -67,6 +75,51 @@ def rings(atoms: ase.Atoms) -> list[Ring]:
         if 3 <= len(walk) <= _LARGEST and edge == start and _closes(vectors[walk]):
             found.append(_ring(first[walk], vectors[walk]))
     return found
+
+
+def _sheet_bonds(atoms: ase.Atoms) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return the bonds between the columns of a sheet from both their ends: each column is named by its first atom."""
+    first, second, vectors = bonded(atoms)
+    inside = in_sheet(atoms)
+    kept = inside[first] & inside[second]
+    first, second, vectors = first[kept], second[kept], vectors[kept]
+    column, aside = _columns(atoms)
+    vectors = vectors + aside[second] - aside[first]
+    first, second = column[first], column[second]
+    _, once = np.unique(np.column_stack([first, second, np.round(10 * vectors[:, :2])]), axis=0, return_index=True)
+    once = once[first[once] != second[once]]
+    return first[once], second[once], vectors[once]
+
+
+def in_sheet(atoms: ase.Atoms) -> BoolArray:
+    """Return which atoms make up the sheet: neither hydrogen nor adsorbates."""
+    inside: BoolArray = atoms.numbers > 1
+    if atoms.has("adsorbate"):
+        inside = inside & ~atoms.arrays["adsorbate"].astype(bool)
+    return inside
+
+
+def covered(atoms: ase.Atoms) -> BoolArray:
+    """Return which atoms have another one of their column above them."""
+    column, _ = _columns(atoms)
+    highest = np.full(len(atoms), -np.inf)
+    np.maximum.at(highest, column, atoms.positions[:, 2])
+    result: BoolArray = atoms.positions[:, 2] < highest[column]
+    return result
+
+
+def _columns(atoms: ase.Atoms) -> tuple[IntArray, FloatArray]:
+    """Return for each atom the first one of its column, and the way there in Å."""
+    column, aside = np.arange(len(atoms)), np.zeros((len(atoms), 3))
+    if len(atoms) == 0 or np.ptp(atoms.positions[:, 2]) < _ABOVE:
+        return column, aside
+    i, j, way = neighbor_list("ijD", atoms, 4.0)
+    same = (np.hypot(way[:, 0], way[:, 1]) < _ABREAST) & (np.abs(way[:, 2]) > _ABOVE) & (j < i)
+    # The highest of these j comes first, so that the lowest is what stays.
+    order = np.argsort(-j[same], kind="stable")
+    i, j, way = i[same][order], j[same][order], way[same][order]
+    column[i], aside[i] = j, way
+    return column, aside
 
 
 def _next_edge(first: IntArray, second: IntArray, vectors: FloatArray) -> IntArray:
@@ -100,8 +153,9 @@ def _ring(members: IntArray, vectors: FloatArray) -> Ring:
 def defects(atoms: ase.Atoms, found: list[Ring] | None = None) -> list[dict[str, object]]:
     """Return the defects of a hexagonal sheet, each with its kind, its atoms and its centre (Å).
 
-    Kinds: ``Stone-Wales`` (5-7-7-5 about one bond), ``divacancy 5-8-5``, ``vacancy`` (a ring larger than 8),
-    ``dopant`` (an element that is not the commonest), and ``ring of n`` for other odd rings.
+    Kinds: ``Stone-Wales`` (5-7-7-5 about one bond), ``divacancy 5-8-5``, ``vacancy`` (a ring larger than 8), ``ring of
+    n`` for other odd rings, ``dopant Si`` (a rare element), ``vacancy S`` (a column with fewer atoms than its like), and
+    ``adsorbate Cr``.
     """
     found = rings(atoms) if found is None else found
     odd = [ring for ring in found if len(ring) != 6]
@@ -113,13 +167,31 @@ def defects(atoms: ase.Atoms, found: list[Ring] | None = None) -> list[dict[str,
         sizes = tuple(sorted(len(odd[k]) for k in group))
         members = sorted(set().union(*(odd[k].atoms for k in group)))
         result.append({"kind": _KINDS.get(sizes) or _name(sizes), "atoms": members})
-    heavy = atoms.numbers[atoms.numbers > 1]
-    if len(heavy):
-        usual = collections.Counter(heavy.tolist()).most_common(1)[0][0]
-        for k in np.flatnonzero((atoms.numbers > 1) & (atoms.numbers != usual)):
-            result.append({"kind": f"dopant {atoms.symbols[int(k)]}", "atoms": [int(k)]})
+    inside = in_sheet(atoms)
+    result += _dopants(atoms, inside) + _missing_in_columns(atoms, inside)
+    added = np.flatnonzero(~inside & (atoms.numbers > 1))
+    result += [{"kind": f"adsorbate {atoms.symbols[int(k)]}", "atoms": [int(k)]} for k in added]
     for defect in result:
         defect["centre"] = atoms.positions[defect["atoms"]].mean(axis=0).tolist()
+    return result
+
+
+def _dopants(atoms: ase.Atoms, inside: BoolArray) -> list[dict[str, object]]:
+    counts = collections.Counter(atoms.numbers[inside].tolist())
+    rare = [number for number, count in counts.items() if count < _HOST * inside.sum()]
+    chosen = np.flatnonzero(inside & np.isin(atoms.numbers, rare))
+    return [{"kind": f"dopant {atoms.symbols[int(k)]}", "atoms": [int(k)]} for k in chosen]
+
+
+def _missing_in_columns(atoms: ase.Atoms, inside: BoolArray) -> list[dict[str, object]]:
+    """Return the columns that hold fewer atoms than most columns of their element do."""
+    column, height = np.unique(_columns(atoms)[0][inside], return_counts=True)
+    result: list[dict[str, object]] = []
+    for number in np.unique(atoms.numbers[column]):
+        same = atoms.numbers[column] == number
+        usual = np.bincount(height[same]).argmax()
+        for k in column[same & (height < usual)]:
+            result.append({"kind": f"vacancy {atoms.symbols[int(k)]}", "atoms": [int(k)]})
     return result
 
 
