@@ -22,7 +22,7 @@ pytest.importorskip("nion.instrumentation")
 from nion.data import Calibration, DataAndMetadata
 from nion.instrumentation import HardwareSource
 from nion.instrumentation.test import AcquisitionTestContext
-from nion.swift import Facade
+from nion.swift import DisplayPanel, Facade
 from nion.swift.model import DataItem
 from nion.swift.test import TestContext
 from nion.ui import DrawingContext, TestUI
@@ -86,7 +86,7 @@ class Peaks:
         n = len(xy)
         covariance = np.broadcast_to(np.eye(2) * 1e-4, (n, 2, 2))
         atoms = Atoms2D(xy, covariance, labels, self.species, probabilities, heights, image.shape, (dy, dx))
-        return Prediction(maps, 0.1 * maps.max(0), WORKING, classified(atoms, classes), self.novelty)
+        return Prediction(maps, 0.1 * maps.max(0), WORKING, classified(atoms, classes, image), self.novelty)
 
     def find_defects(self, prediction):
         return find_defects(prediction)
@@ -714,6 +714,43 @@ def test_atoms_by_intensity_and_by_neighbours(running):
     assert "border" in running.counts
     running.model.classes_index = 0
     running.pump(lambda: running.counts == by_network)
+
+
+def test_classes_by_example_are_named_by_clicks_and_last_for_later_frames(running):
+    def click(name, position):
+        model.examples.name = name
+        place = Geometry.FloatPoint(*(position[::-1] + 0.5))
+        manager = DisplayPanel.DisplayPanelManager()
+        return manager.image_display_clicked(running.display, running.display.display_item, place, None)
+
+    model = running.model
+    by_network = running.counts
+    colors = {item.name: item.color for item in model.classes.items}
+    silicon, carbon = (running.rings_px((128, 128), colors[name]) for name in ("Si", "C"))
+    assert not click("bright", silicon[0])  # not asked for: the click is Swift's
+    assert model.examples.examples is None
+    model.classes_index = 3
+    assert click("bright", silicon[0])
+    assert "another class" in model.examples.text
+    assert click("", silicon[1])
+    assert "Type the name" in model.examples.text
+    assert click("bright", np.array([-200.0, -200.0]))
+    assert "on no atom" in model.examples.text
+    assert running.counts == by_network  # of one class alone nothing can be learnt
+    middle = np.argsort(np.linalg.norm(carbon - 64, axis=1))
+    for k in middle[:3]:
+        click("dim", carbon[k])
+    running.pump(lambda: list(running.counts) == ["bright", "dim"])
+    assert running.counts["bright"] == pytest.approx(by_network["Si"], abs=2)
+    assert model.examples.text == "bright: 1, dim: 3"
+    seen = running.ensemble.calls
+    running.record()
+    running.pump(lambda: running.ensemble.calls > seen)
+    running.pump_for(0.3)
+    assert list(running.counts) == ["bright", "dim"]
+    assert running.counts["bright"] == pytest.approx(by_network["Si"], abs=2)
+    running.handler.forget_button.on_clicked()
+    running.pump(lambda: list(running.counts) == ["C", "Si"])
 
 
 def test_defects_are_listed_and_pointed_out(running):

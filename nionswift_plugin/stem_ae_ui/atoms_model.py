@@ -27,16 +27,18 @@ from stem_ae.microscope import swift
 from . import keeping
 from .adapting_model import AdaptingModel
 from .displayed import DisplayedImageFeed
+from .examples_model import ExamplesModel
 from .overlay import Marks, Overlays, Spot
 from .settings import Settings
 
 if typing.TYPE_CHECKING:
-    from stem_ae.classify import Way
+    from stem_ae.classify import Classes, Way
     from stem_ae.defects import Defect
 
 DISPLAYED = "displayed"
 SAMPLING_SOURCES: tuple[typing.Literal["calibration", "typed", "lattice"], ...] = ("calibration", "typed", "lattice")
-WAYS: tuple[Way, ...] = ("network", "intensity", "neighbours")
+EXAMPLES = "examples"
+WAYS = ("network", "intensity", "neighbours", EXAMPLES)
 FROM_CALIBRATION = live.SamplingChoice()
 FAMILIAR = 1.0  # novelty up to here is what the model knows
 DEFECTS_PERIOD_S = 1.0  # finding them takes longer than finding the atoms
@@ -181,6 +183,8 @@ class AtomsModel(Observable.Observable):
         self.__statistics_at = 0.0
         self.__map = keeping.UncertaintyMap(window)
         self.adapting = AdaptingModel(window, self.__adaptable, self.use)
+        self.examples = ExamplesModel(window, self.__shown_result, self.__classes_changed)
+        self.examples.offer(self.settings.classes == EXAMPLES)
         self.__overlays = Overlays(window, self.__marks_for)
         self.__channels: list[swift.ScanChannel] = []
         manager = HardwareSource.HardwareSourceManager()
@@ -194,6 +198,7 @@ class AtomsModel(Observable.Observable):
         """Let go of everything."""
         self.stop()
         self.adapting.close()
+        self.examples.close()
         with self.__lock:  # a thread may be about to ask for an update
             self.__closed = True
         for task in (UPDATE_TASK, SAVE_TASK):
@@ -273,8 +278,7 @@ class AtomsModel(Observable.Observable):
     @property
     def classes_index(self) -> int:
         """How atoms are classified, as a place in ``WAYS``."""
-        way = typing.cast("Way", self.settings.classes)
-        return WAYS.index(way) if way in WAYS else 0
+        return WAYS.index(self.settings.classes) if self.settings.classes in WAYS else 0
 
     @classes_index.setter
     def classes_index(self, index: int | None) -> None:
@@ -282,10 +286,23 @@ class AtomsModel(Observable.Observable):
             return
         self.settings.classes = WAYS[index]
         self.notify_property_changed("classes_index")
+        self.examples.offer(self.settings.classes == EXAMPLES)
         self.settings_changed()
+        self.__classes_changed()
+
+    @property
+    def __classes(self) -> Classes:
+        way = WAYS[self.classes_index]
+        return (self.examples.examples or "network") if way == EXAMPLES else typing.cast("Way", way)
+
+    def __classes_changed(self) -> None:
+        """Classify the newest frame anew."""
         if self.__frame and self.__worker:
-            self.__frame = dataclasses.replace(self.__frame, classes=WAYS[index], ready=time.perf_counter())
+            self.__frame = dataclasses.replace(self.__frame, classes=self.__classes, ready=time.perf_counter())
             self.__worker.submit(self.__frame)
+
+    def __shown_result(self) -> live.Result | None:
+        return self.__result if self.__is_shown else None
 
     @property
     def defect_index(self) -> int | None:
@@ -459,8 +476,8 @@ class AtomsModel(Observable.Observable):
 
     def __submit(self, xdata: DataAndMetadata.DataAndMetadata, origin: keeping.Origin, key: str, ready: float) -> None:
         choice = self.__choices.get(key, FROM_CALIBRATION)
-        image, calibration, way = swift.image_of(xdata), swift.sampling_of(xdata), WAYS[self.classes_index]
-        frame = live.Frame(image, calibration, choice, ready, key, origin, way)
+        image, calibration = swift.image_of(xdata), swift.sampling_of(xdata)
+        frame = live.Frame(image, calibration, choice, ready, key, origin, self.__classes)
         self.__frame = frame
         if worker := self.__worker:
             worker.submit(frame)

@@ -183,17 +183,45 @@ class AtomsHandler(Declarative.Handler):
             _row(
                 _("Classes"),
                 u.create_combo_box(
-                    items=[_("of the networks"), _("by intensity"), _("by neighbours")],
+                    items=[_("of the networks"), _("by intensity"), _("by neighbours"), _("by examples")],
                     current_index="@binding(model.classes_index)",
                     name="classes_combo",
                 ),
                 u.create_stretch(),
                 tool_tip=_(
                     "What tells the atoms apart: the networks; a Gaussian mixture of their intensities, from dim (I1) "
-                    "to bright; or how many neighbours they have"
+                    "to bright; how many neighbours they have; or what looks like the atoms that you name"
                 ),
             ),
+            self.__examples_view(),
             spacing=4,
+        )
+
+    def __examples_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_spacing(LABEL_WIDTH + 6),
+                u.create_line_edit(
+                    text="@binding(model.examples.name)", placeholder_text=_("class"), width=84, name="example_edit",
+                    tool_tip=_("Name of the class, such as S1 or “odd”"),
+                ),
+                u.create_check_box(
+                    text=_("Click to name"), checked="@binding(model.examples.is_clicking)", name="example_check_box",
+                    tool_tip=_("A click on an atom in the image makes it an example of this class"),
+                ),
+                u.create_stretch(),
+                u.create_push_button(
+                    text=_("Forget"), on_clicked="forget_clicked", name="forget_button",
+                    tool_tip=_("Begin again, without examples"),
+                ),
+                spacing=8,
+            ),
+            u.create_row(
+                u.create_spacing(LABEL_WIDTH + 6),
+                u.create_label(text="@binding(model.examples.text)", color=QUIET, word_wrap=True, name="example_label"),
+            ),
+            spacing=4,
+            visible="@binding(model.examples.is_offered)",
         )
 
     def __status_view(self) -> Declarative.UIDescription:
@@ -407,6 +435,10 @@ class AtomsHandler(Declarative.Handler):
             self.model.adapting.cancel()
         else:
             self.model.adapting.start()
+
+    def forget_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Forget the examples."""
+        self.model.examples.forget()
 
     def revert_clicked(self, widget: Declarative.UIWidget) -> None:
         """Go back to the model from before."""

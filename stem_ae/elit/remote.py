@@ -105,7 +105,7 @@ class RemoteEnsemble:
     ) -> Prediction:
         """Find and classify the atoms of one frame; see :meth:`stem_ae.elit.ensemble.Ensemble.predict`."""
         request: dict[str, Any] = {"do": "predict", "sampling": list(sampling), "threshold": threshold}
-        given = {"image": np.asarray(image, np.float32)}
+        given: processes.Arrays = {"image": np.asarray(image, np.float32)}
         if isinstance(classes, str):
             request["classes"] = classes
         else:
