@@ -97,6 +97,12 @@ class Swift:
         return self.stem.GetVal("C_Blank") == 1.0 and self.scan.probe_position is None
 
 
+def point_by_point(microscope, count, **more):
+    """Return a plan that measures places one after the other."""
+    places = FRAME.to_plane(np.random.default_rng(8).uniform(1, 38, (count, 2)))
+    return acquire.points(microscope, FRAME, places, **more)
+
+
 def named_places(spectra: np.ndarray) -> np.ndarray:
     """Return the places that spectra name."""
     energy = ZERO_EV + STEP_EV * np.arange(spectra.shape[-1])
@@ -166,7 +172,8 @@ def test_spectra_are_taken_at_the_places_asked_for(swift):
 
 
 def test_a_raster_covers_the_frame_and_patterns_are_calibrated(swift):
-    run = swift.run(acquire.raster(swift.microscope, FRAME, (3, 4), camera="diffraction", exposure_s=0.002))
+    plan = acquire.raster(swift.microscope, FRAME, (3, 4), camera="diffraction", exposure_s=0.002)
+    run = swift.run(plan)  # point by point: the columns are closer together than the rows
     assert swift.runner.outcome == "completed", swift.runner.error
     xy = FRAME.from_plane(np.column_stack([run.column("probe_x"), run.column("probe_y")]))
     np.testing.assert_allclose(xy[0], np.array([5.0, 40 / 6]) - 0.3125, atol=1e-6)  # half a pixel is 0.3125 Å
@@ -178,6 +185,59 @@ def test_a_raster_covers_the_frame_and_patterns_are_calibrated(swift):
     assert calibration["unit"] == "mrad"
     disk = np.sqrt(4 * (weight @ mrad**2) / weight.sum())  # a disk's radius is twice its rms projection
     assert disk == pytest.approx(32.0, rel=0.1)
+
+
+@pytest.mark.parametrize("camera", ["eels", "diffraction"])
+def test_a_raster_clocked_by_the_camera_has_each_exposure_where_it_says(swift, tmp_path, camera):
+    """Spectra name their places, by Swift's synchronised acquisition, for a turned frame off the centre, in blocks."""
+    from rsciio import hspy
+
+    swift.name_places()
+    run = swift.run(acquire.raster(swift.microscope, FRAME, (10, 10), camera=camera, exposure_s=0.02))
+    assert swift.runner.outcome == "completed", swift.runner.error
+    places = np.stack([run.column("probe_x"), run.column("probe_y")], axis=-1)
+    expected = FRAME.field.to_specimen((np.stack(np.meshgrid(*[np.arange(10)] * 2), axis=-1) + 0.5) / 10)
+    np.testing.assert_allclose(places, expected, atol=1e-6)
+    assert run.descriptor("primary")["data_keys"][camera]["calibration"]["exposure_s"] == 0.02
+    if camera == "eels":
+        assert run.column("eels").shape == (10, 10, 512)
+        np.testing.assert_allclose(named_places(run.column("eels").reshape(100, -1)), places.reshape(-1, 2), atol=0.5)
+        (signal_,) = hspy.file_reader(str(run.export_spectra(tmp_path / "raster.hspy")))
+        np.testing.assert_array_equal(signal_["data"], run.column("eels"))
+        assert [(a["units"], a["scale"], a["offset"]) for a in signal_["axes"][:2]] == [("Å", 4.0, 2.0)] * 2
+    else:
+        assert run.column("diffraction").ndim == 4
+    assert swift.is_safe
+
+
+def test_a_raster_of_rows_follows_pauses_stops_and_a_saturated_camera(swift):
+    swift.name_places()
+    raster = lambda exposure_s=0.02: acquire.raster(swift.microscope, FRAME, (12, 12), exposure_s=exposure_s)  # noqa: E731
+    swift.run_until(raster(), 4)
+    swift.runner.pause()
+    wait_for(lambda: swift.runner.state == "paused")
+    assert swift.stem.GetVal("C_Blank") == 1.0
+    swift.runner.resume()
+    assert swift.runner.wait(40)
+    run = Run(swift.runner.run_folder)
+    assert swift.runner.outcome == "completed", swift.runner.error
+    places = np.stack([run.column("probe_x"), run.column("probe_y")], axis=-1)
+    assert places.shape == (12, 12, 2)
+    np.testing.assert_allclose(named_places(run.column("eels").reshape(144, -1)), places.reshape(-1, 2), atol=0.5)
+
+    swift.run_until(raster(), 4)
+    start = time.perf_counter()
+    swift.runner.stop()
+    assert swift.stem.GetVal("C_Blank") == 1.0
+    assert time.perf_counter() - start < 0.1
+    assert swift.runner.wait(10)
+    assert 4 <= len(Run(swift.runner.run_folder).events()) < 12
+    assert swift.is_safe
+
+    swift.microscope.eels.saturation = 10.0
+    swift.run(raster(0.01))
+    assert "camera is saturated" in swift.runner.error
+    assert swift.is_safe
 
 
 def test_places_outside_the_last_scan_are_refused(swift):
@@ -203,7 +263,7 @@ def test_every_ending_leaves_the_microscope_safe_and_as_it_was(swift, ending):
     before = swift.scan.get_current_frame_parameters().as_dict() | {"subscan_rotation": 0.0}  # the kit's default
     camera_before = swift.stem.eels_camera.get_current_frame_parameters().as_dict()
     swift.scan.start_playing(sync_timeout=3.0)
-    plan = acquire.raster(swift.microscope, FRAME, (5, 5), exposure_s=0.01)
+    plan = point_by_point(swift.microscope, 25, exposure_s=0.01)
     if ending == "exception":
         run = swift.run(stubs.as_run(swift.microscope, "failing", failing(swift.microscope)))
         assert swift.runner.outcome == "failed"
@@ -320,7 +380,7 @@ def test_a_camera_that_hangs_ends_the_run_and_what_was_measured_stays(swift, mon
         return answer(*arguments)
 
     camera.get_frame_data = hang
-    run = swift.run(acquire.raster(swift.microscope, FRAME, (3, 3), exposure_s=0.005))
+    run = swift.run(point_by_point(swift.microscope, 9, exposure_s=0.005))
     assert swift.runner.outcome == "failed"
     assert "eels camera did not answer" in swift.runner.error
     assert len(run.events()) == 4
@@ -341,7 +401,7 @@ def test_a_scan_stopped_by_the_user_ends_the_run(swift):
 
 
 def test_a_scan_started_by_the_user_ends_the_run_and_what_was_measured_stays(swift):
-    swift.run_until(acquire.raster(swift.microscope, FRAME, (9, 9), exposure_s=0.01), 3)
+    swift.run_until(point_by_point(swift.microscope, 81, exposure_s=0.01), 3)
     swift.scan.start_playing()
     assert swift.runner.wait(20)
     assert swift.runner.outcome == "failed"

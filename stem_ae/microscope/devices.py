@@ -7,6 +7,7 @@ They hold no knowledge of an instrument's make; :class:`Microscope` builds them 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -297,19 +298,24 @@ class Camera(_Cancellable):
 
     def __init__(self, instrument: Instrument, name: CameraName) -> None:
         super().__init__(instrument, name)
-        self._camera: CameraName = name
+        self.camera: CameraName = name
         self.exposure_s = 0.02
         self.saturation = float("inf")
         """Counts of a raw pixel that is full, if known; clipping is noticed without it."""
         self.latest: CameraFrame | None = None
+
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether :class:`CameraScan` works with it."""
+        return self._instrument.is_synchronised(self.camera)
 
     def trigger(self) -> Operation:
         """Expose."""
         exposure_s, cancel, self.latest = self.exposure_s, self._begin(), None
 
         def work() -> None:
-            frame = self._instrument.expose(self._camera, exposure_s, cancel)
-            self._refuse_saturated(frame)
+            frame = self._instrument.expose(self.camera, exposure_s, cancel)
+            self.refuse_saturated(frame)
             self.latest = frame
 
         late = (
@@ -318,7 +324,8 @@ class Camera(_Cancellable):
         )
         return Operation(work, exposure_s + _PATIENCE_S, late)
 
-    def _refuse_saturated(self, frame: CameraFrame) -> None:
+    def refuse_saturated(self, frame: CameraFrame) -> None:
+        """Raise ``StemAeError`` if pixels are full."""
         is_clipped = frame.largest >= _CLIPPED_FROM and frame.clipped >= _CLIPPED
         if frame.largest >= self.saturation or is_clipped:
             raise StemAeError(
@@ -335,8 +342,71 @@ class Camera(_Cancellable):
         frame = self.latest
         if frame is None:
             return OrderedDict({self.name: self._key()})
-        calibration = {"offset": frame.offset, "scale": frame.scale, "unit": frame.unit, "exposure_s": frame.exposure_s}
-        return OrderedDict({self.name: self._key(frame.data.shape, calibration=calibration)})
+        return OrderedDict({self.name: self._key(frame.data.shape, calibration=_calibration(frame))})
+
+
+class CameraScan(_Cancellable):
+    """Triggerable: scans :attr:`frame` with an exposure of a camera at each pixel. Read row by row, see :attr:`row`.
+
+    The camera clocks the beam, which no message for each point could do as fast.
+    """
+
+    def __init__(self, instrument: Instrument, camera: Camera) -> None:
+        super().__init__(instrument, f"{camera.name}_scan")
+        self._camera = camera
+        self.frame: Frame | None = None
+        self.latest: CameraFrame | None = None
+        self.row = 0
+        """Which row of the frame is read."""
+
+    def set(self, value: Frame) -> Operation:
+        """Choose what to scan."""
+        self.frame = value
+        return Operation()
+
+    def trigger(self) -> Operation:
+        """Scan, and expose at every pixel. The beam has to be unblanked for it."""
+        if self.frame is None:
+            raise StemAeError("Say what to scan first: set the camera's scan to a Frame.")
+        frame, exposure_s, cancel, self.latest = self.frame, self._camera.exposure_s, self._begin(), None
+
+        def work() -> None:
+            frames = self._instrument.expose_scan(self._camera.camera, frame, exposure_s, cancel)
+            self._camera.refuse_saturated(frames)
+            self.latest = frames
+
+        needed_s = 2 * frame.shape[0] * (frame.shape[1] + 2) * exposure_s  # the camera's own pauses, and flying back
+        late = f"The {self._camera.name} camera and the scan did not finish: look at both, then start again."
+        return Operation(work, needed_s + 4 * _PATIENCE_S, late)
+
+    def pause(self) -> None:
+        """Cancel: the plan scans anew."""
+        self.cancel()
+
+    def resume(self) -> None:
+        """Leave it to the plan."""
+
+    def _row(self) -> tuple[Frame, CameraFrame]:
+        if self.frame is None or self.latest is None:
+            raise StemAeError(f"The {self._camera.name} camera has not scanned anything yet.")
+        return self.frame, dataclasses.replace(self.latest, data=self.latest.data[self.row])
+
+    def read(self) -> Document:  # noqa: D102
+        frame, exposures = self._row()
+        columns = np.arange(frame.shape[1])
+        x, y = frame.pixels_to_plane(np.stack([np.full_like(columns, self.row), columns], axis=-1)).T
+        return _values(probe_x=x, probe_y=y, **{self._camera.name: exposures.data})
+
+    def describe(self) -> Document:  # noqa: D102
+        frame, exposures = self._row()
+        places = {name: self._key((frame.shape[1],), units="Å") for name in ("probe_x", "probe_y")}
+        return OrderedDict(
+            **places, **{self._camera.name: self._key(exposures.data.shape, calibration=_calibration(exposures))}
+        )
+
+
+def _calibration(frame: CameraFrame) -> dict[str, Any]:
+    return {"offset": frame.offset, "scale": frame.scale, "unit": frame.unit, "exposure_s": frame.exposure_s}
 
 
 class Exposure(_Cancellable):
@@ -523,6 +593,7 @@ class Microscope:
         self.scan = Scan(instrument)
         self.eels = Camera(instrument, "eels")
         self.diffraction = Camera(instrument, "diffraction")
+        self.eels_scan, self.diffraction_scan = (CameraScan(instrument, c) for c in (self.eels, self.diffraction))
         self.exposure = Exposure(instrument, self.blanker)
         self.drift = Drift(instrument)
         self.defocus = Control(instrument, "defocus")
@@ -543,7 +614,8 @@ class Microscope:
         try:
             self.blanker.set(True)
         finally:
-            for device in (self.scan, self.eels, self.diffraction, self.exposure):
+            scans = (self.scan, self.eels_scan, self.diffraction_scan)
+            for device in (self.eels, self.diffraction, self.exposure, *scans):
                 device.cancel()
 
     def emergency_stop(self) -> None:

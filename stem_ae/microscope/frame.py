@@ -117,7 +117,7 @@ class Image:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """One exposure of a camera: a spectrum ``(E,)`` or a pattern ``(H, W)``."""
+    """One exposure of a camera: a spectrum ``(E,)`` or a pattern ``(H, W)``; or many, with leading axes."""
 
     data: NDArray[np.float32] = dataclasses.field(repr=False)
     exposure_s: float

@@ -48,6 +48,14 @@ class Instrument(Protocol):
     def expose(self, camera: CameraName, exposure_s: float, cancel: threading.Event) -> CameraFrame:
         """Return one exposure that began after the call, with the beam where it rests."""
 
+    def is_synchronised(self, camera: CameraName) -> bool:
+        """Return whether a camera can be exposed at every pixel of a scan, which :meth:`expose_scan` then does."""
+
+    def expose_scan(
+        self, camera: CameraName, frame: Frame, exposure_s: float, cancel: threading.Event
+    ) -> CameraFrame:
+        """Scan a frame at the pace of a camera: data ``(H, W, E)`` or ``(H, W, h, w)``, an exposure for each pixel."""
+
     def read_dark_field(self, seconds: float, cancel: threading.Event) -> Reading:
         """Return what the dark-field detector counts under the resting beam during (about) this time."""
 

@@ -8,17 +8,18 @@ moved to its edge without a word.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from nion.instrumentation import scan_base, stem_controller
+from nion.instrumentation import camera_base, scan_base, stem_controller
 from nion.utils import Geometry, Registry
+from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.scan_field import ScanField
@@ -158,17 +159,42 @@ class SwiftInstrument:
             raise Cancelled(f"The {camera} camera's exposure was cancelled.")
         if self._stem.probe_state != "parked":
             raise StemAeError("The scan was started while a camera exposed a point: leave the scan alone during a run.")
-        calibration = source.get_camera_calibrations(parameters)[-1]
-        is_angle = calibration.units == "rad"
-        unit, factor = ("mrad", 1e3) if is_angle else (calibration.units, 1.0)
-        largest = float(raw.max())
-        return CameraFrame(
-            raw.sum(axis=0) if camera == "eels" and raw.ndim == 2 else raw, exposure_s, calibration.offset * factor,
-            calibration.scale * factor, unit, largest, int(np.count_nonzero(raw == largest)),
-        )  # fmt: skip
+        return _camera_frame(camera, raw, exposure_s, source.get_camera_calibrations(parameters)[-1])
+
+    def is_synchronised(self, camera: CameraName) -> bool:
+        """Return whether the camera's driver can be clocked together with the scan."""
+        source = self._find(camera)
+        begin = getattr(type(source.camera), "acquire_synchronized_begin", None) if source else None
+        return begin not in (None, camera_base.CameraDevice3.acquire_synchronized_begin)
+
+    def expose_scan(self, camera: CameraName, frame: Frame, exposure_s: float, cancel: threading.Event) -> CameraFrame:
+        """Scan a frame with Swift's synchronised acquisition: the camera clocks the beam."""
+        source = self._camera(camera)
+        parameters = copy.deepcopy(source.get_current_frame_parameters())
+        parameters.exposure_ms, parameters.processing = 1e3 * exposure_s, None
+        with self._exclusively(f"{camera} camera"), _watch(cancel, self._stop_synchronised):
+            try:
+                grabbed = self._scan.grab_synchronized(
+                    scan_frame_parameters=self._parameters(frame), camera=source, camera_frame_parameters=parameters
+                )
+            except RuntimeError as error:
+                raise StemAeError(f"The {camera} camera and the scan do not keep time together: {error}") from error
+        if cancel.is_set():
+            raise Cancelled(f"The {camera} camera's exposures were cancelled.")
+        if not grabbed:
+            raise StemAeError("The scan was stopped before its frame was complete: start again, and let it finish.")
+        raw = np.asarray(grabbed[1][0].data, dtype=np.float32)
+        return _camera_frame(camera, raw, exposure_s, source.get_camera_calibrations(parameters)[-1])
+
+    def _stop_synchronised(self) -> None:
+        with contextlib.suppress(AttributeError):  # before its first one the kit does not know that there is none
+            self._scan.grab_synchronized_abort()
+
+    def _find(self, camera: CameraName) -> Any:
+        return self._stem.eels_camera if camera == "eels" else self._stem.ronchigram_camera
 
     def _camera(self, camera: CameraName) -> Any:
-        source = self._stem.eels_camera if camera == "eels" else self._stem.ronchigram_camera
+        source = self._find(camera)
         if source is None:
             raise StemAeError(f"Swift has no {camera} camera: connect one, or choose another measurement.")
         return source
@@ -246,7 +272,7 @@ class SwiftInstrument:
         if not has_ended:
             raise StemAeError("An acquisition of this run does not end: stop it by hand, or restart the device.")
 
-    @contextmanager
+    @contextlib.contextmanager
     def _exclusively(self, what: str) -> Iterator[None]:
         """Wait for what was cancelled to let go, and keep out what the user has started meanwhile."""
         if not self._busy.acquire(timeout=_BUSY_S):
@@ -259,16 +285,27 @@ class SwiftInstrument:
             self._busy.release()
 
 
-@contextmanager
+def _camera_frame(camera: CameraName, raw: NDArray[np.float32], exposure_s: float, calibration: Any) -> CameraFrame:
+    """Return exposures ``(..., rows, columns)`` with what is known of them; spectra summed over the camera's rows."""
+    unit, factor = ("mrad", 1e3) if calibration.units == "rad" else (calibration.units, 1.0)
+    largest = float(raw.max())
+    has_rows = raw.ndim % 2 == 0  # a scan adds two axes
+    data = raw.sum(axis=-2) if camera == "eels" and has_rows else raw
+    offset, scale = calibration.offset * factor, calibration.scale * factor
+    return CameraFrame(data, exposure_s, offset, scale, unit, largest, int(np.count_nonzero(raw == largest)))
+
+
+@contextlib.contextmanager
 def _watch(cancel: threading.Event, abort: Callable[[], object]) -> Iterator[None]:
-    """Call ``abort`` when ``cancel`` is set while the block runs."""
+    """Call ``abort`` when ``cancel`` is set while the block runs, until it ends: it may not have begun yet."""
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.005):
+        pause_s = 0.005
+        while not done.wait(pause_s):
             if cancel.is_set():
                 abort()
-                return
+                pause_s = 0.1
 
     thread = threading.Thread(target=watch, daemon=True, name="stem_ae cancel")
     thread.start()

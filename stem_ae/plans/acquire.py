@@ -17,6 +17,8 @@ from stem_ae.microscope.frame import Frame, Image
 from stem_ae.plans import stubs
 from stem_ae.plans.stubs import Plan
 
+_BLOCK_S = 1.0  # of a raster is lost by a pause, a stop or a crash
+
 
 def survey(microscope: Microscope, frame: Frame) -> Plan:
     """Scan one frame; the run's result is the :class:`Image`."""
@@ -72,11 +74,48 @@ def raster(
     microscope: Microscope, frame: Frame, shape: tuple[int, int], camera: str = "eels", exposure_s: float = 0.02,
     drift_every: int = 0,
 ) -> Plan:
-    """Expose a camera at ``shape`` rows and columns of points, evenly over the frame."""
+    """Expose a camera at ``shape`` rows and columns of points, evenly over the frame.
+
+    A camera that can clock the scan does so, some rows at a time, and each event holds one row: ``probe_x (columns,)``,
+    ``eels (columns, E)``. With others, and where points are not as far apart along x as along y, the beam goes point by
+    point, and each event holds one.
+    """
+    width, height = frame.field.fov
+    is_even = np.isclose(width / shape[1], height / shape[0], rtol=1e-3)
+    if is_even and microscope.camera(camera).is_synchronised:
+        return _rows(microscope, frame, shape, camera, exposure_s, drift_every)
     rows, columns = np.indices(shape)
     fractions = np.stack([(columns + 0.5) / shape[1], (rows + 0.5) / shape[0]], axis=-1)
     places = frame.field.to_specimen(fractions.reshape(-1, 2))
     return points(microscope, frame, places, camera, exposure_s, drift_every, shape=list(shape))
+
+
+def _rows(
+    microscope: Microscope, frame: Frame, shape: tuple[int, int], camera: str, exposure_s: float, drift_every: int
+) -> Plan:
+    """Return the raster that the camera clocks."""
+    device = microscope.eels_scan if camera == "eels" else microscope.diffraction_scan
+    microscope.camera(camera).exposure_s = exposure_s
+    least = max(1, int(_BLOCK_S / (exposure_s * shape[1])))
+    step = min(least, max(1, drift_every // shape[1])) if drift_every else least
+
+    def plan() -> Plan:
+        follow = Follower(microscope, frame, drift_every)
+        yield from follow.start()
+        for first in range(0, shape[0], step):
+            count = min(step, shape[0] - first)
+            yield from follow.again(count * shape[1])
+            yield from stubs.measure_rows(microscope, device, _part(frame, shape, first, count, exposure_s, follow))
+
+    told = {"frame": dataclasses.asdict(frame), "camera": camera, "exposure_s": exposure_s, "shape": list(shape)}
+    return stubs.as_run(microscope, "raster", plan(), **told)
+
+
+def _part(frame: Frame, shape: tuple[int, int], first: int, count: int, exposure_s: float, follow: Follower) -> Frame:
+    """Return the frame of some rows of a raster, where they are by now."""
+    middle = frame.field.to_specimen((0.5, (first + count / 2) / shape[0]))
+    pixel = frame.field.fov[0] / shape[1]
+    return Frame(pixel * max(count, shape[1]), (count, shape[1]), 1e6 * exposure_s, follow.now(middle), frame.rotation)
 
 
 class Follower:
@@ -103,12 +142,12 @@ class Follower:
         self._microscope.drift.add(self.image)
         return self.image
 
-    def again(self) -> Plan:
-        """Scan again if it is time; call before every point."""
-        if self._every and self._since == self._every:
+    def again(self, points: int = 1) -> Plan:
+        """Scan again if it is time; call before every point, or so many of them."""
+        if self._every and self._since >= self._every:
             yield from stubs.measure_drift(self._microscope, self._frame)
             self._since = 0
-        self._since += 1
+        self._since += points
 
     def now(self, place: ArrayLike) -> tuple[float, float]:
         """Return where a place of the survey image is by now."""

@@ -241,24 +241,23 @@ class Run:
         if not len(data):
             raise StemAeError(f"The run holds nothing of the {camera} camera.")
         calibration = self.descriptor("primary")["data_keys"][camera]["calibration"]
+        channels = data.shape[-1 if camera == "eels" else -2 :]
+        data = data.reshape(-1, *channels)  # rasters may come in rows
         shape = tuple(self.start.get("settings", {}).get("shape", [len(data)]))
         if int(np.prod(shape)) != len(data):  # a raster that was stopped
             shape = (len(data),)
-        signal = data.reshape(*shape, *data.shape[1:])
-        axes = [
-            {"name": name, "size": n, "offset": 0, "scale": 1.0, "units": "", "navigate": True, "index_in_array": k}
-            for k, (n, name) in enumerate(zip(shape, ("y", "x") if len(shape) == 2 else ("point",), strict=True))
-        ]
-        for k in range(data.ndim - 1):
+        signal = data.reshape(*shape, *channels)
+        axes = self._navigation_axes(shape)
+        for k in range(len(channels)):
             last = {"offset": calibration["offset"], "scale": calibration["scale"], "units": calibration["unit"]}
             name = "Energy loss" if camera == "eels" else ("ky", "kx")[k]
-            axes.append({"name": name, "size": data.shape[k + 1], **last, "navigate": False,
+            axes.append({"name": name, "size": channels[k], **last, "navigate": False,
                          "index_in_array": len(shape) + k})  # fmt: skip
         metadata = {
             "General": {"title": self.start.get("plan_name", "run"), "original_filename": str(self.folder.name)},
             "Signal": {"signal_type": "EELS" if camera == "eels" else "electron_diffraction"},
         }
-        places = {key: self.column(key).tolist() for key in ("probe_x", "probe_y")}
+        places = {key: self.column(key).ravel().tolist() for key in ("probe_x", "probe_y")}
         content = {
             "data": signal, "axes": axes, "metadata": metadata, "attributes": {"_lazy": False}, "models": {},
             "tmp_parameters": {}, "learning_results": {},
@@ -267,3 +266,16 @@ class Run:
         }  # fmt: skip
         (zspy if path.suffix == ".zspy" else hspy).file_writer(str(path), content)
         return path
+
+    def _navigation_axes(self, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+        """Return the axes of a raster, in Å of its frame, or of a list of points."""
+        names, scales, units = ["point"], [1.0], ""
+        if len(shape) == 2:
+            frame = self.start["settings"]["frame"]
+            sides = np.array(frame["shape"]) * frame["fov"] / max(frame["shape"])
+            names, scales, units = ["y", "x"], (sides / shape).tolist(), "Å"
+        return [
+            {"name": name, "size": n, "offset": 0.5 * scale if units else 0.0, "scale": scale, "units": units,
+             "navigate": True, "index_in_array": k}
+            for k, (name, n, scale) in enumerate(zip(names, shape, scales, strict=True))
+        ]  # fmt: skip

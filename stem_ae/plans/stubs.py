@@ -13,7 +13,7 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike
 
-from stem_ae.microscope.devices import Camera, Microscope, Note
+from stem_ae.microscope.devices import Camera, CameraScan, Microscope, Note
 from stem_ae.microscope.frame import Frame, Image
 
 Plan = Generator[Msg, Any, Any]
@@ -90,6 +90,17 @@ def measure(
     yield from trigger(camera)
     yield from move(microscope.blanker, True)
     yield from record([microscope.probe, camera, *([note] if note else [])], stream)
+
+
+def measure_rows(microscope: Microscope, device: CameraScan, frame: Frame, stream: str = "primary") -> Plan:
+    """Scan a frame with an exposure of a camera at each pixel, and keep an event for each row."""
+    yield Msg("checkpoint")
+    yield from move(device, frame)
+    yield from move(microscope.blanker, False)
+    yield from trigger(device)
+    yield from move(microscope.blanker, True)
+    for device.row in range(frame.shape[0]):
+        yield from record([device], stream)
 
 
 def expose(microscope: Microscope, place: ArrayLike, stream: str = "exposure") -> Plan:
