@@ -43,7 +43,7 @@ def next_ejection(specimen, beam, electrons_per_s, rng):
     """Return the atom that leaves next if the beam stays, and after how many seconds."""
     barn = damage.ejection_cross_sections(specimen, 60e3)
     per_electron = barn * damage.BARN * damage.fluence(PROBE, (0.0, 0.0), specimen.positions[:, :2] - beam)
-    atom, after = damage.first_ejection(per_electron, np.inf, rng)
+    atom, after = damage.first_event(per_electron, np.inf, rng)
     return atom, after / electrons_per_s
 
 

@@ -222,6 +222,70 @@ def test_tails_reach_the_neighbours():
     assert any(d > 3.0 for d in distance)
 
 
+def with_a_dopant():
+    """Graphene with one Si near the middle, and its three carbon neighbours, all from the specimen's middle."""
+    sheet = graphene((40.0, 40.0), silicon=0.0)
+    xy = sheet.positions[:, :2] - 20.0
+    silicon = int(np.argmin(np.linalg.norm(xy, axis=1)))
+    sheet.numbers[silicon] = 14
+    away = np.linalg.norm(xy - xy[silicon], axis=1)
+    return sheet, xy[silicon], xy[(away > 0.1) & (away < 1.6)]
+
+
+def test_a_dopant_goes_where_its_neighbour_was_hit():
+    """Exponential waits of the stated mean; no atom is lost; the other neighbours get the probe's tails."""
+    sheet, silicon, neighbours = with_a_dopant()
+    beam, conditions = Beam(current_pa=150.0), Conditions()
+    field = ScanField(fov=(10.0, 10.0), centre=(float(neighbours[0][0]), float(neighbours[0][1])))
+    probe = beam.probe(conditions.source_sigma)
+    around = [*(neighbours - neighbours[0]), silicon - neighbours[0]]
+    density = damage.fluence(probe, (0.0, 0.0), around)
+    barn = damage.exchange_cross_section(60e3) * density[:3].sum() + damage._REPLACED_BARN * density[3]
+    expected = 1 / (barn * damage.BARN * beam.electrons(1.0))
+    assert 12.0 < expected < 18.0
+    waits, went = [], []
+    for seed in range(100):
+        microscope = VirtualMicroscope(sheet, conditions, seed, clock := Clock())
+        microscope.rest(Rest(field, (0.5, 0.5), beam))
+        while not microscope.exchanges:
+            clock.now += 5.0
+            microscope.advance()
+        first = microscope.exchanges[0]
+        waits.append(first.time_s)
+        went.append(first.moved_to is not None and bool(np.allclose(first.moved_to, neighbours[0], atol=0.01)))
+        assert first.position == pytest.approx(tuple(silicon))
+        assert not microscope.ejections
+        numbers = microscope.specimen.numbers
+        assert len(numbers) == len(sheet)
+        gone = sum(exchange.moved_to is None for exchange in microscope.exchanges)
+        assert np.count_nonzero(numbers == 14) == 1 - gone
+    assert np.mean(waits) == pytest.approx(expected, rel=4 / np.sqrt(100))
+    share = damage.exchange_cross_section(60e3) * density[0] / barn
+    assert np.mean(went) == pytest.approx(share, abs=0.08)
+
+
+def test_a_beam_on_the_dopant_replaces_it_and_two_dopants_hold_each_other():
+    sheet, silicon, neighbours = with_a_dopant()
+    kinds = damage.possible_events(sheet, 60e3).partner
+    assert np.count_nonzero(kinds >= 0) == 3
+    assert np.count_nonzero(kinds == damage.REPLACED) == 1
+    field = ScanField(fov=(10.0, 10.0), centre=(float(silicon[0]), float(silicon[1])))
+    replaced = 0
+    for seed in range(20):
+        microscope = VirtualMicroscope(sheet, Conditions(), seed, clock := Clock())
+        microscope.rest(Rest(field, (0.5, 0.5), Beam(current_pa=150.0)))
+        while not microscope.exchanges:
+            clock.now += 5.0
+            microscope.advance()
+        if microscope.exchanges[0].moved_to is None:
+            replaced += 1
+            assert not np.any(microscope.specimen.numbers == 14)
+    assert replaced > 12  # the tails on its neighbours may move it first
+    xy = sheet.positions[:, :2] - 20.0
+    sheet.numbers[np.argmin(np.linalg.norm(xy - neighbours[0], axis=1))] = 14
+    assert np.all(damage.possible_events(sheet, 60e3).partner == damage.LEAVES)
+
+
 def test_the_same_seed_gives_the_same_history():
     def history(seed):
         microscope = VirtualMicroscope(mos2((60.0, 60.0)), Conditions(), seed, clock := Clock())

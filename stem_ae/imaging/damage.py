@@ -1,10 +1,16 @@
-"""Atoms that the beam ejects: displacement cross sections, and the chance game of an exposure.
+"""What the beam does to atoms: displacement cross sections, exchanges of dopants, the chance game of an exposure.
 
 Elastic knock-on is computed (:func:`knock_on_cross_section`). Sulphur in MoS2 is stated instead: at 60 kV an electron
 can hand it 4.4 eV at most, less than the 6.9 eV that its displacement takes (Komsa et al., PRL 109 (2012) 035503), and
 yet it leaves, because electronic excitation helps (Kretschmer et al., Nano Lett. 20 (2020) 2865; Speckmann et al., PRB
 107 (2023) 094112, who measured it from 55 to 90 keV). The values here are this simulator's own round numbers, of the
 order of barns as in those papers, not a fit to them.
+
+A threefold Si in graphene exchanges places with a carbon neighbour that an electron has hit (Susi et al., PRL 113
+(2014) 115501). The values are again this simulator's own: at 55 and 60 kV such that, with 150 pA, a jump takes the 45
+and 15 s that the published presets of an auto-manipulator wait for one; at 80 kV the knock-on cross section for an
+effective threshold of 15 eV. A carbon ad-atom may take the dopant's place and set it free: measured for P (0.07 barn;
+Su et al., Sci. Adv. 5 (2019) eaav2252), taken to be rarer for Si.
 """
 
 from __future__ import annotations
@@ -35,6 +41,11 @@ _CARBON_VELOCITY = np.sqrt(3.17e5)  # m/s, out of plane at 300 K: Susi et al. 20
 _SULPHUR_ENERGIES = (40e3, 60e3, 80e3, 100e3)
 _SULPHUR_BARN = (0.5, 1.0, 5.0, 15.0)
 _LONE_SULPHUR = 0.5  # of it, for the S that is left in an S1 column
+
+# Si in graphene, in barn, at energies in eV; in between its logarithm is interpolated.
+_EXCHANGE_ENERGIES = (50e3, 55e3, 60e3, 80e3)
+_EXCHANGE_BARN = (1e-3, 3e-3, 1e-2, 5.0)
+_REPLACED_BARN = 5e-3  # an electron on the Si, whatever its energy
 
 _COLUMN = 0.5  # Å: atoms closer than this in projection are one column
 _BOND = 1.9  # Å: carbon's neighbours
@@ -126,6 +137,72 @@ def ejection_cross_sections(specimen: Specimen, energy_ev: float) -> FloatArray:
     return barn
 
 
+def exchange_cross_section(energy_ev: float) -> float:
+    """Return the cross section in barn with which a carbon beside a threefold Si exchanges places with it."""
+    return float(np.exp(np.interp(energy_ev, _EXCHANGE_ENERGIES, np.log(_EXCHANGE_BARN))))
+
+
+LEAVES, REPLACED = -1, -2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Events:
+    """All that may happen to a specimen next.
+
+    Parameters
+    ----------
+    hit : (K,) array of int
+        Which atom an electron has to hit for it.
+    barn : (K,) array
+        Cross section.
+    partner : (K,) array of int
+        The atom that the hit one exchanges places with; ``LEAVES``: it leaves; ``REPLACED``: a carbon takes its place.
+    """
+
+    hit: NDArray[np.int64]
+    barn: FloatArray
+    partner: NDArray[np.int64]
+
+
+def possible_events(specimen: Specimen, energy_ev: float) -> Events:
+    """Return what a beam of this energy (eV) may do: ejections, exchanges of Si and C, Si replaced by C."""
+    barn = ejection_cross_sections(specimen, energy_ev)
+    leaving = np.flatnonzero(barn)
+    dopants, carbon = _threefold_dopants(specimen)
+    silicon = np.unique(dopants)
+    return Events(
+        np.concatenate([leaving, carbon, silicon]),
+        np.concatenate([barn[leaving], np.full(len(carbon), exchange_cross_section(energy_ev)),
+                        np.full(len(silicon), _REPLACED_BARN)]),
+        np.concatenate([np.full(len(leaving), LEAVES), dopants, np.full(len(silicon), REPLACED)]),
+    )  # fmt: skip
+
+
+def _threefold_dopants(specimen: Specimen) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the Si that have three carbon neighbours and no others, and these neighbours: ``(3 n,)`` each."""
+    sheet = np.flatnonzero(np.isin(specimen.numbers, (6, 14)))
+    silicon = np.flatnonzero(specimen.numbers == 14)
+    if not len(silicon):
+        return silicon, silicon
+    near = cKDTree(specimen.positions[sheet]).query_ball_point(specimen.positions[silicon], _BOND)
+    around = [np.setdiff1d(sheet[k], [atom]) for k, atom in zip(near, silicon, strict=True)]
+    good = [len(k) == 3 and bool(np.all(specimen.numbers[k] == 6)) for k in around]
+    neighbours = [k for k, is_good in zip(around, good, strict=True) if is_good]
+    return np.repeat(silicon[good], 3), np.concatenate([np.zeros(0, np.int64), *neighbours])
+
+
+def after_event(specimen: Specimen, hit: int, partner: int) -> Specimen:
+    """Return what an event leaves: see :class:`Events`."""
+    if partner == LEAVES:
+        return specimen[np.arange(len(specimen)) != hit]
+    numbers = specimen.numbers.copy()
+    if partner == REPLACED:
+        numbers[hit] = 6
+    else:
+        numbers[[hit, partner]] = numbers[[partner, hit]]
+    return dataclasses.replace(specimen, numbers=numbers)
+
+
 def fluence(probe: Probe, size: tuple[float, float], points: ArrayLike) -> FloatArray:
     """Return the electrons per Å² at points for one electron spread over a scan.
 
@@ -186,15 +263,33 @@ class Ejection:
         return str(chemical_symbols[self.number])
 
 
-def first_ejection(
-    rates: FloatArray, electrons: float, rng: np.random.Generator
-) -> tuple[int, float] | None:
-    """Return which atom leaves first and after how many electrons, or None if none leaves.
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One dopant that the beam has moved, or replaced by carbon.
 
     Parameters
     ----------
-    rates : (N,) array
-        Chance of each atom to leave, per electron of the exposure.
+    time_s, electrons : float
+        As for :class:`Ejection`.
+    position : (float, float)
+        Where it was, x and y in Å on the specimen.
+    moved_to : (float, float) or None
+        Where it is now; None if it is gone.
+    """
+
+    time_s: float
+    position: tuple[float, float]
+    electrons: float
+    moved_to: tuple[float, float] | None
+
+
+def first_event(rates: FloatArray, electrons: float, rng: np.random.Generator) -> tuple[int, float] | None:
+    """Return which event happens first and after how many electrons, or None if none does.
+
+    Parameters
+    ----------
+    rates : (K,) array
+        Chance of each event, per electron of the exposure.
     electrons : float
         Length of the exposure in electrons.
     rng : numpy.random.Generator

@@ -95,7 +95,7 @@ class Conditions:
     contamination : float
         Fraction of the specimen under hydrocarbon.
     damage : bool
-        Whether the beam ejects atoms.
+        Whether the beam ejects atoms and moves dopants.
     source_sigma : float
         Incoherent source size (standard deviation on the specimen) in Å.
     thermal_sigma : float
@@ -171,12 +171,13 @@ class VirtualMicroscope:
     # --- specimen and conditions ------------------------------------------------------------------------------------
 
     def load(self, specimen: Specimen) -> None:
-        """Put another specimen in, in the middle of the field; the log of ejections and the drift start anew."""
+        """Put another specimen in, in the middle of the field; drift and what the beam did start anew."""
         middle = np.array([*specimen.extent, 0.0]) / 2
         with self._lock:
             self._drifted, self._drift_since = np.zeros(2), self.clock()
             self._specimen = dataclasses.replace(specimen, positions=specimen.positions - middle)
             self.ejections: list[damage.Ejection] = []
+            self.exchanges: list[damage.Exchange] = []
             self._layer_seed = int(self._rng.integers(2**31))
             self._layer: tuple[float, FloatArray] | None = None
 
@@ -331,7 +332,7 @@ class VirtualMicroscope:
     def _expose(
         self, middle: FloatArray, size: tuple[float, float], rotation: float, beam: Beam, start: float, seconds: float
     ) -> None:
-        """Play the game of chance: who leaves, one after the other, each time with the neighbours that are left."""
+        """Play the game of chance: what happens, one after the other, each time with the atoms as they are then."""
         left = beam.electrons(seconds)
         if not self._conditions.damage or left <= 0:
             return
@@ -339,32 +340,34 @@ class VirtualMicroscope:
         scan = ScanField(fov=(1.0, 1.0), centre=(float(middle[0]), float(middle[1])), rotation=rotation)
         total = left
         while left > 0:
-            barn = _cross_sections(self._specimen, beam.energy_ev)
-            if not barn.any():
+            events = _possible_events(self._specimen, beam.energy_ev)
+            within = scan.to_fraction(self._specimen.positions[events.hit, :2]) - 0.5
+            rates = events.barn * damage.BARN * damage.fluence(probe, size, within)
+            first = damage.first_event(rates, left, self._rng)
+            if first is None:
                 return
-            within = scan.to_fraction(self._specimen.positions[:, :2]) - 0.5
-            rates = barn * damage.BARN * damage.fluence(probe, size, within)
-            hit = damage.first_ejection(rates, left, self._rng)
-            if hit is None:
-                return
-            atom, after = hit
+            event, after = first
             left -= after
             passed = total - left
-            x, y, _ = self._specimen.positions[atom]
-            self.ejections.append(
-                damage.Ejection(
-                    time_s=start + seconds * passed / total,
-                    position=(float(x), float(y)),
-                    number=int(self._specimen.numbers[atom]),
-                    electrons=passed,
-                )
-            )
-            self._specimen = self._specimen[np.arange(len(self._specimen)) != atom]
+            self._happen(int(events.hit[event]), int(events.partner[event]), start + seconds * passed / total, passed)
+
+    def _happen(self, hit: int, partner: int, time_s: float, electrons: float) -> None:
+        """Change the specimen, and note it."""
+        specimen = self._specimen
+        place = float(specimen.positions[hit, 0]), float(specimen.positions[hit, 1])
+        if partner == damage.LEAVES:
+            self.ejections.append(damage.Ejection(time_s, place, int(specimen.numbers[hit]), electrons))
+        elif partner == damage.REPLACED:
+            self.exchanges.append(damage.Exchange(time_s, place, electrons, None))
+        else:
+            before = float(specimen.positions[partner, 0]), float(specimen.positions[partner, 1])
+            self.exchanges.append(damage.Exchange(time_s, before, electrons, place))
+        self._specimen = damage.after_event(specimen, hit, partner)
 
 
-# A specimen never changes (one that loses an atom is another one), so what follows from it is kept for the last ones.
+# A specimen never changes (what an electron has changed is another one): what follows from the last ones is kept.
 _columns = functools.lru_cache(maxsize=4)(Specimen.columns)
-_cross_sections = functools.lru_cache(maxsize=4)(damage.ejection_cross_sections)
+_possible_events = functools.lru_cache(maxsize=4)(damage.possible_events)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

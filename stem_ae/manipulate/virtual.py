@@ -144,15 +144,20 @@ class VirtualBeam:
         """Let the beam stand for a time in which atoms may leave, and count."""
         reading_s = self._reading_s
         n = max(round(seconds / reading_s), 1)
-        start, before, gone = self.now(), self._rate(), len(self.microscope.ejections)
+        start, before, known = self.now(), self._rate(), self._events()
         self._clock.advance(n * reading_s)
         self.microscope.advance()
         expected = np.full(n, before * reading_s)
-        for ejection in self.microscope.ejections[gone:]:
+        for time_s in self._events()[len(known) :]:
             after = self._rate()  # several in one millisecond are seen as one step
-            share = np.clip((ejection.time_s - start) / reading_s - np.arange(n), 0, 1)
+            share = np.clip((time_s - start) / reading_s - np.arange(n), 0, 1)
             expected = reading_s * (share * before + (1 - share) * after)
         return Counts(self._rng.poisson(expected).astype(float), np.full(n, reading_s))
+
+    def _events(self) -> list[float]:
+        """Return when the beam has changed the specimen."""
+        microscope = self.microscope
+        return sorted([e.time_s for e in microscope.ejections] + [e.time_s for e in microscope.exchanges])
 
     def _rate(self) -> float:
         """Return the detected electrons per second with the beam where it is."""
