@@ -30,7 +30,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.explore import Explorer
 from stem_ae.explore.remote import DecisionProcess
 from stem_ae.explore.tuner import Tuner
-from stem_ae.imaging.specimens import graphene
+from stem_ae.imaging.specimens import Specimen, graphene
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.microscope import devices
 from stem_ae.microscope.devices import Microscope, Operation
@@ -711,6 +711,36 @@ def test_exploring_measures_where_the_property_is_large(swift, decisions):
     np.testing.assert_array_equal(run.column("row"), np.array(exploration.points)[:, 0])
     np.testing.assert_array_equal(run.events("maps")[0]["mean"], decision.mean)
     assert swift.is_safe
+
+
+def test_exploring_follows_a_drifting_specimen(swift, decisions):
+    """The specimen drifts by Å; where a spectrum was taken on it, which it names, is where the survey showed the pixel.
+
+    Within 0.3 Å, while it drifts by 0.3 Å in each second.
+    """
+    rng = np.random.default_rng(9)
+    positions = np.column_stack([rng.uniform(0, 90, (900, 2)), np.zeros(900)])
+    swift.simulator.microscope.load(Specimen(positions, np.full(900, 14), "scattered Si", (), (90.0, 90.0)))
+    drift = np.array([0.25, -0.15])  # Å per second
+    swift.simulator.microscope.conditions = Conditions(drift=tuple(drift), damage=False, readout=0.0)
+    swift.name_places()
+    frame = Frame(fov=40.0, shape=(128, 128), dwell_us=2.0, centre=(5.0, -3.0), rotation=0.3)
+    points = np.stack(np.meshgrid(np.arange(24, 104, 8), np.arange(24, 104, 8), indexing="ij"), axis=-1).reshape(-1, 2)
+    settings = Settings(
+        frame, exposure_s=0.02, points=48, batch=6, first=6, candidates=points, drift_every=6,
+        explorer={"surrogate": "gp", "seed": 1},
+    )  # fmt: skip
+    exploration = Exploration(swift.microscope, decisions, settings, lambda spectrum: float(spectrum.data.sum()))
+    run = swift.run(exploration.plan())
+    assert swift.runner.outcome == "completed", swift.runner.error
+    aimed = np.column_stack([run.column("probe_x"), run.column("probe_y")])
+    moved = aimed - frame.pixels_to_plane(exploration.points)
+    assert np.linalg.norm(moved[-1]) > 1.0  # it did drift
+    measured = named_places(run.column("eels"))
+    start = measured - frame.pixels_to_plane(exploration.points)
+    error = np.linalg.norm(start - np.median(start, axis=0), axis=1)  # the drift until the survey belongs to it
+    assert np.median(error) < 0.1
+    assert error.max() < 0.3
 
 
 def test_the_user_can_force_a_point_and_look_for_something_else(swift, decisions):

@@ -25,6 +25,7 @@ from stem_ae.microscope.registration import shift_between
 Document = OrderedDict[str, dict[str, Any]]
 
 _PATIENCE_S = 3.0  # beyond what an operation needs by itself
+_FARTHEST_AHEAD = 2.0  # drift is predicted, in times between its last two measurements
 _CLIPPED = 4  # raw pixels that share the largest value: no noise does that ...
 _CLIPPED_FROM = 1024.0  # ... at many counts
 
@@ -507,11 +508,15 @@ class Drift(_Device):
         return self._track[-1][1], self._track[-1][2]
 
     def at(self, time_s: float) -> tuple[float, float]:
-        """Return the drift (x, y in Å) at a time (seconds since 1970): a line through the last two measurements."""
+        """Return the drift (x, y in Å) at a time (seconds since 1970).
+
+        A line through the last two measurements, no further ahead than twice the time between them: two that lie close
+        together say little of the velocity.
+        """
         if not self._track:
             return 0.0, 0.0
         (t0, x0, y0), (t1, x1, y1) = self._track[-2] if len(self._track) > 1 else self._track[-1], self._track[-1]
-        ahead = (time_s - t1) / (t1 - t0) if t1 > t0 else 0.0
+        ahead = min((time_s - t1) / (t1 - t0), _FARTHEST_AHEAD) if t1 > t0 else 0.0
         return x1 + ahead * (x1 - x0), y1 + ahead * (y1 - y0)
 
     def read(self) -> Document:  # noqa: D102

@@ -142,6 +142,10 @@ class Follower:
         self._microscope.drift.add(self.image)
         return self.image
 
+    def expire(self) -> None:
+        """Scan again before the next point, however few there were: much time has passed."""
+        self._since = self._every
+
     def again(self, points: int = 1) -> Plan:
         """Scan again if it is time; call before every point, or so many of them."""
         if self._every and self._since >= self._every:

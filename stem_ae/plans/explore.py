@@ -137,6 +137,7 @@ class Exploration:
             process.explore(image.data, {"sampling": settings.frame.sampling, **settings.explorer}, **given)
         )
         decision = yield from wait_for(process.step(batch=min(settings.first, settings.points)))
+        follow.expire()  # the process may have taken seconds to start
         while len(decision.points):
             batch = [(int(row), int(column)) for row, column in decision.points]
             left = settings.points - len(self.points) - len(batch)
