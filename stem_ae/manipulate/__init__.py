@@ -8,6 +8,7 @@ from stem_ae.manipulate.aim import Aim, LockOn
 from stem_ae.manipulate.exposure import Exposure, ExposureSettings, Outcome, Reading
 from stem_ae.manipulate.guard import Interrupted, Limits
 from stem_ae.manipulate.levels import signal_levels
+from stem_ae.manipulate.moves import MoveDopants
 from stem_ae.manipulate.policy import ClosedLoop, Do, OpenLoop, Policy, View
 from stem_ae.manipulate.run import Attempt, EjectionRun, Observer, RunSettings
 from stem_ae.manipulate.runlog import RunLog
@@ -25,6 +26,7 @@ __all__ = [
     "Interrupted",
     "Limits",
     "LockOn",
+    "MoveDopants",
     "Observer",
     "OpenLoop",
     "Outcome",

@@ -68,6 +68,29 @@ def signal_levels(
     return tuple(float(rate) for rate in rates)
 
 
+def move_levels(
+    atoms: Atoms2D, target: int, dopant: int, weights: Mapping[str, float], probe: Probe, current_pa: float,
+    background: float = 0.0,
+) -> tuple[float, float]:  # fmt: skip
+    """Return mean counts per second on a target now, and after a dopant beside it has changed places with it.
+
+    Parameters
+    ----------
+    atoms, target, weights, probe, current_pa, background
+        As for :func:`signal_levels`.
+    dopant : int
+        The other atom.
+    """
+    away = atoms.positions - atoms.positions[target]
+    near = np.linalg.norm(away, axis=1) < _REACH
+    weight = np.array([weights[name] for name in atoms.species])[atoms.labels]
+    after = weight.copy()
+    after[[target, dopant]] = weight[[dopant, target]]
+    now, then = (expected_fraction(away[near], w[near], (1, 1), 0.1, probe)[0, 0] for w in (weight, after))
+    electrons_per_s = electrons_per_pixel(current_pa, 1e6)
+    return float(electrons_per_s * (background + now)), float(electrons_per_s * (background + then))
+
+
 def weights_from_frame(atoms: Atoms2D, scan: Scan, ladder: Sequence[str]) -> tuple[dict[str, float], float]:
     """Return what :func:`signal_levels` needs, as this image shows it: each class's cross section, and the background.
 

@@ -73,7 +73,7 @@ class Do(enum.Enum):
 
 
 class Policy(Protocol):
-    """Decides; see :class:`OpenLoop` and :class:`ClosedLoop`."""
+    """Decides; see :class:`OpenLoop`, :class:`ClosedLoop` and :class:`~stem_ae.manipulate.moves.MoveDopants`."""
 
     @property
     def sites(self) -> FloatArray:
@@ -98,7 +98,7 @@ class OpenLoop:
     sites: FloatArray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", _checked(self.sites))  # the dataclass is frozen
+        object.__setattr__(self, "sites", checked_sites(self.sites))  # the dataclass is frozen
 
     def next(self, view: View) -> int | Do:
         """Return the first site that was not tried."""
@@ -131,7 +131,7 @@ class ClosedLoop:
     surveys: int = 4
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", _checked(self.sites))  # the dataclass is frozen
+        object.__setattr__(self, "sites", checked_sites(self.sites))  # the dataclass is frozen
         object.__setattr__(self, "wanted", tuple(self.wanted))
         if len(self.wanted) != len(self.sites):
             raise StemAeError(f"{len(self.sites)} sites but {len(self.wanted)} wanted classes: give one for each.")
@@ -159,7 +159,14 @@ class ClosedLoop:
         return now in self.ladder and self.ladder.index(now) < self.ladder.index(self.wanted[site])
 
 
-def _checked(sites: ArrayLike) -> FloatArray:
+def checked_sites(sites: ArrayLike) -> FloatArray:
+    """Return positions as ``(K, 2)``.
+
+    Raises
+    ------
+    StemAeError
+        If there are none, or one is no position.
+    """
     positions = np.asarray(sites, float).reshape(-1, 2)
     if not len(positions):
         raise StemAeError("There are no targets: choose some atoms.")

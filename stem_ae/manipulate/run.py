@@ -18,7 +18,8 @@ from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts, Region, Scan
 from stem_ae.manipulate.exposure import FROM_OUTSIDE, Exposure, ExposureSettings, Outcome
 from stem_ae.manipulate.guard import Guard, Interrupted, Limits
 from stem_ae.manipulate.ledger import DoseLedger
-from stem_ae.manipulate.levels import atoms_left, signal_levels, weights_from_frame
+from stem_ae.manipulate.levels import atoms_left, move_levels, signal_levels, weights_from_frame
+from stem_ae.manipulate.moves import MoveVerification, dopant_beside
 from stem_ae.manipulate.policy import Do, Policy, View
 from stem_ae.manipulate.runlog import RunLog
 from stem_ae.manipulate.verify import Change, Verdict, Verification
@@ -42,6 +43,8 @@ class RunSettings:
     ----------
     ladder : tuple of str
         Classes in the order in which one becomes the next as atoms leave; the last is empty: no atom.
+    dopant : str
+        Class of the dopants that exposures beside them are to move; empty: atoms are to leave. See :meth:`moving`.
     timeout_s, maximum_electrons : float
         Of one exposure.
     false_alarm_per_s : float
@@ -55,6 +58,7 @@ class RunSettings:
     """
 
     ladder: tuple[str, ...] = ("S2", "S1", "")
+    dopant: str = ""
     timeout_s: float = 5.0
     maximum_electrons: float = 4e9
     false_alarm_per_s: float = 1e-3
@@ -64,6 +68,22 @@ class RunSettings:
     verify_dose: float = 5e3
     aim_scans: int = 4
     verify_scans: int = 3
+
+    @classmethod
+    def moving(cls, dopant: str = "Si", host: str = "C", **others: Any) -> RunSettings:
+        """Return settings for moving dopants in a sheet that bears much: a jump takes many electrons.
+
+        Parameters
+        ----------
+        dopant, host : str
+            Classes.
+        **others
+            Settings that are to be otherwise.
+        """
+        usual: dict[str, Any] = {
+            "timeout_s": 60.0, "maximum_electrons": 1e12, "survey_dose": 3e4, "aim_dose": 2e4, "verify_dose": 2e4,
+        }  # fmt: skip
+        return cls(ladder=(host, ""), dopant=dopant, **usual | others)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -473,11 +493,16 @@ class EjectionRun:
         if species not in ladder[:-1]:
             raise StemAeError(f"{species} is not one of {', '.join(ladder[:-1])}: choose other targets.")
         if species not in self._levels:
-            ejections = atoms_left(species, ladder)
-            self._levels[species] = signal_levels(
-                self._atoms, atom, self._weights, self._weights[species] / ejections, min(ejections, 2),
-                self._beam.probe, self._beam.current_pa, self._background,
-            )  # fmt: skip
+            beam = self._beam.probe, self._beam.current_pa, self._background
+            if dopant := self._settings.dopant:
+                beside = dopant_beside(self._atoms, atom, dopant)
+                self._levels[species] = move_levels(self._atoms, atom, beside, self._weights, *beam)
+            else:
+                ejections = atoms_left(species, ladder)
+                one = (self._weights[species] - self._weights.get(ladder[-1], 0.0)) / ejections
+                self._levels[species] = signal_levels(
+                    self._atoms, atom, self._weights, one, min(ejections, 2), *beam
+                )
         return self._levels[species]
 
     def _expose(self, number: int, exposure: Exposure, course: Course) -> None:
@@ -558,9 +583,14 @@ class EjectionRun:
     def _verify(self, site: int, atom: int, outcome: Outcome) -> tuple[Verdict, tuple[Change, ...]]:
         """Scan the target and its neighbours until it is clear what has become of them."""
         assert self._atoms is not None
-        verification = Verification(self._atoms, atom, outcome, self._settings.ladder)
+        settings = self._settings
+        verification: Verification | MoveVerification = (
+            MoveVerification(self._atoms, atom, outcome, settings.dopant)
+            if settings.dopant
+            else Verification(self._atoms, atom, outcome, settings.ladder)
+        )
         with contextlib.suppress(Interrupted, StemAeError):  # what is known by then is kept
-            for _ in range(self._settings.verify_scans):
+            for _ in range(settings.verify_scans):
                 x, y = self._atoms.positions[atom] + self._drift.at(self._beam.now())
                 region = self._inside((float(x), float(y)), _AROUND, _AROUND, (True, True))
                 if region is None or verification.is_clear:
@@ -570,7 +600,7 @@ class EjectionRun:
         verdict, self._atoms = verification.verdict, verification.updated()
         return verdict, bystanders
 
-    def _look(self, verification: Verification, region: Region, site: int) -> None:
+    def _look(self, verification: Verification | MoveVerification, region: Region, site: int) -> None:
         scan = self._scan(region, self._settings.verify_dose)
         self._observer.verifying(site, scan)
         found = self._find(scan.image, scan.sampling)

@@ -22,13 +22,13 @@ from stem_ae.manipulate.exposure import Outcome
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_SAME = 0.7  # Å between two finds of one column
+SAME = 0.7  # Å between two finds of one column
 _MISSED = 0.01  # chance that a column is not found at all, or that one is found where there is none
 _DOUBT = 0.02  # no single image makes a class less likely than this
-_CLEAR = 0.95
+CLEAR = 0.95
 _BYSTANDER = (0.0, 2e-3, 1e-4)  # chance that a column next to the exposure lost none (the rest), one, two
 _GAINED = 1e-4  # ... that it was refilled
-_RIM = 0.8  # Å: columns this close to the image's edge are not judged
+RIM = 0.8  # Å: columns this close to the image's edge are not judged
 
 
 class Verdict(enum.StrEnum):
@@ -39,6 +39,10 @@ class Verdict(enum.StrEnum):
     MORE = "more than one ejected"
     REFILLED = "refilled"
     """The signal has stepped, and yet the column is what it was, or more."""
+    MOVED = "moved"
+    """The dopant beside the target is at the target now."""
+    ASTRAY = "moved elsewhere"
+    GONE = "dopant gone"
     UNCLEAR = "unclear"
 
 
@@ -60,6 +64,28 @@ class Change:
     before: str
     after: str
     probability: float
+
+
+def likelihood(found: Atoms2D, atom: int, is_there: bool, name: str) -> float:
+    """Return how likely a find is where there is a column of this class.
+
+    Parameters
+    ----------
+    found : Atoms2D
+        What was found in an image.
+    atom : int
+        The nearest find.
+    is_there : bool
+        Whether it is near enough to be this column's.
+    name : str
+        The class; empty: there is no atom.
+    """
+    if not name:
+        return _MISSED if is_there else 1.0
+    if not is_there:
+        return _MISSED
+    share = float(found.probabilities[atom, found.species.index(name)]) if name in found.species else 0.0
+    return max(share, _DOUBT)
 
 
 class Verification:
@@ -114,27 +140,18 @@ class Verification:
         """
         x0, y0, x1, y1 = region
         x, y = self._atoms.positions.T
-        inside = (x > x0 + _RIM) & (x < x1 - _RIM) & (y > y0 + _RIM) & (y < y1 - _RIM)
+        inside = (x > x0 + RIM) & (x < x1 - RIM) & (y > y0 + RIM) & (y < y1 - RIM)
         tree = cKDTree(found.positions) if len(found) else None
         for atom in self._on_ladder:
             if not inside[atom]:
                 continue
             distance, nearest = tree.query(self._atoms.positions[atom]) if tree else (np.inf, 0)
-            self._odds[atom] = self._odds[atom] + np.log(self._likelihood(found, int(nearest), distance < _SAME))
+            self._odds[atom] = self._odds[atom] + np.log(self._likelihood(found, int(nearest), distance < SAME))
             self._judged.add(atom)
 
     def _likelihood(self, found: Atoms2D, atom: int, is_there: bool) -> FloatArray:
         """Return how likely this find is for each class of the ladder."""
-        likelihood = np.empty(len(self._ladder))
-        for k, name in enumerate(self._ladder):
-            if not name:
-                likelihood[k] = _MISSED if is_there else 1.0
-            elif not is_there:
-                likelihood[k] = _MISSED
-            else:
-                share = found.probabilities[atom, found.species.index(name)] if name in found.species else 0.0
-                likelihood[k] = max(share, _DOUBT)
-        return likelihood
+        return np.array([likelihood(found, atom, is_there, name) for name in self._ladder])
 
     def _posterior(self, atom: int) -> FloatArray:
         weight: FloatArray = np.exp(self._odds[atom] - self._odds[atom].max())
@@ -146,7 +163,7 @@ class Verification:
         """Whether another image would not help."""
         if self._target not in self._judged:
             return False
-        return all(self._posterior(atom).max() >= _CLEAR for atom in self._judged)
+        return all(self._posterior(atom).max() >= CLEAR for atom in self._judged)
 
     def species(self, atom: int) -> tuple[str, float]:
         """Return the most likely class of a column now, and its probability."""
@@ -157,7 +174,7 @@ class Verification:
     def verdict(self) -> Verdict:
         """What has become of the target."""
         after, probability = self.species(self._target)
-        if self._target not in self._judged or probability < _CLEAR:
+        if self._target not in self._judged or probability < CLEAR:
             return Verdict.UNCLEAR
         lost = self._ladder.index(after) - self._ladder.index(self._atoms.symbols[self._target])
         if lost < 0:
@@ -175,7 +192,7 @@ class Verification:
         changes = {}
         for atom in sorted(self._judged):
             before, (after, probability) = self._atoms.symbols[atom], self.species(atom)
-            if after != before and probability >= _CLEAR:
+            if after != before and probability >= CLEAR:
                 x, y = self._atoms.positions[atom]
                 changes[atom] = Change((float(x), float(y)), before, after, probability)
         return changes

@@ -1,0 +1,242 @@
+"""Dopants in a sheet moved site by site: the beam rests on the neighbour that a dopant is to change places with.
+
+An electron that hits a carbon beside a silicon in graphene makes the two exchange places now and then (Susi et al., PRL
+113 (2014) 115501): the dopant comes to the beam, and the signal under it rises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
+
+from stem_ae.atoms import Atoms2D
+from stem_ae.errors import StemAeError
+from stem_ae.manipulate.beam import Region
+from stem_ae.manipulate.exposure import Outcome
+from stem_ae.manipulate.policy import Do, View, checked_sites
+from stem_ae.manipulate.verify import CLEAR, RIM, SAME, Change, Verdict, likelihood
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_BOND = 1.9  # Å: neighbours in the sheet are closer than this in projection
+_PRIOR = {Outcome.STEP: (0.02, 0.95), Outcome.ABNORMAL: (0.4, 0.4)}  # chance that it stayed, that it came to the beam
+_NO_STEP = (0.9, 0.05)
+
+
+def dopant_beside(atoms: Atoms2D, target: int, dopant: str) -> int:
+    """Return the dopant that is next to an atom.
+
+    Raises
+    ------
+    StemAeError
+        If there is none, or more than one.
+    """
+    near = _neighbours(atoms, target)
+    found = [k for k in near if atoms.symbols[k] == dopant]
+    if len(found) != 1:
+        raise StemAeError(
+            f"There {'is no' if not found else 'is more than one'} {dopant} next to the target: choose a neighbour of "
+            "exactly one."
+        )
+    return int(found[0])
+
+
+def exchanged(atoms: Atoms2D, one: int, other: int) -> Atoms2D:
+    """Return the map with two atoms having changed places."""
+    order = np.arange(len(atoms))
+    order[[one, other]] = other, one
+    return dataclasses.replace(
+        atoms, labels=atoms.labels[order], probabilities=atoms.probabilities[order], intensity=atoms.intensity[order]
+    )
+
+
+def _neighbours(atoms: Atoms2D, atom: int) -> IntArray:
+    away = np.linalg.norm(atoms.positions - atoms.positions[atom], axis=1)
+    near: IntArray = np.flatnonzero((away < _BOND) & (away > 0))
+    return near
+
+
+class MoveVerification:
+    """Collects images after an exposure that was to move a dopant, and says where it is: Bayes' rule over its places.
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+        The specimen before the exposure.
+    target : int
+        The atom that was exposed, next to the dopant.
+    outcome : Outcome
+        What the exposure's signal said.
+    dopant : str
+        Class of the dopant.
+    """
+
+    def __init__(self, atoms: Atoms2D, target: int, outcome: Outcome, dopant: str) -> None:
+        self._atoms, self._dopant, self._host = atoms, dopant, atoms.symbols[target]
+        start = dopant_beside(atoms, target, dopant)
+        others = [int(k) for k in _neighbours(atoms, start) if k != target]
+        self._places = [start, target, *others]
+        """Where the dopant may be: where it was, at the target, at another neighbour. The last chance: it is gone."""
+        stayed, moved = _PRIOR.get(outcome, _NO_STEP)
+        rest = (1 - stayed - moved) / (len(others) + 1)
+        self._odds = np.log([stayed, moved, *[rest] * len(others), rest])
+        self._is_judged = False
+
+    def add(self, found: Atoms2D, region: Region) -> None:
+        """Take in an image; see :meth:`stem_ae.manipulate.verify.Verification.add`."""
+        x0, y0, x1, y1 = region
+        x, y = self._atoms.positions[self._places].T
+        if not np.all((x > x0 + RIM) & (x < x1 - RIM) & (y > y0 + RIM) & (y < y1 - RIM)):
+            return
+        tree = cKDTree(found.positions) if len(found) else None
+        for k, atom in enumerate(self._places):
+            distance, nearest = tree.query(self._atoms.positions[atom]) if tree else (np.inf, 0)
+            is_there = bool(distance < SAME)
+            as_host = np.log(likelihood(found, int(nearest), is_there, self._host))
+            as_dopant = np.log(likelihood(found, int(nearest), is_there, self._dopant))
+            self._odds = self._odds + as_host
+            self._odds[k] += as_dopant - as_host
+        self._is_judged = True
+
+    @property
+    def _chances(self) -> FloatArray:
+        weight = np.exp(self._odds - self._odds.max())
+        chances: FloatArray = weight / weight.sum()
+        return chances
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether another image would not help."""
+        return self._is_judged and bool(self._chances.max() >= CLEAR)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What has become of the dopant."""
+        if not self.is_clear:
+            return Verdict.UNCLEAR
+        place = int(self._chances.argmax())
+        if place == len(self._places):
+            return Verdict.GONE
+        return (Verdict.NONE, Verdict.MOVED)[place] if place < 2 else Verdict.ASTRAY
+
+    def bystanders(self) -> list[Change]:
+        """Return the other columns that have changed: the place where the dopant went instead."""
+        if self.verdict is not Verdict.ASTRAY:
+            return []
+        place = int(self._chances.argmax())
+        x, y = self._atoms.positions[self._places[place]]
+        return [Change((float(x), float(y)), self._host, self._dopant, float(self._chances[place]))]
+
+    def updated(self) -> Atoms2D:
+        """Return the map of the specimen with what has changed."""
+        if not self.is_clear or self.verdict is Verdict.NONE:
+            return self._atoms
+        start, place = self._places[0], int(self._chances.argmax())
+        if place < len(self._places):
+            return exchanged(self._atoms, start, self._places[place])
+        labels, probabilities = self._atoms.labels.copy(), self._atoms.probabilities.copy()
+        labels[start] = self._atoms.species.index(self._host)
+        probabilities[start] = np.eye(len(self._atoms.species))[labels[start]]
+        return dataclasses.replace(self._atoms, labels=labels, probabilities=probabilities)
+
+
+class MoveDopants:
+    """Brings a dopant to each goal, site by site; plans anew after each exposure.
+
+    Dopants of a class are all alike: those with the shortest way go, around the others, each step onto the next site of
+    its way. Sites beside another dopant are not shone on, as that one might move as well.
+
+    Parameters
+    ----------
+    sites : (N, 2) array
+        The lattice: all atoms in the first survey that the beam may be sent to, in Å.
+    goals : (K, 2) array
+        Where there are to be dopants, in Å in the first survey; each is one of the sites.
+    keep : (M, 2) array, optional
+        Dopants that are to stay where they are.
+    dopant, host : str
+        Classes.
+    exposures, surveys : int
+        How many there may be.
+
+    Raises
+    ------
+    StemAeError
+        If a goal is no site, or is given twice.
+    """
+
+    def __init__(
+        self,
+        sites: ArrayLike,
+        goals: ArrayLike,
+        keep: ArrayLike = (),
+        dopant: str = "Si",
+        host: str = "C",
+        exposures: int = 100,
+        surveys: int = 10,
+    ) -> None:
+        self.sites, self._dopant, self._host = checked_sites(sites), dopant, host
+        self._exposures, self._surveys = exposures, surveys
+        tree = cKDTree(self.sites)
+        distance, self._goals = tree.query(checked_sites(goals))
+        if distance.max() > _BOND / 2 or len(np.unique(self._goals)) < len(self._goals):
+            raise StemAeError("A goal is no site of the lattice, or is given twice: click on an atom for each.")
+        self._kept = np.zeros(len(self.sites), bool)
+        self._kept[tree.query(np.asarray(keep, float).reshape(-1, 2))[1]] = True
+        pairs = tree.query_pairs(_BOND, output_type="ndarray")
+        ends = np.concatenate([pairs, pairs[:, ::-1]]).T
+        self._links = csr_array((np.ones(len(ends[0])), ends), shape=(len(self.sites),) * 2)
+
+    def next(self, view: View) -> int | Do:
+        """Return the site that the next dopant is to step on, or a survey when in doubt and at the end."""
+        may_look = view.changed and view.surveys < self._surveys
+        if may_look and view.tried and view.tried[-1][1] is Verdict.UNCLEAR:
+            return Do.SURVEY
+        ways = [way for way in self.ways(view) if len(way) > 1]
+        if not ways or len(view.tried) >= self._exposures:
+            return Do.SURVEY if may_look else Do.END
+        return min(ways, key=len)[1]
+
+    def missing(self, view: View) -> list[int]:
+        """Return the goals that have no dopant."""
+        return [k for k, goal in enumerate(self._goals) if view.species_at(self.sites[goal]) != self._dopant]
+
+    def ways(self, view: View) -> list[list[int]]:
+        """Return the way of a dopant to each goal that one can reach: sites, from the dopant's own to the goal."""
+        species = self._occupants(view)
+        movers = np.flatnonzero((species == self._dopant) & ~self._kept)
+        if not len(movers):
+            return []
+        found = [self._ways_from(mover, species) for mover in movers.tolist()]
+        steps = np.array([[len(way) if way else 10 * len(self.sites) for way in ways] for ways in found])
+        pairs = zip(*linear_sum_assignment(steps), strict=True)
+        return [found[mover][goal] for mover, goal in pairs if found[mover][goal]]
+
+    def _occupants(self, view: View) -> NDArray[np.str_]:
+        """Return the class of the atom at each site."""
+        distance, nearest = cKDTree(view.atoms.positions).query(self.sites)
+        return np.where(distance < _BOND / 2, np.array([*view.atoms.symbols, ""])[nearest], "")
+
+    def _ways_from(self, mover: int, species: NDArray[np.str_]) -> list[list[int]]:
+        """Return a dopant's shortest way to each goal; an empty one if there is none."""
+        other = species == self._dopant
+        other[mover] = False
+        free = (species == self._host) & (self._links @ other.astype(float) == 0)
+        free[mover] = True
+        allowed = (self._links * free[:, None] * free[None, :]).tocsr()
+        allowed.eliminate_zeros()  # they would count as ways
+        _, before = dijkstra(allowed, indices=mover, unweighted=True, return_predecessors=True)
+        ways = []
+        for goal in self._goals.tolist():
+            way = [goal]
+            while way[-1] != mover and before[way[-1]] >= 0:
+                way.append(int(before[way[-1]]))
+            ways.append(way[::-1] if way[-1] == mover else [])
+        return ways
