@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -92,7 +95,6 @@ class Explorer:
         dose_per_point: float = 0.0,
         dose_budget: float = np.inf,
     ) -> None:
-        self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         image = as_image(image)
         if not 0 <= feature < 1:
             raise StemAeError(f"The share looked for, {feature!r}, is not valid: give a number from 0 to below 1.")
@@ -105,14 +107,18 @@ class Explorer:
         self.min_distance, self.travel = min_distance, travel
         self.dose_per_point, self.dose_budget = dose_per_point, dose_budget
         self._acquire = _acquisition_of(acquisition)
-        self._rng, self._map_rng = np.random.default_rng(seed).spawn(2)  # looking at maps does not change the course
         self._where = {(int(r), int(c)): k for k, (r, c) in enumerate(self.candidates)}
         if len(self._where) < len(self.candidates):
             raise StemAeError("A candidate is given twice: give each (row, column) once.")
         self._position = self.candidates * np.array(self.sampling)
-        self._surrogate = _make_surrogate(
-            surrogate, self._windows, self._position, features, kernel, length_scale, seed
-        )
+        self._seed = seed
+        known = _known_before(surrogate, self._windows, self._position, features)
+        self._make_surrogate = functools.partial(_make_surrogate, surrogate, known, kernel, length_scale, seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rng, self._map_rng = np.random.default_rng(self._seed).spawn(2)  # looking at maps changes no course
+        self._surrogate = self._make_surrogate()
         self._index: list[int] = []
         self._values: list[float] = []
         self._prediction: Prediction | None = None
@@ -234,9 +240,10 @@ class Explorer:
         """Return what this explorer would be, had the same points given other values.
 
         To switch the scalarizer in mid-run, or to see what another one would have asked for: scalarize the stored
-        spectra again and pass the result.
+        spectra again and pass the result. It goes its own way from then on.
         """
-        other = Explorer(**self._settings)
+        other = copy.copy(self)
+        other._begin()
         other.tell(self.points, values)
         return other
 
@@ -285,17 +292,22 @@ def _default_centres(image: FloatArray, patch: int) -> IntArray:
     return centres
 
 
+def _known_before(name: str, windows: Windows, position: FloatArray, features: ArrayLike | None) -> Candidates:
+    """Return what a surrogate may know of the candidates before anything is measured."""
+    if name == "gp":
+        return Candidates(position, ())
+    return Candidates(position, _describe(windows) if features is None else (_given(features, len(windows)),))
+
+
 def _make_surrogate(
-    name: str, windows: Windows, position: FloatArray, features: ArrayLike | None, kernel: KernelName,
-    length_scale: float | None, seed: int,
+    name: str, candidates: Candidates, kernel: KernelName, length_scale: float | None, seed: int
 ) -> Surrogate:
     if name == "gp":
-        return PositionSurrogate(Candidates(position, ()), kernel, length_scale)
+        return PositionSurrogate(candidates, kernel, length_scale)
     if name not in ("descriptor", "dkl", "auto"):
         raise StemAeError(f"There is no surrogate {name!r}: choose gp, descriptor, dkl or auto.")
     if length_scale is not None:
         raise StemAeError('length_scale belongs to surrogate="gp": the others learn theirs.')
-    candidates = Candidates(position, _describe(windows) if features is None else (_given(features, len(windows)),))
     if name == "descriptor":
         return DescriptorSurrogate(candidates, kernel)
     return DeepKernelSurrogate(candidates, kernel, seed) if name == "dkl" else AutomaticSurrogate(candidates, seed)

@@ -85,6 +85,13 @@ class DecisionProcess:
         """Give all measurements so far other values, as if another property had been looked for."""
         return self._thread.submit(self._decide, {"do": "revalue"}, {"values": np.asarray(values, float)})
 
+    def suppose(self, values: ArrayLike) -> Future[Decision]:
+        """Return what is believed of another property, with these values at all measurements so far.
+
+        The experiment goes on as it was.
+        """
+        return self._thread.submit(self._decide, {"do": "suppose"}, {"values": np.asarray(values, float)})
+
     def _decide(self, request: dict[str, Any], arrays: processes.Arrays) -> Decision:
         start = time.perf_counter()
         values, maps = self._process.ask(request, arrays)

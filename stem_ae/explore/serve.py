@@ -9,6 +9,7 @@ import sys
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stem_ae import processes
 from stem_ae.errors import StemAeError
@@ -23,6 +24,7 @@ class Server:
 
     def __init__(self) -> None:
         self._explorer: Explorer | None = None
+        self._other: Explorer | None = None
         self._tuner: Tuner | None = None
 
     def answer(self, request: dict[str, Any], arrays: processes.Arrays) -> Answer:
@@ -30,7 +32,7 @@ class Server:
         do = request["do"]
         given: dict[str, Any] = {**arrays, **request.get("settings", {})}
         if do == "explore":
-            self._explorer = Explorer(**given)
+            self._explorer, self._other = Explorer(**given), None
             return {}, {"candidates": self._explorer.candidates}
         if do == "tune":
             self._tuner = Tuner(**given)
@@ -42,7 +44,21 @@ class Server:
             raise StemAeError("Nothing is being explored: start an experiment first.")
         if do == "revalue":
             self._explorer = self._explorer.with_values(arrays["values"])
+        if do == "suppose":
+            return self._step(self._supposed(self._explorer, arrays["values"]), {}, {})
         return self._step(self._explorer, request, arrays)
+
+    def _supposed(self, explorer: Explorer, values: NDArray[np.float64]) -> Explorer:
+        """Return the explorer of another property of the same points; it goes on where it was, if it can."""
+        other = self._other
+        known = 0 if other is None else len(other.measured)
+        goes_on = other is not None and np.array_equal(other.measured, explorer.measured[:known])
+        if other is None or not goes_on or not np.array_equal(other.values, values[:known], equal_nan=True):
+            self._other = explorer.with_values(values)
+        elif len(values) > known:
+            other.tell(explorer.points[known:], values[known:])
+        assert self._other is not None
+        return self._other
 
     @staticmethod
     def _step(explorer: Explorer, request: dict[str, Any], arrays: processes.Arrays) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from bluesky.utils import Msg
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.errors import StemAeError
+from stem_ae.explore.objective import Objective
 from stem_ae.explore.remote import Decision, DecisionProcess
 from stem_ae.microscope.devices import Microscope, Note
 from stem_ae.microscope.frame import CameraFrame, Frame, Image
@@ -24,6 +26,7 @@ Point = tuple[int, int]  # row and column in the survey image
 T = TypeVar("T")
 
 _POLL_S = 0.002
+_LEAST_SUPPOSED = 2  # measurements that a belief rests on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,36 +77,46 @@ class Exploration:
     microscope : Microscope
     process : DecisionProcess
     settings : Settings
-    value_of : callable
-        The property looked for, from one exposure of the camera; NaN: it has none.
+    look_for : callable or Objective
+        The property looked for, from one exposure of the camera; or several.
     surveyed : callable, optional
         Called with the survey image, in the engine's thread.
     measured : callable, optional
         Called after each point, in the engine's thread.
     decided : callable, optional
         Called with each decision, in the engine's thread.
+    supposed : callable, optional
+        Called in some thread with the number of a property that is not the first, and what is believed of it.
     """
 
     def __init__(
         self, microscope: Microscope, process: DecisionProcess, settings: Settings,
-        value_of: Callable[[CameraFrame], float], surveyed: Callable[[Image], None] = lambda image: None,
-        measured: Callable[[], None] = lambda: None, decided: Callable[[Decision], None] = lambda decision: None,
+        look_for: Callable[[CameraFrame], float] | Objective[CameraFrame],
+        surveyed: Callable[[Image], None] = lambda image: None, measured: Callable[[], None] = lambda: None,
+        decided: Callable[[Decision], None] = lambda decision: None,
+        supposed: Callable[[int, Decision], None] = lambda number, decision: None,
     ) -> None:
         self.settings = settings
         self.points: list[Point] = []
         """Measured, in order."""
         self.frames: list[CameraFrame] = []
         """What the camera gave there."""
-        self.values: list[float] = []
-        """The property."""
+        self.numbers: list[tuple[float, ...]] = []
+        """The properties there."""
+        self.objective = Objective.of(look_for)
+        self._columns = ["property", *(f"property_{k}" for k in range(2, len(self.objective.properties) + 1))]
         self._microscope, self._process = microscope, process
-        self._value_of = value_of
-        self._surveyed, self._measured, self._decided = surveyed, measured, decided
+        self._surveyed, self._measured, self._decided, self._supposed = surveyed, measured, decided, supposed
         self._forced: collections.deque[Point] = collections.deque()
         self._told = 0
-        self._revalue = False
+        self._next: Objective[CameraFrame] | None = None
         self._at: Point = (0, 0)
         self._note = Note(microscope.instrument, "property", self._describe_point)
+
+    @property
+    def values(self) -> list[float]:
+        """What is looked for, at each point."""
+        return [float(value) for value in self.objective.values(self.numbers, self.settings.first)]
 
     # --- what the user may do meanwhile, from any thread --------------------------------------------------------------
 
@@ -111,14 +124,15 @@ class Exploration:
         """Measure a candidate next, whatever the explorer thinks."""
         self._forced.append((int(point[0]), int(point[1])))
 
-    def look_for(self, value_of: Callable[[CameraFrame], float]) -> None:
-        """Look for another property from now on; what was measured is valued anew."""
-        self._value_of = value_of
-        self._revalue = True
+    def look_for(self, look_for: Callable[[CameraFrame], float] | Objective[CameraFrame]) -> None:
+        """Look for another property, or others, from now on; what was measured is valued anew."""
+        self._next = Objective.of(look_for)
 
     def believe(self) -> Future[Decision]:
         """Return what is believed of all that was measured, the property looked for last. For after the run's end."""
-        return self._ask(0)
+        believed = self._ask(0)
+        self._suppose()
+        return believed
 
     # --- the plan ---------------------------------------------------------------------------------------------------
 
@@ -142,6 +156,7 @@ class Exploration:
             batch = [(int(row), int(column)) for row, column in decision.points]
             left = settings.points - len(self.points) - len(batch)
             deciding = self._ask(min(settings.batch, left), batch) if self.points and left > 0 else None
+            self._suppose()  # behind the decision, which must not wait
             yield from self._measure(batch, follow)
             left = settings.points - len(self.points)
             if deciding is None and left <= 0:
@@ -152,14 +167,28 @@ class Exploration:
 
     def _ask(self, batch: int, pending: ArrayLike = ()) -> Future[Decision]:
         """Tell what is new, and ask for so many points."""
-        if self._revalue:
-            self._revalue = False
-            self.values = [self._value(frame) for frame in self.frames]
+        following, self._next = self._next, None
+        if following:
+            self.objective = following
+            self.numbers = [following.numbers(frame) for frame in self.frames]
             if self._told:
                 self._process.revalue(self.values[: self._told])
         points, values = self.points[self._told :], self.values[self._told :]
         self._told = len(self.points)
         return self._process.step(points, values, batch, pending)
+
+    def _suppose(self) -> list[Future[Decision]]:
+        """Ask what is believed of the properties beside the first."""
+        futures = []
+        for number in range(1, len(self.objective.properties)) if self._told >= _LEAST_SUPPOSED else ():
+            future = self._process.suppose([row[number] for row in self.numbers[: self._told]])
+            future.add_done_callback(functools.partial(self._tell_supposed, number))
+            futures.append(future)
+        return futures
+
+    def _tell_supposed(self, number: int, done: Future[Decision]) -> None:
+        if not done.cancelled() and done.exception() is None:  # a decision that fails is noticed by who waits for one
+            self._supposed(number, done.result())
 
     def _measure(self, batch: list[Point], follow: Follower) -> Plan:
         microscope, settings = self._microscope, self.settings
@@ -174,25 +203,26 @@ class Exploration:
             assert camera.latest is not None
             self.points.append(self._at)
             self.frames.append(camera.latest)
-            self.values.append(self._value(camera.latest))
+            self.numbers.append(self.objective.numbers(camera.latest))
             self._measured()
 
     def _describe_point(self) -> dict[str, float]:
         frame = self._microscope.camera(self.settings.camera).latest
         assert frame is not None
-        return {"row": self._at[0], "column": self._at[1], "property": self._value(frame)}
+        numbers = [*self.objective.numbers(frame), *[float("nan")] * len(self._columns)]
+        named = dict(zip(self._columns, numbers, strict=False))  # a stream's columns stay, whatever is looked for later
+        return {"row": self._at[0], "column": self._at[1], **named}
 
     def _conclude(self) -> Generator[Msg, Any, Decision]:
         """Learn from the last points too, and keep the maps with the run."""
         decision = yield from wait_for(self._ask(0))
         self._decided(decision)
         maps = {"mean": decision.mean, "std": decision.std, "acquisition": decision.acquisition}
+        for number, future in enumerate(self._suppose(), 2):
+            supposed = yield from wait_for(future)
+            maps |= {f"mean_{number}": supposed.mean, f"std_{number}": supposed.std}
         yield from stubs.record([Note(self._microscope.instrument, "maps", lambda: maps)], "maps")
         return decision
-
-    def _value(self, frame: CameraFrame) -> float:
-        value = float(self._value_of(frame))
-        return value if np.isfinite(value) else float("nan")
 
 
 def wait_for(future: Future[T]) -> Generator[Msg, Any, T]:
