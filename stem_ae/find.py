@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import pathlib
 import sys
@@ -132,6 +133,11 @@ def run(arguments: argparse.Namespace) -> int:
         title = f"{name}   {ensemble.name} {ensemble.version}"
         files = write(arguments.output, name, stack.frames[number], prediction, title, sampling)
         counts = prediction.atoms.counts()
+        origin = {name: answer[name] for name in ("image", "model", "sampling")} | {
+            "frame": number, "image_sha256": hashlib.sha256(stack.frames[number].tobytes()).hexdigest(),
+        }  # fmt: skip
+        files["provenance"] = files["csv"].with_suffix(".json")
+        files["provenance"].write_text(json.dumps(origin, indent=1), encoding="utf-8")
         answer["frames"].append(
             {
                 "frame": number,
@@ -204,5 +210,5 @@ def write(
         "csv": atoms.write(folder / f"{name}_atoms.csv"),
         "extxyz": atoms.write(folder / f"{name}_atoms.extxyz"),
         "picture": picture.save(figure, folder / f"{name}_atoms.png"),
-        "uncertainty": picture.save_uncertainty(folder / f"{name}_uncertainty.tif", uncertainty, atoms.sampling),
+        "uncertainty": picture.save_map(folder / f"{name}_uncertainty.tif", uncertainty, atoms.sampling),
     }

@@ -115,11 +115,11 @@ def save(figure: Figure, path: pathlib.Path, dpi: int = 130) -> pathlib.Path:
     return path
 
 
-def save_uncertainty(path: pathlib.Path, uncertainty: ArrayLike, sampling: tuple[float, float]) -> pathlib.Path:
-    """Write the uncertainty map as 32-bit TIFF that carries its sampling, and return the path."""
+def save_map(path: pathlib.Path, values: ArrayLike, sampling: tuple[float, float]) -> pathlib.Path:
+    """Write a map, such as the uncertainty, as 32-bit TIFF that carries its sampling, and return the path."""
     import tifffile
 
-    data: NDArray[np.float32] = np.ascontiguousarray(uncertainty, dtype=np.float32)
+    data: NDArray[np.float32] = np.ascontiguousarray(values, dtype=np.float32)
     dy, dx = sampling
     metadata: dict[str, Any] = {"unit": "nm", "axes": "YX"}
     tifffile.imwrite(path, data, imagej=True, resolution=(10.0 / dx, 10.0 / dy), metadata=metadata)

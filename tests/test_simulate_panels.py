@@ -38,6 +38,7 @@ from nionswift_plugin.stem_ae_ui import (
     simulate_model,
     simulate_overlay,
     simulate_panel,
+    simulate_settings,
 )
 from nionswift_plugin.stem_ae_ui.simulate_model import corners
 from stem_ae import jobs, structure
@@ -46,6 +47,7 @@ from stem_ae.imaging import specimens
 from stem_ae.jobs import remote
 from stem_ae.launch.process import run_scenario
 from stem_ae.simulate import constraints, engines, guidance, inputs
+from stem_ae.structure import edit
 
 Facade.initialize()
 
@@ -205,7 +207,7 @@ def test_the_preview_shows_the_atoms_of_the_rectangle(swift):
     swift.pump(lambda: swift.simulate.texts.structure != whole)
     # Held atoms are crossed out in red.
     red = swift.simulate.picture.copy()
-    swift.simulate.fixed_index = simulate_model.FIXED.index("perimeter")
+    swift.simulate.fixed_index = simulate_settings.FIXED.index("perimeter")
     swift.pump(lambda: "held fixed" in swift.simulate.texts.structure)
     assert np.any(swift.simulate.picture != red)
 
@@ -219,7 +221,10 @@ def test_hopeless_sizes_are_said_before_they_are_submitted(swift):
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("fmax", "-1", "positive"), ("vacuum", "wide", "positive"), ("temperatures", "300, hot", "“hot”")],
+    [
+        ("fmax", "-1", "positive"), ("vacuum", "wide", "positive"), ("temperatures", "300, hot", "“hot”"),
+        ("variants", "some", "whole number"), ("task_index", simulate_settings.ADSORPTION, "Nothing is adsorbed"),
+    ],
 )
 def test_what_cannot_be_is_one_sentence(swift, field, value, words):
     swift.show(keep(swift.document, graphene()))
@@ -260,8 +265,9 @@ def test_what_the_panels_repeat_is_what_the_library_says():
     """Swift's process does not import the library's heavy modules for a few words."""
     assert jobs_model.SPOT == guidance.REACH
     assert set(jobs_model.RANKINGS) == set(guidance.UNITS)
-    assert simulate_model.CODES == inputs.CODES
-    assert set(simulate_model.FIXED[1:]) == set(constraints.FIXABLE)
+    assert simulate_settings.CODES == inputs.CODES
+    assert simulate_settings.SITES == edit.SITES
+    assert set(simulate_settings.FIXED[1:]) == set(constraints.FIXABLE)
 
 
 def test_an_input_folder_is_written_for_another_engine(swift, tmp_path):
@@ -269,11 +275,12 @@ def test_an_input_folder_is_written_for_another_engine(swift, tmp_path):
     swift.show(item)
     swift.rectangle(item, ((0.3, 0.3), (0.4, 0.4)))
     swift.previewed()
-    swift.simulate.destination_index = 1 + simulate_model.CODES.index("vasp")
+    swift.simulate.destination_index = 1 + simulate_settings.CODES.index("vasp")
     swift.simulate.export(str(tmp_path / "vasp"))
     swift.pump(lambda: "Written" in swift.simulate.texts.message)
     assert (tmp_path / "vasp" / "POSCAR").exists()
-    swift.simulate.export(str(tmp_path / "again"), pseudopotentials=str(tmp_path / "nowhere"))
+    swift.simulate.pseudopotentials = str(tmp_path / "nowhere")
+    swift.simulate.export(str(tmp_path / "again"))
     swift.pump(lambda: "pseudopotentials" in swift.simulate.texts.message)
 
 
@@ -341,6 +348,89 @@ def test_dynamics_after_a_relaxation_are_jobs_that_wait(swift):
         jobs.Queue.open(swift.queue).job(row.id).result().summary["task"].get("temperature") for row in swift.jobs.rows
     }
     assert temperatures == {None, 300.0, 1200.0}
+
+
+def point(swift, item, x, y):
+    """Draw a point on an image, at x and y in Å."""
+    graphic = Graphics.PointGraphic()
+    height, width = item.data_shape
+    graphic.position = ((y / SAMPLING + 0.5) / height, (x / SAMPLING + 0.5) / width)
+    swift.document.get_display_item_for_data_item(item).add_graphic(graphic)
+
+
+def test_the_adsorption_energy_of_hydrogen_where_a_point_is_drawn(swift):
+    """H on top of the carbon pointed at: a bond of about an electronvolt, at that place, and no defect of the sheet."""
+    item = keep(swift.document, graphene())
+    swift.show(item)
+    swift.rectangle(item, ((0.35, 0.35), (0.3, 0.3)))
+    target = graphene().positions[np.argmin(np.linalg.norm(graphene().positions - [13.0, 11.5], axis=1))]
+    point(swift, item, *(target + 0.2))
+    swift.previewed()
+    bare = swift.simulate.texts.structure
+    swift.simulate.adsorb = "H"
+    swift.pump(lambda: swift.simulate.texts.structure not in (bare, ""))
+    swift.simulate.task_index = simulate_settings.ADSORPTION
+    swift.jobs.start()
+    swift.simulate.export()
+    swift.pump(lambda: "Submitted" in swift.simulate.texts.message)
+    swift.pump(lambda: swift.jobs.rows and swift.jobs.rows[0].is_over)
+    swift.jobs.select(swift.jobs.rows[0].id)
+    swift.pump(lambda: "adsorption energy" in swift.jobs.texts.details)
+    result = jobs.Queue.open(swift.queue).job(swift.jobs.rows[0].id).result()
+    assert "defects" not in swift.jobs.texts.details
+    # DFT's 0.8 to 0.9 eV; unpolarised spins put the lone atom, and with it this energy, too high.
+    assert 0.5 < result.summary["adsorption_energy"] < 4.0
+    added = result.atoms.arrays["adsorbate"]
+    assert added.sum() == 1
+    assert structure.to_image(result.atoms)[added][0] == pytest.approx(target, abs=0.4)
+    # What came with the image is in the result: image, model, atoms, structure, calculation.
+    provenance = result.summary["provenance"]
+    assert provenance["model"]["version"] == "abc123"
+    assert provenance["adsorb"] == "H"
+    digests = [provenance["image_sha256"], provenance["atoms_sha256"], *provenance["hashes"].values()]
+    assert {len(digest) for digest in digests} == {64}
+
+
+def test_variants_of_the_structure_are_calculated_beside_it(swift):
+    """Their energies differ before they are relaxed, as their atoms are where else the image allows them."""
+    item = keep(swift.document, graphene())
+    swift.show(item)
+    swift.rectangle(item, ((0.4, 0.4), (0.2, 0.2)))
+    swift.simulate.variants = "2"
+    swift.jobs.start()
+    swift.simulate.export()
+    swift.pump(lambda: "3 jobs" in swift.simulate.texts.message)
+    swift.pump(lambda: len(swift.jobs.rows) == 3 and all(row.is_over for row in swift.jobs.rows))
+    queue = jobs.Queue.open(swift.queue)
+    first = [queue.job(row.id).calculation.history()["energy"][0] for row in swift.jobs.rows]
+    last = [queue.job(row.id).result().energy for row in swift.jobs.rows]
+    assert len(set(np.round(first, 3))) == 3
+    assert np.ptp(last) < 0.2 * np.ptp(first)
+    assert sum("variant" in row.title for row in swift.jobs.rows) == 2
+
+
+def test_what_was_chosen_is_remembered(swift, monkeypatch):
+    """In the next start of Swift, also an engine that is listed only later; nonsense is not taken."""
+    kept = {}
+    ui = swift.window.ui
+    monkeypatch.setattr(ui, "get_persistent_string", lambda key, default=None: kept.get(key, default))
+    monkeypatch.setattr(ui, "set_persistent_string", kept.__setitem__)
+    swift.simulate.start()
+    swift.pump(lambda: swift.simulate.engines)
+    swift.simulate.fmax, swift.simulate.fixed_index, swift.simulate.adsorb = "0.01", 2, "CH3"
+    swift.simulate.engine_index = [name for name, _, _ in swift.simulate.engines].index("gfn2")
+    swift.simulate.close()
+    again = simulate_model.SimulateModel(swift.window, lambda: None, queue=str(swift.queue))
+    try:
+        assert (again.fmax, again.fixed_index, again.adsorb) == ("0.01", 2, "CH3")
+        again.start()
+        swift.pump(lambda: again.engines)
+        assert again.engines[again.engine_index][0] == "gfn2"
+    finally:
+        again.close()
+    nonsense = '{"fixed_index": 17, "fmax": 3, "cell_index": 1, "colour": "red"}'
+    ui.set_persistent_string(simulate_settings.KEY, nonsense)
+    assert simulate_settings.Settings.load(ui) == simulate_settings.Settings(cell_index=1)
 
 
 def test_a_job_can_be_cancelled_and_tried_again(swift):

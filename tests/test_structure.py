@@ -343,7 +343,7 @@ def test_points_go_to_the_structure_and_back(graphene):
 
 
 def test_an_oxide_is_made_of_its_columns_by_a_template(tmp_path):
-    """SrTiO3 along [001]: a cell as high as its period, oxygen in the titanium columns, the projected lattice square."""
+    """SrTiO3 along [001]: a cell as high as its period, oxygen in the titanium columns, a cubic cell."""
     a = 3.905
     ij = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2)
     xy = np.concatenate([ij, ij + 0.5]) * a * 0.97 + 2.0  # the image's scale is wrong by 3 %

@@ -316,6 +316,11 @@ class AtomsModel(Observable.Observable):
             self.notify_property_changed("defect_index")
             self.__show_marks()
 
+    @property
+    def chosen_defect(self) -> Defect | None:
+        """The defect that is pointed out in the image."""
+        return None if self.__chosen_defect is None else self.__found[self.__chosen_defect]
+
     def __list_defects(self, result: live.Result | None) -> None:
         """List the defects of a result. The chosen one stays chosen if it is still there."""
         if not self.settings.defects or result is None:

@@ -256,7 +256,8 @@ class JobsModel(Observable.Observable):
             self.__say(answer.error)
             return
         summary = answer.values["summary"]
-        self.__details[row.id] = in_words(summary)
+        lines = answer.values["temperatures"]
+        self.__details[row.id] = "\n".join([in_words(summary), *(lines if len(lines) > 1 else [])])
         metadata = {keeping.METADATA_KEY: {"kind": "result", "job": row.id, "summary": summary}}
         self.__put_history(row, answer.arrays, metadata)
         image = self.__image(row)
@@ -266,7 +267,7 @@ class JobsModel(Observable.Observable):
                 dimensional_calibrations=list(image.dimensional_calibrations),
             )  # fmt: skip
             self.__show_beside(self.__put(row, "simulated image", xdata))
-            self.__moves[row.image] = moves_of(answer, summary)
+            self.__moves[row.image] = moves_of(answer)
             self.__overlays.refresh()
         self.select(row.id)
 
@@ -386,13 +387,12 @@ class JobsModel(Observable.Observable):
         self.__bench.ask(values, bring, arrays)
 
 
-def moves_of(answer: remote.Answer, summary: dict[str, typing.Any]) -> simulate_overlay.Moves:
+def moves_of(answer: remote.Answer) -> simulate_overlay.Moves:
     """Return what a result says about the atoms of its image. Dynamics moves atoms by heat: nothing to compare."""
-    provenance = summary["provenance"]
-    shape = typing.cast(tuple[int, int], tuple(provenance["shape"]))
-    if summary["task"]["kind"] == "md":
+    shape = typing.cast(tuple[int, int], tuple(answer.values["shape"]))
+    if answer.values["summary"]["task"]["kind"] == "md":
         return simulate_overlay.Moves.none(shape)
-    sampling = np.array(provenance["sampling"])[::-1]
+    sampling = np.array(answer.values["sampling"])[::-1]
     return simulate_overlay.Moves(
         answer.arrays["before"] / sampling, answer.arrays["after"] / sampling, answer.arrays["squared"] > SURE, shape
     )

@@ -6,6 +6,9 @@ import dataclasses
 import json
 import typing
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 KEY = "stem_ae/atoms_panel"
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; the common class comes first and is calm
@@ -17,6 +20,37 @@ class Store(typing.Protocol):
 
     def get_persistent_string(self, key: str, default_value: str | None = None) -> str: ...  # noqa: D102
     def set_persistent_string(self, key: str, value: str) -> None: ...  # noqa: D102
+
+
+AnySettings = typing.TypeVar("AnySettings", bound="DataclassInstance")
+
+
+def stored(
+    settings: AnySettings, store: Store, key: str, known: typing.Mapping[str, typing.Container[object]] | None = None
+) -> AnySettings:
+    """Return settings with the values that were stored; what this version does not understand stays as it is.
+
+    Parameters
+    ----------
+    settings : dataclass
+        With the values of a first start; changed in place.
+    store : Store
+        Where they are kept.
+    key : str
+        Under which name.
+    known : mapping
+        For fields that can have only some values, which.
+    """
+    try:
+        values = json.loads(store.get_persistent_string(key, "{}"))
+    except ValueError:
+        return settings
+    for field in dataclasses.fields(settings):
+        value = values.get(field.name) if isinstance(values, dict) else None
+        understood = isinstance(value, type(getattr(settings, field.name)))
+        if understood and value in (known or {}).get(field.name, [value]):
+            setattr(settings, field.name, value)
+    return settings
 
 
 @dataclasses.dataclass
@@ -52,16 +86,7 @@ class Settings:
     @classmethod
     def load(cls, store: Store) -> Settings:
         """Return what was stored; values that this version does not understand are left at their first ones."""
-        settings = cls()
-        try:
-            stored = json.loads(store.get_persistent_string(KEY, "{}"))
-        except ValueError:
-            return settings
-        for field in dataclasses.fields(cls):
-            value = stored.get(field.name) if isinstance(stored, dict) else None
-            if isinstance(value, type(getattr(settings, field.name))):
-                setattr(settings, field.name, value)
-        return settings
+        return stored(cls(), store, KEY)
 
     def save(self, store: Store) -> None:
         """Store the settings."""

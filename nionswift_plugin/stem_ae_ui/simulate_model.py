@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
+import hashlib
 import math
 import time
 import typing
@@ -20,19 +21,13 @@ from stem_ae.errors import StemAeError
 from stem_ae.jobs import remote
 
 from . import keeping
+from .simulate_settings import ADSORPTION, CALIBRATIONS, CELLS, CODES, DYNAMICS, FIXED, RELAX, SITES, Settings
 
 PICTURE = (250, 330)
 """Height and width of the preview in points."""
 NEW_RECTANGLE = 20.0
 """Å, side of the rectangle that the panel draws."""
-
-REGIONS = ("The rectangle on the image", "The whole frame")
-CELLS = ("patch", "periodic")
-TASKS = ("Relax", "Molecular dynamics", "Relax, then molecular dynamics")
-FIXED = (None, "perimeter", "H", "xy")
-CALIBRATIONS = ("scale", "affine", None)
-CODES = ("vasp", "espresso", "gpaw", "cp2k", "dftb", "lammps")
-"""Engines elsewhere that input folders are written for; as in :data:`stem_ae.simulate.inputs.CODES`."""
+SAVE_TASK = "stem_ae simulate settings"
 
 Options = dict[str, typing.Any]
 
@@ -64,16 +59,15 @@ class Texts:
 
 
 def _choice(name: str) -> property:
-    """Return a property whose change is shown in the preview."""
+    """Return a property whose change is shown in the preview and remembered."""
 
     def get(self: SimulateModel) -> typing.Any:
-        return self._options[name]
+        return getattr(self.settings, name)
 
     def put(self: SimulateModel, value: typing.Any) -> None:
         if value is not None and value != get(self):
-            self._options[name] = value
-            self.notify_property_changed(name)
-            self.refresh()
+            setattr(self.settings, name, value)
+            self.changed(name)
 
     return property(get, put)
 
@@ -90,6 +84,8 @@ class SimulateModel(Observable.Observable):
         Whose displays show the images.
     newest : callable
         Returns what the Atoms panel has found last.
+    defect : callable
+        Returns where the defect is that is chosen in the Atoms panel, x and y in Å, or None.
     queue : str or None
         The folder of the queue; the user's by default.
     """
@@ -99,31 +95,33 @@ class SimulateModel(Observable.Observable):
     vacuum = _choice("vacuum")
     hydrogen = _choice("hydrogen")
     calibration_index = _choice("calibration_index")
+    adsorb = _choice("adsorb")
+    site_index = _choice("site_index")
     task_index = _choice("task_index")
     fixed_index = _choice("fixed_index")
     fmax = _choice("fmax")
+    relax_cell = _choice("relax_cell")
     temperatures = _choice("temperatures")
     steps = _choice("steps")
-    engine_index = _choice("engine_index")
+    variants = _choice("variants")
+    destination_index = _choice("destination_index")
+    pseudopotentials = _choice("pseudopotentials")
 
     def __init__(
         self,
         window: DocumentController.DocumentController,
         newest: collections.abc.Callable[[], keeping.Snapshot | None],
+        defect: collections.abc.Callable[[], tuple[float, float] | None] = lambda: None,
         queue: str | None = None,
     ) -> None:
         super().__init__()
         self.__window = window
         self.__newest = newest
+        self.__defect = defect
         self.__bench = remote.Workbench(queue)
-        self._options: Options = {
-            "region_index": 0, "cell_index": 0, "vacuum": "10", "hydrogen": True, "calibration_index": 0,
-            "task_index": 0, "fixed_index": 0, "fmax": "0.05", "temperatures": "300", "steps": "2000",
-            "engine_index": 0,
-        }  # fmt: skip
+        self.settings = Settings.load(window.ui)
         self.engines: list[list[str]] = []
         self.engine_names: list[str] = ["…"]
-        self.destination_index = 0
         self.picture: NDArray[np.uint32] = np.zeros(PICTURE, np.uint32)
         self.texts = Texts()
         self.__subject: Subject | None = None
@@ -136,6 +134,8 @@ class SimulateModel(Observable.Observable):
     def close(self) -> None:
         """Let go of everything; what was submitted goes on."""
         self.__closed = True
+        self.__window.clear_task(SAVE_TASK)
+        self.settings.save(self.__window.ui)
         self.__listeners.clear()
         self.__bench.close()
 
@@ -151,8 +151,28 @@ class SimulateModel(Observable.Observable):
             return
         self.engines = answer.values["engines"]
         self.engine_names = [f"{title}{' (not installed)' if missing else ''}" for _, title, missing in self.engines]
+        remembered = self.settings.engine
         self.notify_property_changed("engine_names")
+        self.settings.engine = remembered  # a combo box with new items takes its first one for chosen
         self.notify_property_changed("engine_index")
+
+    def changed(self, name: str) -> None:
+        """Show the effect of a setting, and remember it."""
+        self.notify_property_changed(name)
+        self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
+        self.refresh()
+
+    @property
+    def engine_index(self) -> int:
+        """Which of the engines calculates."""
+        names = [name for name, _, _ in self.engines]
+        return names.index(self.settings.engine) if self.settings.engine in names else 0
+
+    @engine_index.setter
+    def engine_index(self, index: int | None) -> None:
+        if index is not None and index != self.engine_index and index < len(self.engines):
+            self.settings.engine = self.engines[index][0]
+            self.changed("engine_index")
 
     @property
     def destination_names(self) -> list[str]:
@@ -185,6 +205,15 @@ class SimulateModel(Observable.Observable):
             )
         return corners(rectangles[-1], subject.atoms.shape, subject.atoms.sampling)
 
+    def __point(self, subject: Subject) -> list[float] | None:
+        """Return where a point is drawn on the image, x and y in Å; None if there is no point."""
+        points = [g for g in self.__graphics(subject) if isinstance(g, Graphics.PointGraphic)]
+        if not points:
+            return None
+        (height, width), (dy, dx) = subject.atoms.shape, subject.atoms.sampling
+        position = points[-1].position
+        return [(position.x * width - 0.5) * dx, (position.y * height - 0.5) * dy]
+
     def __graphics(self, subject: Subject) -> list[Graphics.Graphic]:
         """Return the graphics on the image, selected ones last."""
         display_item = self.__display_item(subject)
@@ -197,7 +226,7 @@ class SimulateModel(Observable.Observable):
         return self.__window.document_model.get_display_item_for_data_item(subject.item) if subject.item else None
 
     def add_rectangle(self) -> None:
-        """Draw a rectangle in the middle of the image, to be moved by the user."""
+        """Draw a rectangle about the defect that is chosen in the Atoms panel, or else in the middle of the image."""
         try:
             subject = self.__take()
         except StemAeError as error:
@@ -211,7 +240,9 @@ class SimulateModel(Observable.Observable):
         size = Geometry.FloatSize(min(NEW_RECTANGLE / height, 1.0), min(NEW_RECTANGLE / width, 1.0))
         graphic = Graphics.RectangleGraphic()
         graphic.label = "structure"
-        graphic.bounds = Geometry.FloatRect.from_center_and_size(Geometry.FloatPoint(0.5, 0.5), size)
+        defect = self.__defect() if subject.snapshot else None
+        x, y = (defect[0] / width, defect[1] / height) if defect else (0.5, 0.5)
+        graphic.bounds = Geometry.FloatRect.from_center_and_size(Geometry.FloatPoint(y, x), size)
         display_item.add_graphic(graphic)
         display_item.graphic_selection.set(list(display_item.graphics).index(graphic))
         self.region_index = 0
@@ -236,19 +267,28 @@ class SimulateModel(Observable.Observable):
     @property
     def has_dynamics(self) -> bool:
         """Whether temperatures and steps matter."""
-        return bool(self.task_index > 0)
+        return bool(RELAX < self.task_index < ADSORPTION)
 
     @property
     def has_relaxation(self) -> bool:
         """Whether the force limit matters."""
-        return bool(self.task_index != 1)
+        return bool(self.task_index != DYNAMICS)
+
+    @property
+    def has_cell(self) -> bool:
+        """Whether there is a cell that can be relaxed too."""
+        return bool(self.has_relaxation and self.task_index != ADSORPTION and CELLS[self.cell_index] == "periodic")
 
     def __tasks(self) -> list[Options]:
-        engine = self.engines[self.engine_index][0] if self.engines else None
-        common = {"engine": engine, "fixed": FIXED[self.fixed_index]}
+        common = {"engine": self.settings.engine or None, "fixed": FIXED[self.fixed_index]}
         tasks: list[Options] = []
-        if self.has_relaxation:
-            tasks.append({"kind": "relax", **common, "fmax": number(self.fmax, "The force limit")})
+        if self.task_index == ADSORPTION:
+            if not self.adsorb.strip():
+                raise StemAeError("Nothing is adsorbed yet: type an element, such as Cr, or CH, CH2 or CH3.")
+            tasks.append({"kind": "adsorption", **common, "fmax": number(self.fmax, "The force limit")})
+        elif self.has_relaxation:
+            cell = bool(self.has_cell and self.relax_cell)
+            tasks.append({"kind": "relax", **common, "fmax": number(self.fmax, "The force limit"), "cell": cell})
         if self.has_dynamics:
             steps = int(number(self.steps, "The number of steps"))
             kelvins = [number(word, "A temperature") for word in self.temperatures.replace(";", ",").split(",")]
@@ -263,15 +303,16 @@ class SimulateModel(Observable.Observable):
         }  # fmt: skip
         return {
             **words, "region": self.__region(subject), "options": options, "tasks": self.__tasks(),
-            "size": list(PICTURE),
+            "adsorb": self.adsorb.strip(), "site": SITES[self.site_index], "at": self.__point(subject),
+            "variants": count(self.variants, "The number of variants"), "size": list(PICTURE),
         }, arrays  # fmt: skip
 
     # --- preview ----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Show the structure as it is chosen now, of the newest atoms."""
-        self.notify_property_changed("has_dynamics")
-        self.notify_property_changed("has_relaxation")
+        for name in ("has_dynamics", "has_relaxation", "has_cell", "needs_folder"):
+            self.notify_property_changed(name)
         try:
             subject = self.__take()
             self.__watch(self.__display_item(subject))
@@ -293,10 +334,11 @@ class SimulateModel(Observable.Observable):
         x, y = v["extent"]
         kind = "periodic" if v["periodic"] else "patch"
         held = f" · {v['held']} held fixed" if v["held"] else ""
+        bent = f", distortion by {v['shear']:.2%}" if v["shear"] else ""
         structure = f"{v['formula']} · {v['atoms']:,} atoms · {x:.1f} × {y:.1f} Å, {kind}{held}"
         self.texts = Texts(
             subject=f"{len(subject.atoms):,} atoms of “{subject.title}”",
-            structure="\n".join([structure, f"image scale corrected by {v['scale']:.4f}", *v["notes"]]),
+            structure="\n".join([structure, f"image scale corrected by {v['scale']:.4f}{bent}", *v["notes"]]),
             cost=f"About {duration(v['seconds'])} on one core, {v['gigabytes']:.1f} GB",
             warning=v["missing"] or v["warning"],
         )
@@ -320,18 +362,10 @@ class SimulateModel(Observable.Observable):
     @property
     def needs_folder(self) -> bool:
         """Whether a folder is to be chosen for the export."""
-        return self.destination_index > 0
+        return bool(self.destination_index > 0)
 
-    def export(self, folder: str = "", pseudopotentials: str = "") -> None:
-        """Submit what the preview shows, or write it as an input folder.
-
-        Parameters
-        ----------
-        folder : str
-            Where the input folder is to be; the queue needs none.
-        pseudopotentials : str
-            Folder with the engine's pseudopotentials, if there is one.
-        """
+    def export(self, folder: str = "") -> None:
+        """Submit what the preview shows, or write it as an input folder, which the queue does not need."""
         start = time.perf_counter()
         try:
             subject = self.__subject or self.__take()
@@ -342,13 +376,15 @@ class SimulateModel(Observable.Observable):
         if self.needs_folder:
             if folder:
                 code = CODES[self.destination_index - 1]
-                request |= {"do": "export", "code": code, "folder": folder, "pseudopotentials": pseudopotentials}
+                request |= {
+                    "do": "export", "code": code, "folder": folder, "pseudopotentials": self.pseudopotentials.strip()
+                }  # fmt: skip
                 self.__ask(request, self.__exported, arrays)
             return
         item = self.__keep(subject)
         provenance = {
-            **subject.provenance, "image": str(item.uuid), "shape": list(subject.atoms.shape),
-            "sampling": list(subject.atoms.sampling),
+            **subject.provenance, "image": str(item.uuid),
+            "image_sha256": hashlib.sha256(np.ascontiguousarray(item.data).data).hexdigest(),
         }  # fmt: skip
         request |= {"do": "submit", "title": subject.title, "provenance": provenance}
         self.__say(message="Submitting…")
@@ -422,6 +458,19 @@ def number(text: str, what: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise StemAeError(f"{what} “{text.strip()}” is not a positive number: type one.")
     return value
+
+
+def count(text: str, what: str) -> int:
+    """Return the whole number, from 0 upwards, that was typed.
+
+    Raises
+    ------
+    StemAeError
+        If it is none.
+    """
+    if not text.strip().isdecimal():
+        raise StemAeError(f"{what} “{text.strip()}” is not a whole number: type one, such as 0.")
+    return int(text)
 
 
 def duration(seconds: float) -> str:

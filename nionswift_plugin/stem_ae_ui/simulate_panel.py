@@ -10,7 +10,8 @@ from nion.ui import Declarative
 
 from . import keeping
 from .atoms_panel import CAREFUL, LABEL_WIDTH, QUIET, AtomsPanel, IfConverter, TextConverter
-from .simulate_model import PICTURE, REGIONS, TASKS, SimulateModel
+from .simulate_model import PICTURE, SimulateModel
+from .simulate_settings import REGIONS, SITES, TASKS
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -72,7 +73,7 @@ class SimulateHandler(Declarative.Handler):
                     text=_("Rectangle"),
                     on_clicked="rectangle_clicked",
                     name="rectangle_button",
-                    tool_tip=_("Draw a rectangle on the image; move it over what you want to calculate"),
+                    tool_tip=_("Draw a rectangle about the chosen defect, or else on the middle of the image; move it"),
                 ),
                 tool_tip=_("Atoms in the rectangle, with those that complete its rings"),
             ),
@@ -87,6 +88,16 @@ class SimulateHandler(Declarative.Handler):
                 _combo("calibration", [_("of the lattice"), _("and distortion"), _("of the image")]),
                 u.create_check_box(text=_("H on edges"), checked="@binding(model.hydrogen)"),
                 tool_tip=_("Correct the image's scale, or its distortion too, against the known lattice constant"),
+            ),
+            _row(
+                _("Adsorb"),
+                _field("adsorb", 48, placeholder_text=_("nothing")),
+                u.create_label(text=_("on"), text_alignment_vertical="vcenter"),
+                _combo("site", [_(name) for name in SITES]),
+                tool_tip=_(
+                    "An element, or CH, CH2 or CH3, above the sheet: nearest to a point that is drawn on the image, or "
+                    "else to the middle of the region"
+                ),
             ),
             spacing=4,
         )
@@ -136,6 +147,9 @@ class SimulateHandler(Declarative.Handler):
                 u.create_label(text=_("below"), text_alignment_vertical="vcenter"),
                 _field("fmax", enabled="@binding(model.has_relaxation)"),
                 u.create_label(text="eV/Å", text_alignment_vertical="vcenter"),
+                u.create_check_box(
+                    text=_("the cell too"), checked="@binding(model.relax_cell)", enabled="@binding(model.has_cell)"
+                ),
             ),
             _row(
                 _("Dynamics"),
@@ -144,6 +158,12 @@ class SimulateHandler(Declarative.Handler):
                 _field("steps", 56, enabled=dynamics),
                 u.create_label(text=_("steps of 1 fs"), text_alignment_vertical="vcenter"),
                 tool_tip=_("Several temperatures with commas between them: one job each"),
+            ),
+            _row(
+                _("Variants"),
+                _field("variants", 40),
+                u.create_label(text=_("more, drawn from the errors of the atoms"), text_alignment_vertical="vcenter"),
+                tool_tip=_("Other structures that the image allows: what differs between their results is not certain"),
             ),
             spacing=4,
         )
@@ -177,6 +197,13 @@ class SimulateHandler(Declarative.Handler):
                     tool_tip=_("Submit what the preview shows, or write it as an input folder for an engine elsewhere"),
                 ),
                 spacing=8,
+            ),
+            u.create_row(
+                u.create_label(text=_("Pseudopotentials"), text_alignment_vertical="vcenter"),
+                _field("pseudopotentials", 210, placeholder_text=_("folder; README.txt says what it has to hold")),
+                u.create_stretch(),
+                visible="@binding(model.needs_folder)",
+                spacing=6,
             ),
             u.create_label(
                 text="@binding(model.texts, converter=message_text)",
@@ -219,7 +246,7 @@ class SimulatePanel(Panel.Panel):
     ) -> None:
         super().__init__(window, panel_id, self.title)
         self.__window = window
-        self.model = SimulateModel(window, self.__newest_atoms)
+        self.model = SimulateModel(window, self.__newest_atoms, self.__chosen_defect)
         self.handler = SimulateHandler(window, self.model)
         self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
 
@@ -228,7 +255,15 @@ class SimulatePanel(Panel.Panel):
         self.model.start()
 
     def __newest_atoms(self) -> keeping.Snapshot | None:
+        atoms = self.__atoms_panel()
+        return atoms.model.newest if atoms else None
+
+    def __chosen_defect(self) -> tuple[float, float] | None:
+        atoms = self.__atoms_panel()
+        defect = atoms.model.chosen_defect if atoms else None
+        return defect.position if defect else None
+
+    def __atoms_panel(self) -> AtomsPanel | None:
         assert self.__window.workspace_controller
         panels = self.__window.workspace_controller.dock_panels
-        atoms = next((panel for panel in panels if isinstance(panel, AtomsPanel)), None)
-        return atoms.model.newest if atoms else None
+        return next((panel for panel in panels if isinstance(panel, AtomsPanel)), None)

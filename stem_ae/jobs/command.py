@@ -26,14 +26,20 @@ def add_parsers(subparsers: Any) -> None:
         ("cancel", "take a job out of the queue and stop its process", _cancel),
         ("retry", "queue a failed or cancelled job again, from its checkpoint", _retry),
         ("result", "copy a job's final structure, or print its summary", _result),
+        ("image", "write the ADF image that a job's final structure would give (TIFF)", _image),
+        ("temperatures", "bonds and rings against temperature: the dynamics after a relaxation", _temperatures),
         ("next", "rank the places of a job's image to look at next", _next),
+        ("take-over", "let other machines have the jobs of one that is gone (PostgreSQL)", _take_over),
     ):
         parser = what.add_parser(name, help=help_)
         parser.set_defaults(run=handler)
         parser.add_argument("--queue", metavar="FOLDER", help="the queue's folder (default: yours)")
-        if name != "list":
-            parser.add_argument("job", help="its number, or the end of it")
-        if name in ("list", "show", "result", "next"):
+        if name == "take-over":
+            parser.add_argument("machine", help="its host name: a folder of the queue's 'workers'")
+        elif name != "list":
+            atoms = "; for --by uncertainty the file of the atoms" if name == "next" else ""
+            parser.add_argument("job", help=f"its number, or the end of it{atoms}")
+        if name in ("list", "show", "result", "next", "temperatures"):
             parser.add_argument("--json", action="store_true", help="print JSON")
         if name == "list":
             parser.add_argument("--watch", action="store_true", help="print the list again and again until interrupted")
@@ -42,7 +48,10 @@ def add_parsers(subparsers: Any) -> None:
         if name == "log":
             parser.add_argument("--lines", type=int, default=50)
         if name == "next":
-            parser.add_argument("--by", choices=["disagreement", "energy"], default="disagreement")
+            parser.add_argument("--by", choices=["disagreement", "energy", "uncertainty"], default="disagreement")
+        if name == "image":
+            parser.add_argument("-o", "--output", required=True, metavar="FILE", help="32-bit TIFF with its sampling")
+            parser.add_argument("--sigma", type=float, default=0.5, help="standard deviation of the probe, Å")
         if name == "result":
             parser.add_argument("-o", "--output", metavar="FILE", help="write the structure here, format by its suffix")
     worker = subparsers.add_parser("worker", help="work through the queue of background jobs")
@@ -126,14 +135,47 @@ def _result(arguments: argparse.Namespace) -> None:
         print(json.dumps(dict(result.summary), indent=None if arguments.json else 1))
 
 
+def _image(arguments: argparse.Namespace) -> None:
+    import pathlib
+
+    from stem_ae.picture import save_map
+
+    result = _open(arguments).job(arguments.job).result()
+    save_map(pathlib.Path(arguments.output), result.image(sigma=arguments.sigma), tuple(result.frame["sampling"]))
+
+
+def _temperatures(arguments: argparse.Namespace) -> None:
+    from stem_ae.jobs.series import against_temperature
+
+    queue = _open(arguments)
+    found = against_temperature(queue, queue.job(arguments.job))
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(one) for one in found]))
+        return
+    for one in found:
+        print(one.in_words())
+    if not found:
+        print("No dynamics of this structure has finished.")
+
+
+def _take_over(arguments: argparse.Namespace) -> None:
+    taken = _open(arguments).take_over(arguments.machine)
+    print(f"{len(taken)} jobs of {arguments.machine} are queued again: the next worker that is free takes them.")
+
+
 def _next(arguments: argparse.Namespace) -> None:
+    from stem_ae.atoms import Atoms2D
     from stem_ae.simulate import guidance
     from stem_ae.structure import to_image
 
-    atoms = _open(arguments).job(arguments.job).result().atoms
-    xy = to_image(atoms, atoms.arrays.get("image_position"))
-    scores = guidance.excess_energy(atoms) if arguments.by == "energy" else guidance.disagreement(atoms)
-    spots = guidance.spots(xy, scores)
+    if arguments.by == "uncertainty":
+        found = Atoms2D.read(arguments.job)
+        spots = guidance.spots(found.positions, guidance.uncertainty(found))
+    else:
+        atoms = _open(arguments).job(arguments.job).result().atoms
+        xy = to_image(atoms, atoms.arrays.get("image_position"))
+        scores = guidance.excess_energy(atoms) if arguments.by == "energy" else guidance.disagreement(atoms)
+        spots = guidance.spots(xy, scores)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(spot) for spot in spots]))
         return

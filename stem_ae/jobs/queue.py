@@ -369,6 +369,26 @@ class Queue:
             (folder / name).unlink(missing_ok=True)
         self._client.rewind_workflow(job_id, application_version=VERSION, queue_name=QUEUE)
 
+    def take_over(self, machine: str) -> list[str]:
+        """Let other machines have the jobs that a machine which is gone was working on, and return their numbers.
+
+        Only for a queue of several machines: a worker takes up by itself what an earlier one on its machine left. Where
+        the shared disk knows locks, a calculation that still runs there is waited for.
+
+        Raises
+        ------
+        StemAeError
+            If a worker on that machine is still at work.
+        """
+        if held(self.root / "workers" / machine):
+            raise StemAeError(f"The worker on {machine} is at work: end it first, or leave its jobs to it.")
+        listed = self._client.list_workflows(
+            name=WORKFLOW, executor_id=machine, status="PENDING", load_input=False, load_output=False
+        )
+        left = [status.workflow_id for status in listed]
+        self._client.resume_workflows(left, queue_name=QUEUE)
+        return left
+
     # --- the worker -----------------------------------------------------------------------------------------------
 
     def worker_alive(self) -> bool:

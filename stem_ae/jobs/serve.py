@@ -2,14 +2,16 @@
 
 :mod:`stem_ae.jobs.remote` is the other side. Every message names what to ``do`` and the ``queue``'s folder:
 
-- ``build``: found atoms, ``region``, ``options`` of :func:`stem_ae.structure.build`, ``tasks``, the picture's ``size``;
-  answers formula, extent, cost, a warning and the picture
+- ``build``: found atoms, ``region``, ``options`` of :func:`stem_ae.structure.build`, what to ``adsorb`` and at which
+  ``site`` nearest to ``at``, a number of ``variants`` of the structure, ``tasks``, the picture's ``size``; answers
+  formula, extent, cost, a warning and the picture
 - ``submit``: the same, with ``title`` and ``provenance``; answers the jobs' numbers
 - ``export``: the same, with ``code``, ``folder`` and ``pseudopotentials``; answers the folder
 - ``engines``: answers every engine's title and what it is missing here
 - ``rows``: answers the newest jobs, how many there are, and whether a worker serves them
 - ``cancel``, ``retry``: of a ``job``
-- ``result``: of a ``job``; answers its summary, the simulated image, where the atoms were and are, its history
+- ``result``: of a ``job``; answers its summary, the simulated image, where the atoms were and are, its history, and
+  what is known against temperature
 - ``spots``: found atoms of the ``image`` and what to rank ``by``; answers the places to look at next
 """
 
@@ -27,13 +29,15 @@ from stem_ae import processes, structure
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.queue import Job, Queue
 from stem_ae.jobs.remote import unpacked
+from stem_ae.jobs.series import against_temperature
 from stem_ae.simulate import engines, guidance
 from stem_ae.simulate.constraints import fix, free_coordinates
 from stem_ae.simulate.inputs import export
 from stem_ae.simulate.result import Result
-from stem_ae.simulate.tasks import MolecularDynamics, Relax, Task, from_dict
+from stem_ae.simulate.tasks import Adsorption, MolecularDynamics, Relax, Task, from_dict
 from stem_ae.structure.drawing import draw
 
+Calculated = Relax | MolecularDynamics | Adsorption
 Answer = tuple[dict[str, Any], processes.Arrays]
 Request = Mapping[str, Any]
 
@@ -76,7 +80,9 @@ class Server:
             "formula": cell.get_chemical_formula(), "atoms": len(cell), "extent": (high - low)[:2].tolist(),
             "periodic": bool(cell.pbc.any()), "held": int(held.sum()), "notes": cell.info["stem_ae"]["notes"],
             "scale": float(cell.info["stem_ae"]["calibration"]["scale"]),
-            "seconds": sum(cost.seconds for cost in costs), "gigabytes": max(cost.gigabytes for cost in costs),
+            "shear": float(cell.info["stem_ae"]["calibration"]["shear"]),
+            "seconds": sum(cost.seconds for cost in costs) * (1 + request["variants"]),
+            "gigabytes": max(cost.gigabytes for cost in costs),
             "warning": next((cost.warning for cost in costs if cost.warning), ""), "missing": _missing(tasks[0]),
         }  # fmt: skip
         return answer, {"picture": draw(cell, held, tuple(request["size"]))}
@@ -84,21 +90,18 @@ class Server:
     def _submit(self, request: Request, arrays: processes.Arrays) -> Answer:
         cell, tasks = _built(request, arrays)
         queue = self._queue(request)
-        provenance = {**request["provenance"], "region": request["region"], "options": request["options"]}
-        submitted: list[Job] = []
-        for task in tasks:
-            title = f"{task.kind} {cell.get_chemical_formula()} · {request['title']}"
-            # What comes after a relaxation starts from its end.
-            parent = submitted[:1] if isinstance(tasks[0], Relax) else []
-            submitted.append(
-                queue.submit(task, None if parent else cell, title=title, after=parent, provenance=provenance)
-            )
+        told = {name: request[name] for name in ("region", "options", "adsorb", "site", "at")}
+        provenance = {**request["provenance"], **told}
+        submitted = _submit_all(queue, tasks, cell, request["title"], provenance)
+        for number, variant in enumerate(_variants(request, arrays), start=1):
+            title = f"variant {number} · {request['title']}"
+            submitted += _submit_all(queue, tasks, variant, title, {**provenance, "variant": number})
         queue.start_worker()
         return {"jobs": [job.id for job in submitted]}, {}
 
     def _export(self, request: Request, arrays: processes.Arrays) -> Answer:
         cell, tasks = _built(request, arrays)
-        if len(tasks) != 1:
+        if len(tasks) != 1 or isinstance(tasks[0], Adsorption):
             raise StemAeError("An input folder is for one calculation: choose a relaxation, or one temperature.")
         folder = export(
             tasks[0], cell, request["code"], request["folder"], pseudopotentials=request["pseudopotentials"]
@@ -143,11 +146,12 @@ class Server:
         result = job.result()
         history = job.calculation.history()
         answer = {"summary": dict(result.summary), "title": self._queue(request).row(job.id).title}
+        answer["temperatures"] = [one.in_words() for one in against_temperature(job.queue, job)]
         found = {name: history[name] for name in ("step", "energy", "fmax", "temperature")}
-        provenance = result.summary["provenance"]
-        if "shape" in provenance and result.atoms.has("image_position"):
+        if result.frame:
+            answer |= result.frame
             found |= _in_image(result)
-            found["simulated"] = result.image(tuple(provenance["shape"]), tuple(provenance["sampling"]))
+            found["simulated"] = result.image()
         return answer, found
 
     def _spots(self, request: Request, arrays: processes.Arrays) -> Answer:
@@ -168,22 +172,55 @@ class Server:
         return [result for result in results if result.summary["task"]["kind"] == "relax"]
 
 
-def _built(request: Request, arrays: processes.Arrays) -> tuple[ase.Atoms, list[Relax | MolecularDynamics]]:
-    """Build the structure that a message describes, check the tasks on it, and return both."""
-    region = request["region"]
+def _built(request: Request, arrays: processes.Arrays) -> tuple[ase.Atoms, list[Calculated]]:
+    """Build the structure that a message describes, and return it with the tasks."""
     cell = structure.build(
-        unpacked(request, arrays), None if region is None else np.array(region), **request["options"],
+        unpacked(request, arrays), _region(request), **request["options"], provenance=request.get("provenance")
+    )
+    tasks = [from_dict(task) for task in request["tasks"]]
+    return _adsorbed(cell, request), [task for task in tasks if isinstance(task, Calculated)]
+
+
+def _region(request: Request) -> Any:
+    return None if request["region"] is None else np.array(request["region"])
+
+
+def _adsorbed(cell: ase.Atoms, request: Request) -> ase.Atoms:
+    """Add what is to be adsorbed, if anything, where the image has been pointed at."""
+    if not request["adsorb"]:
+        return cell
+    near = tuple(structure.from_image(cell, np.array([request["at"]]))[0]) if request["at"] else None
+    return structure.adsorb(cell, request["adsorb"], request["site"], near=near)
+
+
+def _variants(request: Request, arrays: processes.Arrays) -> list[ase.Atoms]:
+    """Return other structures that the same image allows."""
+    drawn = structure.variants(
+        unpacked(request, arrays), request["variants"], _region(request), **request["options"],
         provenance=request.get("provenance"),
     )  # fmt: skip
-    tasks = [from_dict(task) for task in request["tasks"]]
-    return cell, [task for task in tasks if isinstance(task, Relax | MolecularDynamics)]
+    return [_adsorbed(cell, request) for cell in drawn]
+
+
+def _submit_all(
+    queue: Queue, tasks: Sequence[Calculated], cell: ase.Atoms, title: str, provenance: Mapping[str, Any]
+) -> list[Job]:
+    """Submit the tasks for one structure: what comes after a relaxation starts from its end."""
+    submitted: list[Job] = []
+    for task in tasks:
+        parent = submitted[:1] if isinstance(tasks[0], Relax) else []
+        name = f"{task.kind} {cell.get_chemical_formula()} · {title}"
+        submitted.append(queue.submit(task, None if parent else cell, title=name, after=parent, provenance=provenance))
+    return submitted
 
 
 def _steps(task: Task) -> int:
-    return task.steps if isinstance(task, MolecularDynamics) else RELAXATION_STEPS
+    if isinstance(task, MolecularDynamics):
+        return task.steps
+    return RELAXATION_STEPS * (2 if isinstance(task, Adsorption) else 1)  # the whole, and the sheet alone
 
 
-def _missing(task: Relax | MolecularDynamics) -> str:
+def _missing(task: Calculated) -> str:
     return engines.ENGINES[task.engine or engines.DEFAULT].missing() or ""
 
 

@@ -10,9 +10,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pathlib
+
     import ase
 
+    from stem_ae.atoms import Atoms2D
     from stem_ae.simulate.tasks import Adsorption, MolecularDynamics, Relax, Task
+
+
+_CANDIDATES = 20
+"""Random patches looked at for each one that differs most."""
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -29,6 +36,10 @@ def _add_build(subparsers: Any) -> None:
     region = build.add_mutually_exclusive_group()
     region.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="rectangle in Å")
     region.add_argument("--disc", type=float, nargs=3, metavar=("X", "Y", "RADIUS"), help="disc in Å")
+    region.add_argument("--patches", type=int, metavar="N", help="N squares that differ most, one file each")
+    build.add_argument("--random", action="store_true", help="--patches anywhere, not those that differ most")
+    build.add_argument("--size", type=float, default=15.0, help="side of --patches, Å")
+    build.add_argument("--material", metavar="FILE", help="template (JSON): which atoms a class of column stands for")
     build.add_argument("--cell", nargs="+", default=["patch"], help="patch, periodic, or 3, 6 or 9 numbers")
     build.add_argument("--vacuum", type=float, default=10.0, help="Å on every side")
     build.add_argument("--bare", action="store_true", help="leave edges without hydrogen")
@@ -36,6 +47,16 @@ def _add_build(subparsers: Any) -> None:
     build.add_argument("--confidence", type=float, default=0.5, help="least probability of an atom's class")
     build.add_argument("--overlaps", choices=["resolve", "refuse", "keep"], default="resolve")
     build.add_argument("--variants", type=int, default=0, metavar="N", help="also N structures drawn from uncertainty")
+    build.add_argument("--seed", type=int, default=0, help="of --variants and --patches")
+    build.add_argument(
+        "--remove", type=float, nargs=2, action="append", default=[], metavar=("X", "Y"),
+        help="make a vacancy of the atom nearest to this point of the image, Å",
+    )
+    build.add_argument(
+        "--adsorb", nargs=2, action="append", default=[], metavar=("WHAT", "SITE"),
+        help="add an element, CH, CH2 or CH3 at the top, bridge or hollow site nearest to --at",
+    )
+    build.add_argument("--at", type=float, nargs=2, metavar=("X", "Y"), help="Å of the image (default: the middle)")
     build.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -53,7 +74,9 @@ def _add_simulate(subparsers: Any) -> None:
     simulate.add_argument("--steps", type=int, default=2000, help="of molecular dynamics")
     simulate.add_argument("--timestep", type=float, default=1.0, help="fs")
     simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--adsorbate", type=int, nargs="+", default=[], help="its atoms, counted from 0")
+    simulate.add_argument(
+        "--adsorbate", type=int, nargs="+", default=[], help="its atoms, counted from 0 (default: what --adsorb added)"
+    )
     simulate.add_argument("--queue", metavar="FOLDER", help="the queue's folder (default: yours)")
     simulate.add_argument("--priority", type=int, default=10, help="small numbers first")
     simulate.add_argument("--title", default="")
@@ -70,28 +93,77 @@ def _add_simulate(subparsers: Any) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     import pathlib
 
-    from stem_ae import Atoms2D, structure
+    from stem_ae import Atoms2D, StemAeError, structure
     from stem_ae.structure.files import write
 
-    atoms = Atoms2D.read(arguments.atoms)
-    region = structure.around(*arguments.disc) if arguments.disc else arguments.region
+    found = pathlib.Path(arguments.atoms)
+    atoms = Atoms2D.read(found)
     options: dict[str, Any] = {
         "cell": _cell(arguments.cell), "vacuum": arguments.vacuum, "terminate": None if arguments.bare else "H",
         "calibration": None if arguments.calibration == "none" else arguments.calibration,
-        "confidence": arguments.confidence, "overlaps": arguments.overlaps,
-        "provenance": {"atoms_file": str(pathlib.Path(arguments.atoms).resolve())},
+        "confidence": arguments.confidence, "overlaps": arguments.overlaps, "provenance": _provenance(found),
+        "material": structure.Material.read(arguments.material) if arguments.material else None,
     }  # fmt: skip
-    cell = structure.build(atoms, region, **options)
-    path = write(cell, arguments.output)
-    for number, variant in enumerate(structure.variants(atoms, arguments.variants, region, **options), start=1):
-        write(variant, path.with_stem(f"{path.stem}-{number}"))
-    report = {"file": str(path), "formula": cell.get_chemical_formula(), **cell.info["stem_ae"]}
+    reports = []
+    for output, region in _regions(arguments, atoms):
+        try:
+            cell = structure.build(atoms, region, **options)
+        except StemAeError as error:
+            if not arguments.patches:
+                raise
+            print(f"stem-ae: left out {region.round(1).tolist()}: {error}", file=sys.stderr)
+            continue
+        variants = structure.variants(atoms, arguments.variants, region, seed=arguments.seed, **options)
+        path = write(_edited(cell, arguments), output)
+        for number, variant in enumerate(variants, start=1):
+            write(_edited(variant, arguments), path.with_stem(f"{path.stem}-{number}"))
+        reports.append({"file": str(path), "formula": cell.get_chemical_formula(), **cell.info["stem_ae"]})
     if arguments.json:
-        print(json.dumps(report))
+        print(json.dumps(reports if arguments.patches else reports[0]))
         return
-    print(f"{path}: {report['formula']}, scale corrected by {report['calibration']['scale']:.4f}")
-    for note in report["notes"]:
-        print(f"  {note}", file=sys.stderr)
+    for report in reports:
+        print(f"{report['file']}: {report['formula']}, scale corrected by {report['calibration']['scale']:.4f}")
+        for note in report["notes"]:
+            print(f"  {note}", file=sys.stderr)
+
+
+def _provenance(found: pathlib.Path) -> dict[str, Any]:
+    """Return where atoms come from, as 'stem-ae find' and the Atoms panel write it beside them."""
+    beside = found.with_suffix(".json")
+    known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    return {**known, "atoms_file": str(found.resolve())}
+
+
+def _regions(arguments: argparse.Namespace, atoms: Atoms2D) -> list[tuple[pathlib.Path, Any]]:
+    """Return what to build, and the files for it."""
+    import pathlib
+
+    from stem_ae import structure
+
+    output = pathlib.Path(arguments.output)
+    if not arguments.patches:
+        return [(output, structure.around(*arguments.disc) if arguments.disc else arguments.region)]
+    count = arguments.patches if arguments.random else _CANDIDATES * arguments.patches
+    regions = structure.random_regions(atoms, arguments.size, count, seed=arguments.seed)
+    if not arguments.random:
+        regions = regions[structure.most_different(atoms, regions, arguments.patches)]
+    return [(output.with_stem(f"{output.stem}-patch{k}"), region) for k, region in enumerate(regions, start=1)]
+
+
+def _edited(cell: ase.Atoms, arguments: argparse.Namespace) -> ase.Atoms:
+    """Return the structure with its vacancies and adsorbates."""
+    import numpy as np
+
+    from stem_ae import structure
+
+    for point in arguments.remove:
+        away = ((structure.from_image(cell, np.array([point])) - cell.positions[:, :2]) ** 2).sum(axis=1)
+        away[cell.numbers == 1] = np.inf
+        cell = structure.add_vacancy(cell, int(away.argmin()))
+    near = tuple(structure.from_image(cell, np.array([arguments.at]))[0]) if arguments.at else None
+    for what, site in arguments.adsorb:
+        cell = structure.adsorb(cell, what, site, near=near)
+    return cell
 
 
 def _cell(words: list[str]) -> Any:

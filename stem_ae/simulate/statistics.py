@@ -36,7 +36,8 @@ def describe_frames(frames: Iterable[ase.Atoms]) -> dict[str, Any]:
     """Return the same averaged over the frames of a trajectory: bonds by elements, and by ring size."""
     lengths: dict[str, list[FloatArray]] = {}
     in_rings: dict[int, list[float]] = {}
-    for atoms in frames:
+    count = 0
+    for count, atoms in enumerate(frames, start=1):  # noqa: B007  (how many there were)
         for name, values in bond_lengths(atoms).items():
             lengths.setdefault(name, []).append(values)
         for ring in rings(atoms):
@@ -44,7 +45,9 @@ def describe_frames(frames: Iterable[ase.Atoms]) -> dict[str, Any]:
     return {
         "bonds": {name: _spread(np.concatenate(values)) for name, values in sorted(lengths.items())},
         "rings": {
-            str(size): {"count": len(values), "bond": float(np.mean(values)), "std": float(np.std(values))}
+            str(size): {
+                "per_frame": len(values) / count, "bond": float(np.mean(values)), "std": float(np.std(values)),
+            }
             for size, values in sorted(in_rings.items())
         },
     }

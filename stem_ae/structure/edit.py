@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import ase
 import numpy as np
@@ -130,7 +130,7 @@ def adsorb(atoms: ase.Atoms, what: str, site: Site, *, near: tuple[float, float]
         If it is neither an element nor a known group, or the site does not exist.
     """
     if what in GROUPS:
-        return add_group(atoms, cast(Group, what), site, near=near)
+        return add_group(atoms, what, site, near=near)
     if what not in atomic_numbers:
         raise StemAeError(f"{what!r} cannot be adsorbed: give an element, such as Cr, or one of {', '.join(GROUPS)}.")
     return add_adatom(atoms, what, site, near=near)

@@ -73,15 +73,21 @@ def _in_polygon(points: FloatArray, corners: FloatArray) -> BoolArray:
 def random_regions(atoms: Atoms2D, size: float, count: int, seed: int = 0) -> FloatArray:
     """Return ``count`` square patches of side ``size`` (Å) within the image, ``(count, 4)`` as ``(x0, y0, x1, y1)``.
 
+    Each lies about an atom chosen at random, so that none is empty.
+
     Raises
     ------
     StemAeError
-        If the image is smaller than the patch.
+        If the image is smaller than the patch, or has no atoms.
     """
     extent = np.array([atoms.shape[1] * atoms.sampling[1], atoms.shape[0] * atoms.sampling[0]])
     if size <= 0 or np.any(extent < size):
         raise StemAeError(f"A patch of {size:g} Å does not fit into an image of {extent[0]:.1f} × {extent[1]:.1f} Å.")
-    corner = np.random.default_rng(seed).uniform(0, extent - size, size=(count, 2))
+    if not len(atoms):
+        raise StemAeError("There are no atoms in this image to take patches of.")
+    rng = np.random.default_rng(seed)
+    centre = atoms.positions[rng.choice(len(atoms), count, replace=count > len(atoms))]
+    corner = np.clip(centre - size / 2, 0, extent - size)
     return np.hstack([corner, corner + size])
 
 

@@ -55,7 +55,7 @@ def bond_lengths(atoms: ase.Atoms) -> dict[str, FloatArray]:
 def rings(atoms: ase.Atoms) -> list[Ring]:
     """Return the rings of a sheet seen along z: the faces of its bond graph.
 
-    For sheets whose bonds do not cross in projection: at every atom the bonds are sorted by their direction, and turning
+    For sheets whose bonds do not cross in projection: at every atom the bonds are sorted by direction, and turning
     always left walks round one face. Atoms above one another, such as the sulphur of MoS2, count as their first one;
     adsorbates do not count. Bonds across periodic borders are followed.
     """
@@ -153,8 +153,8 @@ def _ring(members: IntArray, vectors: FloatArray) -> Ring:
 def defects(atoms: ase.Atoms, found: list[Ring] | None = None) -> list[dict[str, object]]:
     """Return the defects of a hexagonal sheet, each with its kind, its atoms and its centre (Å).
 
-    Kinds: ``Stone-Wales`` (5-7-7-5 about one bond), ``divacancy 5-8-5``, ``vacancy`` (a ring larger than 8), ``ring of
-    n`` for other odd rings, ``dopant Si`` (a rare element), ``vacancy S`` (a column with fewer atoms than its like), and
+    Kinds: ``Stone-Wales`` (5-7-7-5 about one bond), ``divacancy 5-8-5``, ``vacancy`` (a ring larger than 8), ``ring
+    of n`` for other odd rings, ``dopant Si`` (a rare element), ``vacancy S`` (a column with fewer atoms than most), and
     ``adsorbate Cr``.
     """
     found = rings(atoms) if found is None else found
