@@ -20,7 +20,7 @@ from nion.utils import Geometry
 import nionswift_plugin.stem_ae_ui as plugin
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import atoms_panel, ejection_panel
-from nionswift_plugin.stem_ae_ui.ejection_model import AREA, CLICK, PATTERN, PICKS, ROW, ZONE
+from nionswift_plugin.stem_ae_ui.ejection_choice import AREA, CLICK, PATTERN, PICKS, ROW, ZONE
 from stem_ae import elit
 from stem_ae.imaging.specimens import mos2
 from stem_ae.imaging.virtual_microscope import Conditions

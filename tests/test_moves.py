@@ -121,7 +121,7 @@ def test_ways_are_shortest_and_keep_clear_of_other_dopants():
     positions = bench.atoms.positions
     goal = bench.near((16.0, 9.0))
     policy = MoveDopants(positions, goal)
-    (way,) = policy.ways(view)
+    (way,) = policy.ways(view).values()
     assert bench.atoms.symbols[way[0]] == "Si"
     assert positions[way[0]] == pytest.approx(bench.near((9, 9))[0])
     assert positions[way[-1]] == pytest.approx(goal[0])
@@ -134,7 +134,7 @@ def test_ways_are_shortest_and_keep_clear_of_other_dopants():
     fence &= np.abs(positions[:, 1] - 9.0) < 3.0
     labels = np.where(fence, 1, bench.atoms.labels)
     fenced = View(dataclasses.replace(bench.atoms, labels=labels), [], 1, False)
-    (longer,) = MoveDopants(positions, goal, keep=positions[fence]).ways(fenced)
+    (longer,) = MoveDopants(positions, goal, keep=positions[fence]).ways(fenced).values()
     assert len(longer) > len(way)
     apart = np.linalg.norm(positions[longer[1:]][:, None] - positions[fence][None], axis=2)
     assert apart.min() > 1.9
@@ -143,9 +143,9 @@ def test_ways_are_shortest_and_keep_clear_of_other_dopants():
 def test_the_nearest_dopant_goes_and_what_is_kept_stays():
     bench, view = lattice()
     positions, goal = bench.atoms.positions, bench.near((18.0, 18.0))
-    (way,) = MoveDopants(positions, goal).ways(view)
+    (way,) = MoveDopants(positions, goal).ways(view).values()
     assert positions[way[0]] == pytest.approx(bench.near((20, 20))[0])
-    (way,) = MoveDopants(positions, goal, keep=bench.near((20, 20))).ways(view)
+    (way,) = MoveDopants(positions, goal, keep=bench.near((20, 20))).ways(view).values()
     assert positions[way[0]] == pytest.approx(bench.near((9, 9))[0])
     at_goal = MoveDopants(positions, bench.near((20, 20)))
     assert at_goal.next(view) is Do.END

@@ -14,8 +14,11 @@ from nion.ui import Declarative
 
 from . import keeping
 from .atoms_panel import LABEL_WIDTH, QUIET, AtomsPanel, IfConverter, TextConverter
-from .ejection_model import PICKS, POLICIES, EjectionModel, TargetRow, Texts
+from .ejection_choice import PICKS
+from .ejection_intent import POLICIES
+from .ejection_model import EjectionModel
 from .ejection_pictures import PATCHES, TRACE
+from .ejection_texts import TargetRow, Texts
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -162,13 +165,20 @@ class EjectionHandler(Declarative.Handler):
                     items=[_(name) for name in POLICIES], current_index="@binding(model.policy_index)",
                     enabled="@binding(model.can_choose)", name="policy_combo",
                 ),
-                tool_tip=_("One atom leaves each target. “Until the pattern stands” images again and tries again."),
+                tool_tip=_(
+                    "One atom leaves each target. “Until the pattern stands” images again and tries again. “Bring "
+                    "dopants” moves Si in graphene to the targets, site by site."
+                ),
             ),
             _row(
                 _("Beam"),
                 *_edit("current", 52, "pA", _("Beam current; empty: as the instrument says")),
                 *_edit("timeout", 36, "s", _("Longest exposure of one target")),
-                *_edit("cap", 52, _("electrons at most"), _("Dose cap of the whole run, scans included")),
+            ),
+            _row(
+                _("At most"),
+                *_edit("cap", 52, _("electrons"), _("Dose cap of the whole run, scans included")),
+                *_edit("local", 52, _("e/Å² anywhere"), _("Dose cap at any atom, targets included")),
             ),
             u.create_label(
                 text="@binding(model.texts, converter=estimate_text)",

@@ -184,6 +184,8 @@ class MoveDopants:
     ) -> None:
         self.sites, self._dopant, self._host = checked_sites(sites), dopant, host
         self._exposures, self._surveys = exposures, surveys
+        self.serving = 0
+        """The goal that the last exposure was for."""
         tree = cKDTree(self.sites)
         distance, self._goals = tree.query(checked_sites(goals))
         if distance.max() > _BOND / 2 or len(np.unique(self._goals)) < len(self._goals):
@@ -199,25 +201,30 @@ class MoveDopants:
         may_look = view.changed and view.surveys < self._surveys
         if may_look and view.tried and view.tried[-1][1] is Verdict.UNCLEAR:
             return Do.SURVEY
-        ways = [way for way in self.ways(view) if len(way) > 1]
+        ways = {goal: way for goal, way in self.ways(view).items() if len(way) > 1}
         if not ways or len(view.tried) >= self._exposures:
             return Do.SURVEY if may_look else Do.END
-        return min(ways, key=len)[1]
+        self.serving = min(ways, key=lambda goal: len(ways[goal]))
+        return ways[self.serving][1]
 
     def missing(self, view: View) -> list[int]:
         """Return the goals that have no dopant."""
         return [k for k, goal in enumerate(self._goals) if view.species_at(self.sites[goal]) != self._dopant]
 
-    def ways(self, view: View) -> list[list[int]]:
-        """Return the way of a dopant to each goal that one can reach: sites, from the dopant's own to the goal."""
+    def is_goal(self, site: int) -> bool:
+        """Return whether a site is a goal."""
+        return site in self._goals
+
+    def ways(self, view: View) -> dict[int, list[int]]:
+        """Return the way of a dopant to each goal that one can reach: sites, from the dopant's own to the goal's."""
         species = self._occupants(view)
         movers = np.flatnonzero((species == self._dopant) & ~self._kept)
         if not len(movers):
-            return []
+            return {}
         found = [self._ways_from(mover, species) for mover in movers.tolist()]
         steps = np.array([[len(way) if way else 10 * len(self.sites) for way in ways] for ways in found])
         pairs = zip(*linear_sum_assignment(steps), strict=True)
-        return [found[mover][goal] for mover, goal in pairs if found[mover][goal]]
+        return {int(goal): found[mover][goal] for mover, goal in pairs if found[mover][goal]}
 
     def _occupants(self, view: View) -> NDArray[np.str_]:
         """Return the class of the atom at each site."""

@@ -11,7 +11,7 @@ from nion.utils import Geometry
 from nionswift_plugin import stem_ae_sim
 from nionswift_plugin.stem_ae_app import demo, screen
 from nionswift_plugin.stem_ae_ui.atoms_panel import AtomsPanel
-from nionswift_plugin.stem_ae_ui.ejection_model import ROW
+from nionswift_plugin.stem_ae_ui.ejection_choice import ROW
 from nionswift_plugin.stem_ae_ui.ejection_panel import EjectionPanel
 from stem_ae.imaging.specimens import mos2
 from stem_ae.imaging.virtual_microscope import Conditions
