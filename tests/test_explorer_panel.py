@@ -178,6 +178,32 @@ def test_another_property_can_be_looked_for_while_and_after_it_runs(swift):
     assert np.corrcoef(across, np.arange(len(across)))[0, 1] > 0.9
 
 
+def test_a_second_property_has_a_map_and_with_a_weight_it_is_looked_for(swift):
+    model = swift.model
+    model.second_index = model.second_names.index("band integral")
+    model.second_words = "580-620"
+    swift.click("start")
+    swift.finish()
+    assert model.texts.status == "Done · beam blanked", model.texts
+    assert "band integral = " in model.texts.value
+    assert "band integral (580-620) = " in model.texts.value
+    swift.pump(lambda: swift.items("second"))
+    swift.pump(lambda: swift.item("second").metadata["stem_ae"]["measured"] == 24)
+    second, mean = swift.item("second"), swift.item("mean")
+    slope = lambda item, axis: np.corrcoef(item.xdata.data.mean(axis=1 - axis), np.arange(item.xdata.data.shape[axis]))  # noqa: E731
+    assert slope(second, 0)[0, 1] > 0.9  # grows downwards
+    assert slope(mean, 1)[0, 1] > 0.9  # to the right
+    assert second.source is mean.source
+    model.weight = "-1"  # what would it have done: to the right and up
+    swift.pump(lambda: swift.item("mean").metadata["stem_ae"].get("weight") == "-1")
+    swift.pump(lambda: slope(swift.item("mean"), 0)[0, 1] < -0.9)
+    assert slope(swift.item("mean"), 1)[0, 1] > 0.9
+    (start,) = [d for n, d in Run(mean.metadata["stem_ae"]["run"]).documents if n == "start"]
+    assert start["settings"]["second_words"] == "580-620"
+    model.weight = "much"
+    assert "has to be a number" in model.texts.message
+
+
 def test_another_property_can_be_looked_for_after_a_stop_and_a_preview(swift):
     swift.model.points = "80"
     swift.click("start")
@@ -270,7 +296,7 @@ def test_settings_are_kept_and_damaged_ones_do_no_harm(swift, store):
 
     again = explorer_settings.Settings.load(Store())
     assert (again.acquisition, again.camera, again.property_words) == ("uncertainty", "diffraction", "30-50")
-    assert again.scalarizer() == scalarize.VirtualDetector(30.0, 50.0)
+    assert again.scalarizers() == {"virtual detector": scalarize.VirtualDetector(30.0, 50.0)}
     for damaged in ("{", "[]", json.dumps({"camera": "x-ray", "points": 3, "words": "no"})):
         store[explorer_settings.KEY] = damaged
         assert explorer_settings.Settings.load(Store()) == explorer_settings.Settings()
@@ -293,7 +319,8 @@ def test_every_property_has_first_words_that_work(camera):
     frame = CameraFrame(data, 0.02, -20.0 if camera == "eels" else -64.0, 2.0, unit, 1.0, 1)
     for name in explorer_settings.PROPERTIES[camera]:
         settings = explorer_settings.Settings(camera=camera, properties={camera: name})
-        assert np.isfinite(explorer_settings.value_of(settings.scalarizer(), frame))
+        (scalarizer,) = settings.scalarizers().values()
+        assert np.isfinite(explorer_settings.value_of(scalarizer, frame))
 
 
 @pytest.mark.parametrize(("name", "words"), [("band integral", "1-2, 3-4"), ("peak ratio", "1-2"), ("edge area", "a-b"),

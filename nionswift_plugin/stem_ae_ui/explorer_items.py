@@ -16,7 +16,10 @@ from stem_ae.microscope.frame import CameraFrame, Image
 
 from .keeping import METADATA_KEY
 
-MAPS = {"mean": ("Prediction", "plasma"), "std": ("Uncertainty", "magma"), "acquisition": ("Worth measuring", "magma")}
+MAPS = {
+    "mean": ("Prediction", "plasma"), "std": ("Uncertainty", "magma"), "acquisition": ("Worth measuring", "magma"),
+    "second": ("Also predicted", "plasma"),
+}  # fmt: skip
 _REGION = Geometry.FloatRect(Geometry.FloatPoint(0.1, 0.1), Geometry.FloatSize(0.8, 0.8))
 
 
@@ -105,26 +108,42 @@ class Items:
         self, decision: Decision, candidates: NDArray[np.int64], sampling: float, about: dict[str, typing.Any]
     ) -> None:
         """Show a decision's maps, calibrated like the survey and linked to it."""
-        if decision.mean.ndim != 2 or min(decision.mean.shape) < 2:
+        about = {"measured": decision.measured, **about}
+        for name in ("mean", "std", "acquisition"):
+            self.__show_map(name, getattr(decision, name), candidates, sampling, about)
+
+    def show_second(
+        self, decision: Decision, candidates: NDArray[np.int64], sampling: float, about: dict[str, typing.Any]
+    ) -> None:
+        """Show what is believed of the second property."""
+        self.__show_map("second", decision.mean, candidates, sampling, {"measured": decision.measured, **about})
+
+    def __show_map(
+        self,
+        name: str,
+        values: NDArray[np.float32],
+        candidates: NDArray[np.int64],
+        sampling: float,
+        about: dict[str, typing.Any],
+    ) -> None:
+        if values.ndim != 2 or min(values.shape) < 2:
             return
         rows, columns = (np.unique(candidates[:, k]) for k in (0, 1))
         step = float(rows[1] - rows[0]) * sampling
         first = (float(rows[0]) * sampling, float(columns[0]) * sampling)
         survey = str(self.explored.uuid) if self.explored else ""
-        for number, (name, (title, colors)) in enumerate(MAPS.items(), 1):
-            metadata = {"kind": name, "survey": survey, "measured": decision.measured, **about}
-            xdata = _image(getattr(decision, name), step, first, metadata)
-            item = self.__maps.get(name)
-            if item is None:
-                item = self.__maps[name] = self.__add(xdata, f"{title} ({about['property']})")
-                item.source = self.explored  # goes with it
-                if channel := self.__display_item(item).display_data_channel:
-                    channel.color_map_id = colors
-                self.__transactions.append(self.__window.document_model.item_transaction(item))
-                self.__put(item, number)
-            elif item in self.__window.document_model.data_items:  # otherwise the user has deleted it
-                item.title = f"{title} ({about['property']})"
-                self.__window.document_model._queue_data_item_update(item, xdata)
+        xdata = _image(values, step, first, {"kind": name, "survey": survey, **about})
+        (title, colors), item = MAPS[name], self.__maps.get(name)
+        if item is None:
+            item = self.__maps[name] = self.__add(xdata, f"{title} ({about['property']})")
+            item.source = self.explored  # goes with it
+            if channel := self.__display_item(item).display_data_channel:
+                channel.color_map_id = colors
+            self.__transactions.append(self.__window.document_model.item_transaction(item))
+            self.__put(item, list(MAPS).index(name) + 1)
+        elif item in self.__window.document_model.data_items:  # otherwise the user has deleted it
+            item.title = f"{title} ({about['property']})"
+            self.__window.document_model._queue_data_item_update(item, xdata)
 
     def finish(self) -> None:
         """Write the maps to the project: they change no more, or seldom."""

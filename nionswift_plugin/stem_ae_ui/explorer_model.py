@@ -35,6 +35,8 @@ if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a secon
 
 DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point…", "tune": "Focusing…",
          "explore": "Exploring…"}  # fmt: skip
+NOTHING = ""
+SECOND = ("second_names", "second_index", "second_words", "has_second")
 UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"
 _TUNING_FOV, _TUNING_PIXELS, _TUNING_DWELL_US = 20.0, 128, 4.0  # Å; small and quick, fine enough to see the focus
 
@@ -124,7 +126,8 @@ class ExplorerModel(Observable.Observable):
         self.__decision: Decision | None = None
         self.__candidates: NDArray[np.int64] = np.empty((0, 2), np.int64)
         self.__forced: list[tuple[int, int]] = []
-        self.__shown: tuple[typing.Any, ...] = (None, None, None)
+        self.__second: Decision | None = None
+        self.__shown: tuple[typing.Any, ...] = (None, None, None, None)
         self.__trials = ""
         self.__lock = threading.Lock()
         self.__closed = False
@@ -159,7 +162,7 @@ class ExplorerModel(Observable.Observable):
         if index is not None and index != self.camera_index:
             self.settings.camera = CAMERAS[index]
             self.__sample = None
-            for name in ("property_names", "property_index", "property_words"):
+            for name in ("property_names", "property_index", "property_words", *SECOND):
                 self.notify_property_changed(name)
             self.settings_changed("camera_index")
 
@@ -199,6 +202,54 @@ class ExplorerModel(Observable.Observable):
         self.__note = ""
         self.__describe()
         self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
+
+    @property
+    def second_names(self) -> list[str]:
+        """What can be looked at beside it; the first one is nothing."""
+        return ["nothing else", *self.property_names]
+
+    @property
+    def second_index(self) -> int:
+        """Which of them is looked at."""
+        return [NOTHING, *self.property_names].index(self.settings.second_name)
+
+    @second_index.setter
+    def second_index(self, index: int | None) -> None:
+        if index is not None and index != self.second_index:
+            self.settings.seconds[self.settings.camera] = [NOTHING, *self.property_names][index]
+            for name in ("second_words", "has_second"):
+                self.notify_property_changed(name)
+            self.settings_changed("second_index")
+            self.__look_for()
+
+    @property
+    def has_second(self) -> bool:
+        """Whether a second property is looked at."""
+        return bool(self.settings.second_name)
+
+    @property
+    def second_words(self) -> str:
+        """Its bands, angles or expression."""
+        return self.settings.second_words
+
+    @second_words.setter
+    def second_words(self, words: str | None) -> None:
+        if words is not None and words.strip() != self.second_words:
+            self.settings.words[f"{self.settings.camera}/{self.settings.second_name}/second"] = words.strip()
+            self.settings_changed("second_words")
+            self.__look_for()
+
+    @property
+    def weight(self) -> str:
+        """How much it is looked for against the first; 0: it is only shown."""
+        return self.settings.weight
+
+    @weight.setter
+    def weight(self, text: str | None) -> None:
+        if text is not None and text.strip() != self.weight:
+            self.settings.weight = text.strip()
+            self.settings_changed("weight")
+            self.__look_for()
 
     # --- what the user does -----------------------------------------------------------------------------------------
 
@@ -303,22 +354,22 @@ class ExplorerModel(Observable.Observable):
         frame = microscope.instrument.user_frame()
         middle = self.items.region.center
         pixel = (middle.y * frame.shape[0] - 0.5, middle.x * frame.shape[1] - 0.5)
-        self.settings.scalarizer()
+        self.settings.scalarizers()
         place = frame.pixels_to_plane(pixel)
         runner.start(acquire.points(microscope, frame, [place], self.settings.camera, self.settings.exposure_s))
 
     def __explore(self, microscope: Microscope, runner: Runner) -> None:
         from stem_ae.plans.explore import Exploration
 
-        scalarizer = self.settings.scalarizer()
+        objective = self.settings.objective()
         settings = self.__exploration_settings(microscope.instrument.user_frame())
         self.items.finish()
-        self.__decision, self.__forced, self.__image = None, [], None
+        self.__decision, self.__second, self.__forced, self.__image = None, None, [], None
         self.exploration = Exploration(
-            microscope, self.__process, settings, functools.partial(value_of, scalarizer), self.__surveyed,
-            self.__ask_for_update, self.__decided,
+            microscope, self.__process, settings, objective, self.__surveyed, self.__ask_for_update, self.__decided,
+            self.__supposed,
         )  # fmt: skip
-        runner.start(self.exploration.plan(property=self.settings.property_name, words=self.settings.property_words))
+        runner.start(self.exploration.plan(**self.__about()))
 
     def __exploration_settings(self, frame: Frame) -> typing.Any:
         from stem_ae.plans.explore import Settings as ExplorationSettings
@@ -348,11 +399,11 @@ class ExplorerModel(Observable.Observable):
     def __look_for(self) -> None:
         """Look for another property: in the run under way, or in what the last one has measured."""
         try:
-            scalarizer = self.settings.scalarizer()
-            self.__show_sample(scalarizer)
+            objective = self.settings.objective()
+            self.__show_sample(self.settings.scalarizers())
             if self.exploration is None or self.exploration.settings.camera != self.settings.camera:
                 return
-            self.exploration.look_for(functools.partial(value_of, scalarizer))
+            self.exploration.look_for(objective)
             if not self.is_running and len(self.exploration.frames) >= 2:
                 self.exploration.believe().add_done_callback(self.__believed)
         except StemAeError as error:
@@ -376,6 +427,10 @@ class ExplorerModel(Observable.Observable):
 
     def __decided(self, decision: Decision) -> None:
         self.__decision = decision
+        self.__ask_for_update()
+
+    def __supposed(self, number: int, decision: Decision) -> None:
+        self.__second = decision
         self.__ask_for_update()
 
     def __tried(self, count: int, sharpness: float) -> None:
@@ -402,10 +457,14 @@ class ExplorerModel(Observable.Observable):
             self.__sample = frame
             self.__try_to_show_sample()
         if decision and decision is not self.__shown[2] and exploration:
-            about = {"property": self.settings.property_name, "words": self.settings.property_words,
-                     "run": str(runner.run_folder) if runner else ""}  # fmt: skip
+            about = {"run": str(runner.run_folder) if runner else "", **self.__about()}
             self.items.show_maps(decision, self.__candidates, exploration.settings.frame.sampling[0], about)
-        self.__shown = (image, frame, decision)
+        second = self.__second
+        if second and second is not self.__shown[3] and exploration and self.has_second:
+            about = {"property": self.settings.second_name, "words": self.settings.second_words,
+                     "run": str(runner.run_folder) if runner else ""}  # fmt: skip
+            self.items.show_second(second, self.__candidates, exploration.settings.frame.sampling[0], about)
+        self.__shown = (image, frame, decision, second)
         if not self.is_running:
             self.items.finish()
         self.__forced = [point for point in self.__forced if exploration and point not in exploration.points]
@@ -426,16 +485,25 @@ class ExplorerModel(Observable.Observable):
 
     def __try_to_show_sample(self) -> None:
         try:
-            self.__show_sample(self.settings.scalarizer())
+            self.__show_sample(self.settings.scalarizers())
         except StemAeError as error:
             self.__note = str(error)
 
-    def __show_sample(self, scalarizer: Scalarizer) -> None:
-        """Show the newest spectrum, the bands on it and the property; raises what is wrong with the property."""
+    def __show_sample(self, scalarizers: dict[str, Scalarizer]) -> None:
+        """Show the newest spectrum, the bands on it and the properties; raises what is wrong with them."""
         if self.__sample is not None:
-            self.items.show_sample(self.__sample, bands_of(scalarizer))
-            value_of(scalarizer, self.__sample)
+            self.items.show_sample(self.__sample, [band for one in scalarizers.values() for band in bands_of(one)])
+            for one in scalarizers.values():
+                value_of(one, self.__sample)
         self.__describe()
+
+    def __about(self) -> dict[str, str]:
+        """Return what is looked for, in words."""
+        settings = self.settings
+        about = {"property": settings.property_name, "words": settings.property_words}
+        if settings.second_name:
+            about |= {"second": settings.second_name, "second_words": settings.second_words, "weight": settings.weight}
+        return about
 
     def __marks_for(self, item: DataItem.DataItem) -> WayMarks | None:
         exploration = self.exploration
@@ -484,7 +552,8 @@ class ExplorerModel(Observable.Observable):
         if self.__sample is None:
             return "Preview shows what this gives for one spectrum."
         try:
-            return f"{self.settings.property_name} = {value_of(self.settings.scalarizer(), self.__sample):.5g}"
+            found = {name: value_of(one, self.__sample) for name, one in self.settings.scalarizers().items()}
+            return " · ".join(f"{name} = {value:.5g}" for name, value in found.items())
         except StemAeError as error:
             return str(error)
 

@@ -138,6 +138,25 @@ class ExplorerHandler(Declarative.Handler):
                 "", u.create_line_edit(text="@binding(model.property_words)", name="property_words_edit", width=240),
                 tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
             ),
+            _row(
+                _("And also"),
+                u.create_combo_box(
+                    items_ref="@binding(model.second_names)", current_index="@binding(model.second_index)",
+                    name="second_combo",
+                ),
+                u.create_row(
+                    _unit(_("weight")), _field("weight", 36), spacing=6, visible="@binding(model.has_second)"
+                ),
+                tool_tip=_(
+                    "A second property of the same measurements, which gets a map of its own. With a weight it is "
+                    "looked for as well: both count in standard deviations; below zero its low values are looked for."
+                ),
+            ),
+            u.create_row(
+                u.create_spacing(LABEL_WIDTH + 6),
+                u.create_line_edit(text="@binding(model.second_words)", name="second_words_edit", width=240),
+                u.create_stretch(), visible="@binding(model.has_second)",
+            ),
             _fine_print("value"),
             spacing=4,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import typing
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
+from stem_ae.explore.objective import Objective, Property
 from stem_ae.explore.scalarize import (
     PATTERN_SCALARIZERS,
     SPECTRUM_SCALARIZERS,
@@ -23,7 +25,7 @@ from stem_ae.explore.scalarize import (
 )
 from stem_ae.microscope.frame import CameraFrame
 
-from .settings import Store
+from .settings import Store, stored
 from .simulate_model import number
 
 KEY = "stem_ae/explorer_panel"
@@ -52,7 +54,11 @@ class Settings:
     properties: dict[str, str] = dataclasses.field(default_factory=dict)
     """Chosen property for each camera."""
     words: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of each property, as ``camera/property``."""
+    """Of each property, as ``camera/property``; of the second one as ``camera/property/second``."""
+    seconds: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Chosen second property for each camera; none: only one is looked at."""
+    weight: str = "0"
+    """Of the second property against the first: 0 is only shown, below zero its low values are looked for."""
     surrogate: str = "dkl"
     acquisition: str = "ei"
     patch: str = "16"
@@ -82,6 +88,18 @@ class Settings:
         return self.words.get(f"{self.camera}/{name}", first)
 
     @property
+    def second_name(self) -> str:
+        """What is looked at beside it with the chosen camera, or nothing."""
+        name = self.seconds.get(self.camera, "")
+        return name if name in PROPERTIES[self.camera] else ""
+
+    @property
+    def second_words(self) -> str:
+        """Its bands, angles or expression."""
+        first = FIRST_WORDS.get(self.second_name, _FIRST_EXPRESSION[self.camera])
+        return self.words.get(f"{self.camera}/{self.second_name}/second", first)
+
+    @property
     def exposure_s(self) -> float:
         """Exposure of a point."""
         return number(self.exposure_ms, "The exposure") / 1e3
@@ -91,30 +109,40 @@ class Settings:
         """Millions of electrons."""
         return number(self.current_pa, "The beam current") * self.exposure_s * 6.241509074  # 1 pA s = 6.24 million
 
-    def scalarizer(self) -> Scalarizer:
-        """Return what makes one number of a spectrum or pattern.
+    def scalarizers(self) -> dict[str, Scalarizer]:
+        """Return what makes numbers of a spectrum or pattern, by what to call them, the one looked for first.
 
         Raises
         ------
         StemAeError
             If the words are not understood.
         """
-        return read_property(self.camera, self.property_name, self.property_words)
+        found = {self.property_name: read_property(self.camera, self.property_name, self.property_words)}
+        if second := self.second_name:
+            name = second if second not in found else f"{second} ({self.second_words})"
+            found[name] = read_property(self.camera, second, self.second_words)
+        return found
+
+    def objective(self) -> Objective[CameraFrame]:
+        """Return what is looked for.
+
+        Raises
+        ------
+        StemAeError
+            If the words or the weight are not understood.
+        """
+        try:
+            weights = (1.0, float(self.weight or 0.0))
+        except ValueError:
+            raise StemAeError(f"The weight has to be a number, not “{self.weight}”; 0: it is only shown.") from None
+        each = zip(self.scalarizers().values(), weights, strict=False)
+        return Objective(tuple(Property(functools.partial(value_of, one), weight) for one, weight in each))
 
     @classmethod
     def load(cls, store: Store) -> Settings:
         """Return what was stored; values that this version does not understand are left at their first ones."""
-        settings = cls()
-        try:
-            stored = json.loads(store.get_persistent_string(KEY, "{}"))
-        except ValueError:
-            return settings
         known = {"camera": CAMERAS, "surrogate": SURROGATES, "acquisition": ACQUISITIONS}
-        for field in dataclasses.fields(cls):
-            value = stored.get(field.name) if isinstance(stored, dict) else None
-            if isinstance(value, type(getattr(settings, field.name))) and value in known.get(field.name, [value]):
-                setattr(settings, field.name, value)
-        return settings
+        return stored(cls(), store, KEY, known)
 
     def save(self, store: Store) -> None:
         """Store the settings."""
