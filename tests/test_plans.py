@@ -39,7 +39,7 @@ from stem_ae.microscope.frame import Frame
 from stem_ae.microscope.registration import shift_between
 from stem_ae.microscope.swift_instrument import SwiftInstrument
 from stem_ae.plans import DocumentWriter, Run, Runner, acquire, runner, stubs
-from stem_ae.plans.explore import Exploration, Settings
+from stem_ae.plans.explore import Exploration, Settings, explorer_of
 from stem_ae.plans.tune import sharpness, tune
 
 Facade.initialize()
@@ -401,6 +401,19 @@ def test_a_scan_stopped_by_the_user_ends_the_run(swift):
     assert swift.is_safe
 
 
+def test_a_scan_stopped_by_the_user_after_some_points_loses_none_of_them(swift):
+    slow = dataclasses.replace(FRAME, dwell_us=50.0)
+    places = FRAME.to_plane(np.random.default_rng(8).uniform(1, 38, (20, 2)))
+    swift.run_until(acquire.points(swift.microscope, slow, places, exposure_s=0.005, drift_every=6), 6)
+    wait_for(lambda: swift.scan.is_recording)  # the specimen is looked at again
+    swift.scan.abort_recording()
+    assert swift.runner.wait(20)
+    assert swift.runner.outcome == "failed"
+    assert "stopped before its frame was complete" in swift.runner.error
+    assert len(Run(swift.runner.run_folder).events()) == 6
+    assert swift.is_safe
+
+
 def test_a_scan_started_by_the_user_ends_the_run_and_what_was_measured_stays(swift):
     swift.run_until(point_by_point(swift.microscope, 81, exposure_s=0.01), 3)
     swift.scan.start_playing()
@@ -485,6 +498,8 @@ def test_a_run_can_be_replayed_and_exported(swift, tmp_path):
 
     with h5py.File(run.export_hdf5(tmp_path / "run.h5")) as file:
         assert file["entry"].attrs["NX_class"] == "NXentry"
+        shown = file[file.attrs["default"]]  # as viewers of NeXus files find what to plot
+        assert shown[shown.attrs["default"]].attrs["signal"] == "eels"
         np.testing.assert_array_equal(file["entry/primary/eels"], run.column("eels"))
         assert file["entry/primary/eels"].attrs["unit"] == "eV"
         assert file["entry/primary/probe_x"].attrs["units"] == "Å"
@@ -712,6 +727,12 @@ def test_exploring_measures_where_the_property_is_large(swift, decisions):
     np.testing.assert_array_equal(run.column("row"), np.array(exploration.points)[:, 0])
     np.testing.assert_array_equal(run.events("maps")[0]["mean"], decision.mean)
     assert swift.is_safe
+    again = explorer_of(Run(swift.runner.run_folder))
+    np.testing.assert_allclose(again.mean, decision.mean, atol=0.2)  # fitted once, not step by step
+    other = explorer_of(Run(swift.runner.run_folder), lambda frame: -exploration.objective.numbers(frame)[0])
+    np.testing.assert_allclose(other.values, -again.values, atol=1e-6)
+    assert np.corrcoef(other.mean.ravel(), everywhere)[0, 1] < -0.95
+    assert FRAME.pixels_to_plane(other.ask(5))[:, 0].mean() < everywhere.mean()
 
 
 def test_exploring_follows_a_drifting_specimen(swift, decisions):
@@ -758,6 +779,20 @@ def test_the_user_can_force_a_point_and_look_for_something_else(swift, decisions
     x = FRAME.pixels_to_plane(exploration.points)[:, 0]
     np.testing.assert_allclose(exploration.values, -x, atol=0.6)  # all of them, also those before the change
     assert np.corrcoef(swift.runner.result.mean.ravel(), FRAME.pixels_to_plane(grid())[:, 0])[0, 1] < -0.9
+
+
+def test_a_process_that_dies_in_mid_run_ends_it_and_what_was_measured_stays(swift):
+    process = DecisionProcess()
+    swift.run_until(explored(swift, process, points=100, first=5, batch=5).plan(), 12)
+    process._process.kill()
+    assert swift.runner.wait(20)
+    assert swift.runner.outcome == "failed"
+    assert "decides where to measure" in swift.runner.error
+    assert len(Run(swift.runner.run_folder).events()) >= 12
+    assert swift.is_safe
+    with pytest.raises(StemAeError, match="explored nothing"):
+        explorer_of(swift.run(acquire.survey(swift.microscope, FRAME)))
+    process.close()
 
 
 def test_several_properties_are_predicted_and_looked_for_together(swift, decisions):

@@ -215,8 +215,11 @@ class Run:
             for stream in self.streams:
                 group = entry.create_group(stream)
                 group.attrs["NX_class"] = "NXdata"
-                for key, described in self.descriptor(stream)["data_keys"].items():
+                keys = self.descriptor(stream)["data_keys"]
+                for key, described in keys.items():
                     self._write_column(group, key, described, stream)
+                group.attrs["signal"] = max(keys, key=lambda key: len(keys[key]["shape"]))
+                entry.attrs["default"], file.attrs["default"] = stream, "entry"
         return path
 
     def _write_column(self, group: Any, key: str, described: dict[str, Any], stream: str) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from bluesky.utils import Msg
@@ -20,7 +20,11 @@ from stem_ae.microscope.devices import Microscope, Note
 from stem_ae.microscope.frame import CameraFrame, Frame, Image
 from stem_ae.plans import stubs
 from stem_ae.plans.acquire import Follower
+from stem_ae.plans.documents import Run
 from stem_ae.plans.stubs import Plan
+
+if TYPE_CHECKING:  # torch comes with it
+    from stem_ae.explore import Explorer
 
 Point = tuple[int, int]  # row and column in the survey image
 T = TypeVar("T")
@@ -223,6 +227,41 @@ class Exploration:
             maps |= {f"mean_{number}": supposed.mean, f"std_{number}": supposed.std}
         yield from stubs.record([Note(self._microscope.instrument, "maps", lambda: maps)], "maps")
         return decision
+
+
+def explorer_of(run: Run, look_for: Callable[[CameraFrame], float] | Objective[CameraFrame] | None = None) -> Explorer:
+    """Return the explorer of a run that was written, with all that it has measured.
+
+    Parameters
+    ----------
+    run : Run
+        Of :class:`Exploration`.
+    look_for : callable or Objective, optional
+        What to look for instead, in the exposures that are stored: what would have been believed, and asked for next.
+
+    Raises
+    ------
+    StemAeError
+        If the run is another plan's.
+    """
+    from stem_ae.explore import Explorer
+
+    settings, measured, survey = run.start.get("settings", {}), run.events(), run.events("survey")
+    if run.start.get("plan_name") != "explore" or not survey:
+        raise StemAeError(f"The run in {run.folder} explored nothing: choose one that did.")
+    points = np.array([(event["row"], event["column"]) for event in measured]).reshape(-1, 2)
+    sampling = settings["frame"]["fov"] / max(settings["frame"]["shape"])
+    explorer = Explorer(
+        survey[0]["scan"], candidates=settings["candidates"], **{"sampling": sampling, **settings["explorer"]}
+    )
+    if look_for is None:
+        explorer.tell(points, [event["property"] for event in measured])
+        return explorer
+    objective, camera = Objective.of(look_for), settings["camera"]
+    calibration = run.descriptor("primary")["data_keys"][camera]["calibration"]
+    frames = [CameraFrame(event[camera], **calibration, largest=float("nan"), clipped=0) for event in measured]
+    explorer.tell(points, objective.values([objective.numbers(frame) for frame in frames], settings["first"]))
+    return explorer
 
 
 def wait_for(future: Future[T]) -> Generator[Msg, Any, T]:
