@@ -45,6 +45,7 @@ from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.imaging.specimens import graphene
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.launch.process import run_scenario
+from stem_ae.reconstruct import reconstruct
 
 Facade.initialize()
 
@@ -90,6 +91,9 @@ class Peaks:
 
     def find_defects(self, prediction):
         return find_defects(prediction)
+
+    def reconstruct(self, image):
+        return reconstruct(image)
 
 
 @pytest.fixture
@@ -570,7 +574,7 @@ def test_a_sub_scan_has_its_own_image(running):
 
 
 def test_the_uncertainty_map_is_live_and_stays_away_when_deleted(running):
-    reference = running.document.get_data_item_reference(keeping.MAP_REFERENCE)
+    reference = running.document.get_data_item_reference(keeping.UNCERTAINTY.reference)
     item = reference.data_item
     running.pump(lambda: item.xdata.data_shape == (128, 128))
     assert item.is_write_delayed
@@ -598,11 +602,30 @@ def test_the_map_is_not_taken_for_an_image(displayed):
     displayed.model.start()
     displayed.pump(lambda: displayed.has_rings)
     calls = displayed.ensemble.calls
-    displayed.show(displayed.document.get_data_item_reference(keeping.MAP_REFERENCE).data_item)
+    displayed.show(displayed.document.get_data_item_reference(keeping.UNCERTAINTY.reference).data_item)
     displayed.pump_for(0.2)
     assert displayed.ensemble.calls == calls
     displayed.show(item)
     displayed.pump(lambda: overlays(displayed.display) == (1, 1))
+
+
+def test_the_reconstruction_is_beside_the_frame_and_in_no_place_of_it(running):
+    reference = running.document.get_data_item_reference(keeping.RECONSTRUCTION.reference)
+    assert reference.data_item is None
+    running.model.reconstruction = True
+    running.record()
+    running.pump(lambda: reference.data_item is not None and reference.data_item.data.shape == (128, 128))
+    raw = running.scan_item().data
+    np.testing.assert_allclose(reference.data_item.data, reconstruct(raw).mean, rtol=1e-5, atol=1e-5 * raw.max())
+    assert reference.data_item is not running.scan_item()
+    assert "econstruction" in reference.data_item.title
+    shown = running.counts
+    running.model.reconstruction = False
+    kept = reference.data_item.data.copy()
+    running.record()
+    running.pump_for(0.5)
+    np.testing.assert_array_equal(reference.data_item.data, kept)
+    assert sum(running.counts.values()) == pytest.approx(sum(shown.values()), rel=0.15)
 
 
 def test_a_snapshot_keeps_frame_atoms_uncertainty_and_how_they_were_found(running, tmp_path):

@@ -41,7 +41,6 @@ EXAMPLES = "examples"
 WAYS = ("network", "intensity", "neighbours", EXAMPLES)
 FROM_CALIBRATION = live.SamplingChoice()
 FAMILIAR = 1.0  # novelty up to here is what the model knows
-DEFECTS_PERIOD_S = 1.0  # finding them takes longer than finding the atoms
 STATISTICS_PERIOD_S = 0.25  # readable, and cheap
 UPDATE_TASK, SAVE_TASK = "stem_ae atoms update", "stem_ae atoms settings"
 
@@ -148,6 +147,7 @@ class AtomsModel(Observable.Observable):
     uncertainty = _setting("uncertainty")
     folder = _setting("folder")
     defects = _setting("defects")
+    reconstruction = _setting("reconstruction")
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class AtomsModel(Observable.Observable):
         self.__kept_marks = weakref.WeakKeyDictionary[DataItem.DataItem, Marks | None]()
         self.__note = ""
         self.__statistics_at = 0.0
-        self.__map = keeping.UncertaintyMap(window)
+        self.__maps = {kind.name: keeping.LiveMap(window, kind) for kind in keeping.MAP_KINDS}
         self.adapting = AdaptingModel(window, self.__adaptable, self.use)
         self.examples = ExamplesModel(window, self.__shown_result, self.__classes_changed)
         self.examples.offer(self.settings.classes == EXAMPLES)
@@ -289,6 +289,11 @@ class AtomsModel(Observable.Observable):
         self.examples.offer(self.settings.classes == EXAMPLES)
         self.settings_changed()
         self.__classes_changed()
+
+    @property
+    def __extras(self) -> frozenset[live.Extra]:
+        names: tuple[live.Extra, ...] = ("defects", "reconstruction")
+        return frozenset(name for name in names if getattr(self.settings, name))
 
     @property
     def __classes(self) -> Classes:
@@ -423,7 +428,7 @@ class AtomsModel(Observable.Observable):
         self.__model = self.__result = None
         load = functools.partial(self.__load, self.model_names[self.model_index])
         self.__worker = live.LiveWorker(load, self.__worker_changed)
-        self.__worker.defects_every_s = DEFECTS_PERIOD_S if self.settings.defects else None
+        self.__worker.extras = self.__extras
         self.__connect()
         self.notify_property_changed("is_running")
 
@@ -433,7 +438,8 @@ class AtomsModel(Observable.Observable):
             self.__worker.close()
         self.__worker = None
         self.__disconnect()
-        self.__map.stop()
+        for live_map in self.__maps.values():
+            live_map.stop()
         self.__note = ""
         self.notify_property_changed("is_running")
         self.__choice_changed()
@@ -538,13 +544,10 @@ class AtomsModel(Observable.Observable):
         """Show the effect of the settings on the last result, and store them. The net does not run again."""
         self.__kept_marks.clear()
         if self.__worker:
-            self.__worker.defects_every_s = DEFECTS_PERIOD_S if self.settings.defects else None
+            self.__worker.extras = self.__extras
         self.__list_defects(self.__result if self.__is_shown else None)
         self.__show_marks()
-        if not self.settings.uncertainty:
-            self.__map.stop()
-        elif self.__marks and self.__result:
-            self.__map.show(self.__result)
+        self.__show_maps(self.__result if self.__marks else None)
         self.__describe()
         self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
 
@@ -555,9 +558,16 @@ class AtomsModel(Observable.Observable):
         if result:
             self.__result = result
             self.__list_classes(result.prediction.atoms.species)
-            if self.settings.uncertainty:
-                self.__map.show(result)
+            self.__show_maps(result)
         self.__show_marks()
+
+    def __show_maps(self, result: live.Result | None) -> None:
+        """Bring those maps up to date that are wanted, and let go of the others."""
+        for name, live_map in self.__maps.items():
+            if not getattr(self.settings, name):
+                live_map.stop()
+            elif result:
+                live_map.show(result)
 
     def __show_marks(self) -> None:
         worker, result = self.__worker, self.__result

@@ -299,6 +299,16 @@ class AtomsHandler(Declarative.Handler):
                         "pixel (standard deviation of the probability, 0 to 0.5). Drag it from the data panel."
                     ),
                 ),
+                u.create_check_box(
+                    text=_("Denoised"),
+                    checked="@binding(model.reconstruction)",
+                    name="reconstruction_check_box",
+                    tool_tip=_(
+                        "Keep “Reconstruction (Gaussian process)” up to date beside the image, about once a second: "
+                        "the frame with less noise, by a Gaussian process that learns its spectrum from the frame. It "
+                        "is for the eye: atoms are found in the raw frame."
+                    ),
+                ),
                 u.create_stretch(),
                 spacing=12,
             ),

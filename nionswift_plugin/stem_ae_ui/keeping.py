@@ -1,4 +1,4 @@
-"""What stays: the uncertainty map while it is live, and snapshots in the project and in files."""
+"""What stays: live maps, and snapshots in the project and in files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from stem_ae.microscope import swift
 
 METADATA_KEY = "stem_ae"
 ATOMS_TYPE = "stem_ae.atoms"
-MAP_REFERENCE = "stem_ae_uncertainty"
 MAP_LIMIT = 0.2  # standard deviation that is shown brightest; 0.5 is the most there can be
 
 
@@ -58,36 +57,68 @@ def _calibrated(
     )
 
 
-# --- the live map ---------------------------------------------------------------------------------------------------
+# --- live maps ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class MapKind:
+    """What a live map shows."""
+
+    name: str
+    title: str
+    values: typing.Callable[[live.Result], NDArray[typing.Any] | None]
+    """Takes the map out of a result, which may lack it."""
+    limits: tuple[float, float] | None = None
+    """What is shown darkest and brightest; None: what there is."""
+    color_map: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """Key of the reference to the map's data item."""
+        return f"stem_ae_{self.name}"
+
+
+UNCERTAINTY = MapKind(
+    "uncertainty", "Uncertainty of atoms", lambda result: result.prediction.uncertainty, (0.0, MAP_LIMIT), "magma"
+)
+RECONSTRUCTION = MapKind(
+    "reconstruction", "Reconstruction (Gaussian process)",
+    lambda result: result.reconstruction.mean if result.reconstruction else None,
+)  # fmt: skip
+MAP_KINDS = (UNCERTAINTY, RECONSTRUCTION)
 
 
 def is_map(data_item: DataItem.DataItem) -> bool:
-    """Return whether this is an uncertainty map."""
-    return _kind(data_item) == "uncertainty"
+    """Return whether this is a live map."""
+    return _kind(data_item) in [kind.name for kind in MAP_KINDS]
 
 
 def _kind(data_item: DataItem.DataItem) -> str:
     return str(data_item.metadata.get(METADATA_KEY, {}).get("kind", ""))
 
 
-class UncertaintyMap:
-    """The uncertainty of the newest frame as a live data item of the project. For the user interface thread.
+class LiveMap:
+    """A map of the newest frame as a live data item of the project. For the user interface thread.
 
     It is made when first needed and taken up again at the next start. If the user deletes it, it stays away.
     """
 
-    def __init__(self, window: DocumentController.DocumentController) -> None:
+    def __init__(self, window: DocumentController.DocumentController, kind: MapKind) -> None:
         self.__window = window
-        self.__reference = window.document_model.get_data_item_reference(MAP_REFERENCE)
+        self.__kind = kind
+        self.__reference = window.document_model.get_data_item_reference(kind.reference)
         self.__transaction: DocumentModel.Transaction | None = None
 
     def show(self, result: live.Result) -> None:
-        """Show the uncertainty of a result."""
+        """Show the map of a result, if it has one."""
+        values = self.__kind.values(result)
+        if values is None:
+            return
         if self.__transaction is None:
             self.__start()
         if item := self.__reference.data_item:
-            metadata = {METADATA_KEY: {"kind": "uncertainty", "of": result.frame.origin.title}}
-            xdata = _calibrated(result.prediction.uncertainty, result.sampling, metadata=metadata)
+            metadata = {METADATA_KEY: {"kind": self.__kind.name, "of": result.frame.origin.title}}
+            xdata = _calibrated(values, result.sampling, metadata=metadata)
             self.__window.document_model._queue_data_item_update(item, xdata)
 
     def stop(self) -> None:
@@ -103,16 +134,17 @@ class UncertaintyMap:
     def __make(self) -> DataItem.DataItem:
         document_model = self.__window.document_model
         item = DataItem.DataItem(np.zeros((16, 16), np.float32))
-        item.title = "Uncertainty of atoms"
+        item.title = self.__kind.title
         item.category = "temporary"
-        item.metadata = {METADATA_KEY: {"kind": "uncertainty"}}
+        item.metadata = {METADATA_KEY: {"kind": self.__kind.name}}
         document_model.append_data_item(item)
-        document_model.setup_channel(MAP_REFERENCE, item)
+        document_model.setup_channel(self.__kind.reference, item)
         display_item = document_model.get_display_item_for_data_item(item)
         assert display_item
         if channel := display_item.display_data_channel:
-            channel.display_limits = (0.0, MAP_LIMIT)
-            channel.color_map_id = "magma"
+            channel.display_limits = self.__kind.limits
+            if self.__kind.color_map:
+                channel.color_map_id = self.__kind.color_map
         assert self.__window.workspace_controller
         panels = self.__window.workspace_controller.display_panels
         empty = [panel for panel in panels if panel.display_panel_type == "empty"]

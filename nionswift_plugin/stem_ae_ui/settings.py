@@ -68,12 +68,14 @@ class Settings:
     legend: bool = True
     uncertainty: bool = True
     """Whether the uncertainty map is kept as a live data item."""
+    reconstruction: bool = False
+    """Whether a reconstruction of the frame is."""
     colors: dict[str, str] = dataclasses.field(default_factory=dict)
     """Colour of each class that the user has chosen one for."""
     hidden: list[str] = dataclasses.field(default_factory=list)
     """Classes whose rings are not drawn."""
     classes: str = "network"
-    """How atoms are classified, see :data:`stem_ae.classify.Way`."""
+    """How atoms are classified, see ``atoms_model.WAYS``."""
     defects: bool = False
     """Whether defects are looked for."""
     folder: str = ""

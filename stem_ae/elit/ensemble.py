@@ -23,13 +23,14 @@ from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.likelihood import fit
 from stem_ae.elit.network import MULTIPLE, UNet, fused
-from stem_ae.elit.novelty import Familiar, tile_features
+from stem_ae.elit.novelty import Familiar, Signs, signs, tile_features
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
 from stem_ae.elit.scan_lines import line_shifts
 from stem_ae.errors import StemAeError
+from stem_ae.reconstruct import Reconstruction, reconstruct
 
 _FORMAT = "stem_ae-ensemble-1"
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
@@ -114,6 +115,24 @@ class Ensemble:
         """Return how many networks it has."""
         return len(self.members)
 
+    def subset(self, members: Sequence[int]) -> Ensemble:
+        """Return the ensemble of some of the members, by their numbers; nothing is computed or copied.
+
+        Raises
+        ------
+        StemAeError
+            If no member is named, or one that does not exist.
+        """
+        strange = [k for k in members if not 0 <= k < len(self)]
+        if strange or not members:
+            raise StemAeError(f"Name at least one of the members 0 to {len(self) - 1}: {list(members)} are not that.")
+        provenance = {"members_of": {"version": self.version, "members": list(members)}} | self.description.provenance
+        return Ensemble(
+            [self.members[k] for k in members],
+            dataclasses.replace(self.description, provenance=provenance),
+            self.familiar.of_members(members) if self.familiar is not None else None,
+        )
+
     def predict(
         self,
         image: ArrayLike,
@@ -149,18 +168,33 @@ class Ensemble:
         """
         array = repair(as_image(image))
         step = as_sampling(sampling)
-        probability, features = self.member_probabilities(to_working_grid(array, step, self.sampling))
+        frame = to_working_grid(array, step, self.sampling)
+        probability, deep = self.member_probabilities(frame)
         mean = probability.mean(0)
         spread = probability.std(0).max(0)
         atoms = find_atoms(mean[1:], self.species, self.sampling, array, step, threshold)
+        shown = signs(frame, self.sampling, deep, mean[1:], spread, atoms)
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
-        novelty = self.familiar.novelty(features) if self.familiar is not None else 0.0
+        novelty = self.familiar.novelty(shown) if self.familiar is not None else 0.0
         return Prediction(mean[1:], spread, self.sampling, classified(atoms, classes, array), novelty)
+
+    def look(self, image: ArrayLike, sampling: float | tuple[float, float]) -> tuple[Signs, Atoms2D]:
+        """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them."""
+        array, step = repair(as_image(image)), as_sampling(sampling)
+        frame = to_working_grid(array, step, self.sampling)
+        probability, deep = self.member_probabilities(frame)
+        mean, spread = probability.mean(0), probability.std(0).max(0)
+        atoms = find_atoms(mean[1:], self.species, self.sampling, array, step, 0.5)
+        return signs(frame, self.sampling, deep, mean[1:], spread, atoms), atoms
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""
         return find_defects(prediction)
+
+    def reconstruct(self, image: ArrayLike) -> Reconstruction:
+        """Return a frame with less noise; see :func:`stem_ae.reconstruct.reconstruct`."""
+        return reconstruct(repair(as_image(image)))
 
     def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
         """Return the atoms with positions, covariances and intensities from the electrons, line jitter taken off."""

@@ -26,7 +26,10 @@ from stem_ae.errors import StemAeError
 if TYPE_CHECKING:  # ASE and SciPy's image functions are not needed where results are only passed on
     from stem_ae.classify import Classes
     from stem_ae.defects import Defect
+    from stem_ae.reconstruct import Reconstruction
 
+Extra = Literal["defects", "reconstruction"]
+"""What a live view can show besides atoms and uncertainty."""
 LEAST_PRESENCE = 0.2
 """Peaks below this probability are not looked at; what is shown above it can be changed without predicting again."""
 CONFIDENT_LATTICE = 0.5
@@ -37,6 +40,8 @@ TOLERANCE = 0.1
 """Part by which calibration and lattice may differ: distortion and strain are smaller, wrong calibrations larger."""
 RETRY_S, SECOND_OPINION_S = 5.0, 60.0
 """How often the lattice is asked again while it is not clearly seen: if it is needed, and if it is a second opinion."""
+EXTRAS_PERIOD_S = 1.0
+"""How often that is worked out which takes longer than finding the atoms."""
 TRIM_PERIOD_S = 20.0
 """How often freed memory is given back to the system: takes milliseconds, and keeps an hour's scan flat."""
 
@@ -66,6 +71,9 @@ class Predictor(Protocol):
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows."""
+
+    def reconstruct(self, image: Image) -> Reconstruction:
+        """Return the frame with less noise; see :func:`stem_ae.reconstruct.reconstruct`."""
 
     def estimate_sampling(self, image: Image) -> tuple[float, float]:
         """Return Å per pixel by the lattice, and how sure that is, 0 to 1."""
@@ -227,6 +235,8 @@ class Result:
     """How long the prediction took."""
     defects: tuple[Defect, ...] | None = None
     """Defects, if they were looked for."""
+    reconstruction: Reconstruction | None = None
+    """The frame with less noise, if that was wanted."""
 
     def atoms(self, threshold: float) -> Atoms2D:
         """Return the atoms that are there with at least this probability."""
@@ -325,9 +335,9 @@ class LiveWorker:
         """The model, once it is loaded."""
         self.result: Result | None = None
         """The newest result, of the newest frame that could be used."""
-        self.defects_every_s: float | None = None
-        """How often the defects are looked for, which takes longer than finding the atoms; ``None``: never."""
-        self._defects_at = -math.inf
+        self.extras: frozenset[Extra] = frozenset()
+        """What else is wanted."""
+        self._extras_at = -math.inf
         self._trimmed_at = -math.inf
         self.error = ""
         """One sentence on what is wrong with the model or the newest frame; empty if nothing is."""
@@ -408,19 +418,23 @@ class LiveWorker:
         self._meter.count("predicted")
         result = Result(frame, pixels, sampling, prediction, time.perf_counter() - start)
         self._tell(result=result, error="", lacks_sampling=False)
-        if self.defects_every_s is not None and time.perf_counter() - self._defects_at >= self.defects_every_s:
-            self._look_for_defects(predictor, result)
+        if self.extras and time.perf_counter() - self._extras_at >= EXTRAS_PERIOD_S:
+            self._add_extras(predictor, result)
 
-    def _look_for_defects(self, predictor: Predictor, result: Result) -> None:
-        """Add the defects to a result that is shown already."""
+    def _add_extras(self, predictor: Predictor, result: Result) -> None:
+        """Add what takes longer to a result that is shown already."""
+        wanted = self.extras
         try:
-            defects = tuple(predictor.find_defects(result.prediction))
+            if "defects" in wanted:
+                result = dataclasses.replace(result, defects=tuple(predictor.find_defects(result.prediction)))
+            if "reconstruction" in wanted:
+                result = dataclasses.replace(result, reconstruction=predictor.reconstruct(result.pixels))
         except Exception as error:  # as with the frame itself
             self._log(error)
             self._tell(error=_sentence(error))
             return
-        self._defects_at = time.perf_counter()
-        self._tell(result=dataclasses.replace(result, defects=defects))
+        self._extras_at = time.perf_counter()
+        self._tell(result=result)
 
     def _log(self, error: Exception) -> None:
         """Log what is not for the user to put right, once in a row: frames come many times a second."""

@@ -19,6 +19,7 @@ from stem_ae.elit.wire import packed, unpacked
 if TYPE_CHECKING:
     from stem_ae.classify import Classes
     from stem_ae.defects import Defect
+    from stem_ae.reconstruct import Reconstruction
 
 
 class PredictionProcess:
@@ -123,6 +124,13 @@ class RemoteEnsemble:
             Defect(**defect | {name: tuple(defect[name]) for name in ("position", "atoms")})
             for defect in values["defects"]
         ]
+
+    def reconstruct(self, image: ArrayLike) -> Reconstruction:
+        """Return a frame with less noise; see :func:`stem_ae.reconstruct.reconstruct`."""
+        from stem_ae.reconstruct import Reconstruction
+
+        values, arrays = self._process.request(self, {"do": "reconstruct"}, {"image": np.asarray(image, np.float32)})
+        return Reconstruction(arrays["mean"], arrays["std"], values["noise"])
 
     def estimate_sampling(self, image: ArrayLike) -> tuple[float, float]:
         """Measure the sampling from the lattice; see :func:`stem_ae.elit.calibrate.estimate_sampling`."""

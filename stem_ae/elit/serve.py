@@ -32,6 +32,9 @@ class Server:
             raise StemAeError("No model is loaded.")
         if request["do"] == "estimate_sampling":
             return {"estimate": self._ensemble.estimate_sampling(arrays["image"])}, {}
+        if request["do"] == "reconstruct":
+            result = self._ensemble.reconstruct(arrays["image"])
+            return {"noise": result.noise}, {"mean": result.mean, "std": result.std}
         if request["do"] == "find_defects":
             found = self._ensemble.find_defects(unpacked(request["prediction"], arrays))
             return {"defects": [dataclasses.asdict(defect) for defect in found]}, {}
