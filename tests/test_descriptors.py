@@ -148,10 +148,10 @@ def test_clearest_is_the_bimodal_column_whatever_its_scale():
     assert clearest(np.column_stack([1e3 * rng.normal(size=200), 1e-3 * step, rng.uniform(size=200)])) == 1
 
 
-def motifs(n, rng, size=16):
+def motifs(n, rng, size=16, kind=None):
     """Two or three unequal blobs around the centre, turned at random; returns patches, kind and angle."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    kind, angle = rng.integers(0, 2, n), rng.uniform(-np.pi, np.pi, n)
+    kind, angle = rng.integers(0, 2, n) if kind is None else kind, rng.uniform(-np.pi, np.pi, n)
     patches = rng.normal(0, 0.1, (n, size, size))
     for k in range(n):
         weights = (1.0, 0.6) if kind[k] == 0 else (1.0, 0.6, 0.8)
@@ -177,6 +177,9 @@ def test_autoencoder_tells_kinds_apart_whatever_their_angle():
     spread = [seen.content[fresh_kind == which].std(axis=0) for which in (0, 1)]
     apart = np.abs(np.subtract(*(seen.content[fresh_kind == which].mean(axis=0) for which in (0, 1))))
     assert (apart / np.maximum(*spread)).max() > 1  # kinds differ by more than angles do
+    elsewhere = network.encode(motifs(300, rng, kind=fresh_kind)[0]).content  # the same kinds, turned by any angle
+    moved = np.linalg.norm(elsewhere - seen.content, axis=1)
+    assert np.median(moved) < 0.5 * np.linalg.norm(apart)
 
 
 def test_autoencoder_is_reproducible_and_refuses_nonsense():
