@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -218,6 +219,53 @@ def test_a_full_disk_is_said_and_nothing_is_lost(queue, monkeypatch, tmp_path):
     assert [row.id for row in queue.rows()] == [kept.id]
     leftovers = [path for path in queue.root.glob("jobs/*/.*")]
     assert leftovers == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 MB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: pathlib.Path) -> None:
+    """Write until nothing more goes onto the disk."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
+def test_on_a_full_disk_a_job_waits_for_room_and_goes_on(small_disk):
+    """Every write fails for a while; what runs says so, ends without harm, and ends as if nothing had been."""
+    queue = jobs.Queue.open(small_disk / "queue")
+    copper = ase.build.bulk("Cu", cubic=True) * (3, 3, 3)
+    task = simulate.MolecularDynamics(temperature=300, steps=400, engine="emt", every=1)
+    worker, ballast = Worker(queue), small_disk / "ballast"
+    try:
+        job = queue.submit(task, copper)
+        until(lambda: (job.calculation.folder / "checkpoint.npz").exists() and job.progress.get("step", 0) > 5)
+        fill(ballast)
+        until(lambda: not held(job.calculation.folder))
+        assert job.state == "running"
+        assert "is full: free some space" in job.error
+        with pytest.raises(StemAeError, match="is full: free some space and retry"):
+            queue.submit(task, copper)
+        time.sleep(3)  # more tries than are allowed, if they were counted
+        ballast.unlink()
+        assert job.wait(200) == "finished", job.error
+        assert job.error == ""
+        assert job.calculation.history()["step"].tolist() == list(range(401))
+        assert len(job.result().trajectory) == 401
+    finally:
+        worker.kill()
+        time.sleep(0.5)
 
 
 def test_watch_tells_in_the_background(queue, tmp_path):

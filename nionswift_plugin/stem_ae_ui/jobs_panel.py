@@ -78,7 +78,7 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
             drawing_context.font = "bold 12px sans-serif"
             drawing_context.fill_text(row.state, rect.right - 8, middle - 7)
             drawing_context.font = "11px sans-serif"
-            if row.state == "running":
+            if row.state == "running" and not row.error:
                 drawing_context.fill_text(row.time_left, rect.right - 8, middle + 9)
                 self.__bar(drawing_context, rect.left + 8, middle + 6, rect.width - 96, row.fraction)
             else:

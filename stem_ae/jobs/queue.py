@@ -26,7 +26,7 @@ from stem_ae import processes
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.config import Config
 from stem_ae.jobs.executors import held
-from stem_ae.simulate.calculation import Calculation, disk_error, write_atomically
+from stem_ae.simulate.calculation import Calculation, disk_error, has_room, write_atomically
 from stem_ae.simulate.result import Result
 from stem_ae.simulate.tasks import Task, to_dict
 
@@ -67,6 +67,7 @@ class Row:
     retries: int
     after: tuple[str, ...]
     error: str
+    """Why it failed, or cannot go on at present, in one sentence; empty if all is well."""
     image: str
     """Key of the image that its structure comes from, as its provenance names it; empty if unknown."""
 
@@ -302,7 +303,13 @@ class Queue:
     def rows(self) -> list[Row]:
         """Return what a list shows, newest first. It reads files and the record: not for a user interface's thread."""
         listed = self._client.list_workflows(name=WORKFLOW, sort_desc=True, load_input=False)
-        return [self._row(status) for status in listed]
+        halted = self._halted()
+        return [self._row(status, halted) for status in listed]
+
+    def _halted(self) -> str:
+        """Return why nothing can go on at present, in one sentence, or nothing."""
+        full = f"The disk that holds {self.root} is full: free some space, and it goes on where it was."
+        return "" if has_room(self.root) else full
 
     def row(self, job_id: str) -> Row:
         """Return the same for one job.
@@ -315,11 +322,11 @@ class Queue:
         listed = self._client.list_workflows(workflow_ids=[job_id], load_input=False)
         if not listed:
             raise StemAeError(f"There is no job {job_id!r}: 'stem-ae jobs list' shows them.")
-        return self._row(listed[0])
+        return self._row(listed[0], self._halted())
 
-    def _row(self, status: Any) -> Row:
+    def _row(self, status: Any, halted: str) -> Row:
         state = _STATES[status.status]
-        error = ""
+        error = halted if state == "running" else ""
         outcome = status.output if isinstance(status.output, dict) else {}
         if state == "finished" and outcome.get("error"):
             state, error = "failed", outcome["error"]

@@ -13,10 +13,13 @@ import time
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.executors import Executor
 from stem_ae.jobs.queue import QUEUE, VERSION, WORKFLOW, Queue
-from stem_ae.simulate.calculation import Calculation, write_atomically
+from stem_ae.simulate.calculation import Calculation, has_room, write_atomically
 
 _LOOK_EVERY = 0.05
 """Seconds between looks at a running process."""
+
+_LOOK_FOR_ROOM_EVERY = 1.0
+"""Seconds between looks at a full disk."""
 
 _RECOVERIES = 1_000_000
 """How often dbos may take up a job again after its worker died: how often its own process may die is ``retries``."""
@@ -36,19 +39,24 @@ def supervise(queue: Queue, executor: Executor, job_id: str) -> dict[str, str]:
             if (folder / "cancel").exists():
                 executor.stop(folder)
                 return {"error": "It was cancelled."}
+            if not has_room(folder):
+                time.sleep(_LOOK_FOR_ROOM_EVERY)
+                continue
             started = executor.start(folder)
             while executor.alive(folder):
                 time.sleep(_LOOK_EVERY)
                 if (folder / "cancel").exists():
                     executor.stop(folder)
-            if not started or calculation.finished or calculation.error() or (folder / "cancel").exists():
-                # What an earlier worker started may have died with the machine: only our own deaths are counted.
+            over = calculation.finished or calculation.error() or (folder / "cancel").exists()
+            if not started or over or not has_room(folder):
+                # What an earlier worker started may have died with the machine, and a full disk is nobody's fault: only
+                # our own deaths are counted.
                 continue
             attempts = _count(folder)
             if attempts > row.retries:
                 error = (
-                    f"Its process died {attempts} times without saying why: perhaps there is not enough memory; its "
-                    "log may tell."
+                    f"Its process died {attempts} times without saying why: perhaps there is not enough memory, or "
+                    "disk; its log may tell."
                 )
                 break
         return {"error": error} if not calculation.finished else {}

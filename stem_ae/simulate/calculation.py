@@ -22,6 +22,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _PROGRESS_EVERY = 0.25
 """Seconds between writing the progress file, so that cheap steps do not become dear."""
+
+_LEAST_ROOM = 32e6
+"""Bytes free below which a disk counts as full: the largest checkpoint is of 12 MB."""
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
@@ -63,9 +67,23 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         raise disk_error(error, path.parent) from error
 
 
+def has_room(folder: pathlib.Path) -> bool:
+    """Say whether a calculation can write its next files."""
+    return shutil.disk_usage(folder).free >= _LEAST_ROOM
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Say whether an error, or what caused it, is a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
+
+
 def disk_error(error: OSError, folder: pathlib.Path) -> StemAeError:
     """Return what a user should read when a file could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return StemAeError(f"The disk that holds {folder} is full: free some space and retry; nothing was lost.")
     return StemAeError(
         f"Cannot write to {folder} ({error.strerror or error}): check that the folder exists and is yours."

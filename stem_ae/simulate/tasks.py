@@ -154,6 +154,8 @@ class Relax:
             search = optimiser(atoms, kept.get("hessian"))
         frames, first = int(kept.get("frames", 0)), float(kept.get("first", 0.0))
         for _ in search.irun(fmax=self.fmax, steps=max(self.max_steps - done, 0)):
+            if kept and not search.nsteps:
+                continue  # the checkpoint's own step was reported before it was kept
             energy, force = float(atoms.get_potential_energy()), _largest_force(atoms)
             first = first or force
             steps = done + search.nsteps
@@ -314,7 +316,7 @@ class MolecularDynamics:
         degrees = self._degrees_of_freedom(atoms)
         for _ in dynamics.irun(steps=self.steps - done):
             step = done + dynamics.nsteps
-            if dynamics.nsteps or not done:
+            if dynamics.nsteps or not kept:  # the checkpoint's own step was reported before it was kept
                 frames += self._report(atoms, step, degrees, reporter)
             if reporter.due():
                 reporter.checkpoint(
@@ -485,7 +487,7 @@ def run_folder(folder: pathlib.Path) -> int:
 
     from filelock import FileLock, Timeout
 
-    from stem_ae.simulate.calculation import write_atomically
+    from stem_ae.simulate.calculation import is_full, write_atomically
 
     calculation = Calculation(folder)
     lock = FileLock(folder / "lock")
@@ -503,6 +505,8 @@ def run_folder(folder: pathlib.Path) -> int:
             from_dict(calculation.input["task"]).run(calculation)
         except Exception as error:
             traceback.print_exc()
+            if is_full(error):
+                return FULL
             if isinstance(error, StemAeError):
                 sentence = str(error)
             elif isinstance(error, MemoryError):
@@ -516,3 +520,6 @@ def run_folder(folder: pathlib.Path) -> int:
 
 BUSY = 75
 """Exit code: another process is working on this folder."""
+
+FULL = 74
+"""Exit code: the disk is full. Nothing is wrong with the calculation: it can go on when there is room."""
