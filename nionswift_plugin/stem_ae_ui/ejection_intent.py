@@ -137,7 +137,7 @@ class Intent:
         ways = self._moves().ways(View(self.atoms, [], 1, False))
         if len(ways) < len(self.sites):
             raise StemAeError(f"Only {len(ways)} of {len(self.sites)} targets can be reached by a dopant.")
-        steps = sum(len(way) - 1 for way in ways)
+        steps = sum(len(way) - 1 for way in ways.values())
         peak = float(damage.fluence(self.column.probe(SOURCE_SIGMA), (0.0, 0.0), np.zeros((1, 2)))[0])
         per_electron = damage.exchange_cross_section(self.column.energy_ev) * damage.BARN * peak
         each_s = 1 / (per_electron * self.column.electrons(1.0))

@@ -20,6 +20,8 @@ from stem_ae.manipulate.runlog import RunLog
 from stem_ae.manipulate.virtual import SimulatedClock, VirtualBeam
 from stem_ae.structure.material import material_for
 
+_LONG_S = 20.0  # exposures that last longer are read less often
+
 
 def specimen_of(atoms: Atoms2D) -> Specimen:
     """Return the specimen that the found columns stand for, the image being its extent."""
@@ -77,7 +79,10 @@ class Rehearsal:
         self.microscope = VirtualMicroscope(specimen, conditions, seed, clock)
         """What really happens; its specimen is the truth."""
         field, sampling = ScanField(specimen.extent), atoms.sampling[0]
-        self.beam = VirtualBeam(self.microscope, clock, field, column, sampling, blanker_s=blanker_s, seed=seed)
+        coarse = 10 if settings and settings.timeout_s > _LONG_S else 1  # or minutes would have to be waited for
+        self.beam = VirtualBeam(
+            self.microscope, clock, field, column, sampling, 1e-4 * coarse, 1e-3 * coarse, blanker_s, seed
+        )
 
         def timed(image: FloatArray, sampling: float) -> Atoms2D:
             start = time.perf_counter()
