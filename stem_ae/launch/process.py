@@ -19,8 +19,6 @@ from stem_ae.launch import display
 from stem_ae.launch.order import Order
 
 APPLICATION = "nionswift_plugin.stem_ae_app"
-MALLOC = {"MALLOC_ARENA_MAX": "2"}
-"""For glibc: fewer heaps for Swift's many threads, each of which would keep what it once had."""
 CLOSING_S = 15.0
 """How long Swift may take to close its project once the scenario has answered."""
 
@@ -56,7 +54,7 @@ def start(
 
 def swift_environment(simulate: bool) -> dict[str, str]:
     """Return the environment for Swift: this process's, with this very stem_ae, and the simulator if it is wanted."""
-    environment = {**MALLOC, **os.environ}
+    environment = dict(os.environ)
     root = pathlib.Path(stem_ae.__file__).parents[1]
     if not root.is_relative_to(sys.prefix):  # used from a working tree: Swift's Python has to be told where
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
