@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.defects import grain_boundary, hole
+from stem_ae.imaging.nanoparticles import nanoparticles
 from stem_ae.imaging.oxides import domain_walls, nio_lsmo
 from stem_ae.imaging.specimens import Specimen, graphene, mos2
 
@@ -37,6 +38,7 @@ _ENTRIES = {
     "MoS2 with vacancies": Entry(lambda: mos2(EXTENT)),
     "NiO pillars in LSMO": Entry(lambda: nio_lsmo(EXTENT)),
     "BiFeO3 with domain walls": Entry(lambda: domain_walls(EXTENT)),
+    "aluminium nanoparticles": Entry(lambda: nanoparticles(EXTENT)),
 }
 
 

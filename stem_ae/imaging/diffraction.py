@@ -2,8 +2,9 @@
 
 For a phase object the mean deflection of the beam is exactly ``lambda / (2 pi) * C * grad(V * p)``: the gradient of the
 projected potential seen through the probe's intensity, times the interaction constant (Müller et al., Nat. Commun. 5
-(2014) 5653; Lazić et al., Ultramicroscopy 160 (2016) 265). The pattern here is the aperture's disk moved by it, on a
-weak halo of electrons scattered farther; interference within the disk is left out.
+(2014) 5653; Lazić et al., Ultramicroscopy 160 (2016) 265). The pattern here is the aperture's disk moved by it, the
+same disk at the spots of the lattice around the place, as strained as that is, and a halo of electrons scattered
+farther; interference where disks overlap is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import constants, fft, ndimage
+from scipy import constants, fft, ndimage, signal
 
 from stem_ae.imaging.probe import Probe, wavelength
 from stem_ae.imaging.scattering import cross_section
@@ -25,6 +26,9 @@ _BOHR = constants.value("Bohr radius") * 1e10  # Å
 _REACH = 8.0  # Å: how far the field of an atom is followed
 _SPACING = 0.05  # Å
 _HALO_MRAD = 25.0
+_NEIGHBOURHOOD = 6.0  # Å: standard deviation of the part of the lattice that is seen
+_UNDEFLECTED_MRAD = 4.0
+_IN_DISKS = 0.5  # of the scattered electrons
 
 
 def interaction_constant(energy_ev: float) -> float:
@@ -70,6 +74,7 @@ def pattern(
     semiangle_mrad: float,
     shift_mrad: ArrayLike,
     scattered: float,
+    spots: FloatArray | None = None,
 ) -> FloatArray:
     """Return the expected fraction of the beam per camera pixel, ``(H, W)``.
 
@@ -84,7 +89,9 @@ def pattern(
     shift_mrad : (2,) array
         Deflection, x and y.
     scattered : float
-        Fraction of the beam in the halo.
+        Fraction of the beam that leaves the disk.
+    spots : (H, W) array, optional
+        Where a half of that goes, as :func:`bragg_spots`; each spot becomes a disk. The rest is the halo.
     """
     shift = np.asarray(shift_mrad, dtype=float)
     rows, columns = np.indices(shape, dtype=float)
@@ -94,8 +101,47 @@ def pattern(
     disk = np.clip((semiangle_mrad - np.sqrt(radius2)) / mrad_per_pixel + 0.5, 0, 1)
     disk /= np.pi * (semiangle_mrad / mrad_per_pixel) ** 2
     halo = _HALO_MRAD**2 / np.pi * mrad_per_pixel**2 / (radius2 + _HALO_MRAD**2) ** 2
-    result: FloatArray = (1 - scattered) * disk + scattered * halo
+    in_disks = _IN_DISKS * scattered if spots is not None and spots.any() else 0.0
+    result: FloatArray = (1 - scattered) * disk + (scattered - in_disks) * halo
+    if spots is not None and in_disks:
+        result += in_disks * np.clip(signal.oaconvolve(spots, _odd(disk), mode="same"), 0.0, None)
     return result
+
+
+def _odd(disk: FloatArray) -> FloatArray:
+    """Return a disk centred on a pixel, for one centred between pixels would shift what it is convolved with."""
+    return disk if all(n % 2 for n in disk.shape) else 0.25 * (
+        np.pad(disk, ((0, 1), (0, 1))) + np.pad(disk, ((1, 0), (0, 1)))
+        + np.pad(disk, ((0, 1), (1, 0))) + np.pad(disk, ((1, 0), (1, 0)))
+    )
+
+
+def bragg_spots(
+    specimen: Specimen, point: ArrayLike, shape: tuple[int, int], mrad_per_pixel: float, energy_ev: float
+) -> FloatArray:
+    """Return where the lattice around a point (Å) scatters to, ``(H, W)`` with a sum of 1, or zero where none is.
+
+    The kinematic pattern ``|sum_j Z_j exp(-2 pi i k r_j)|²`` of the atoms within some Å of the point, less the
+    undeflected beam, falling off with the angle as the halo does: its spots are at the reciprocal lattice of these
+    atoms, as strained as they are.
+    """
+    apart = specimen.positions[:, :2] - np.asarray(point, dtype=float)
+    near = np.abs(apart).max(axis=1) < 3 * _NEIGHBOURHOOD
+    apart, numbers = apart[near], specimen.numbers[near]
+    weight = numbers * np.exp(-(apart**2).sum(axis=1) / (2 * _NEIGHBOURHOOD**2))
+    y, x = ((np.arange(n) - (n - 1) / 2) * mrad_per_pixel for n in shape)
+    per_mrad = 1e-3 / wavelength(energy_ev)
+    along_y, along_x = (
+        np.exp(-2j * np.pi * per_mrad * np.outer(angles, along)).astype(np.complex64)
+        for angles, along in ((y[: (len(y) + 1) // 2], apart[:, 1]), (x, apart[:, 0]))
+    )
+    half = np.abs((along_y * weight.astype(np.float32)) @ along_x.T).astype(float) ** 2
+    whole = np.concatenate([half, half[::-1, ::-1][len(y) % 2 :]])  # the other half mirrors it
+    radius2 = y[:, None] ** 2 + x[None] ** 2
+    falling = 1 / (radius2 + _HALO_MRAD**2) ** 2 * (1 - np.exp(-radius2 / (2 * _UNDEFLECTED_MRAD**2)))
+    spots: FloatArray = whole * falling
+    total = spots.sum()
+    return spots / total if total > 0 else spots
 
 
 def scattered_fraction(specimen: Specimen, point: ArrayLike, probe_sigma: float) -> float:

@@ -1,8 +1,8 @@
 """Electron energy-loss spectra of the atoms under the beam.
 
 A deliberately simple, position-true model: a zero-loss peak, one plasmon-like peak per element, and core-loss edges,
-each proportional to the number of atoms that the beam, widened by the delocalisation of that loss, sees. Single
-scattering.
+each proportional to the number of atoms that the beam, widened by the delocalisation of that loss, sees; and the edge
+and gap plasmons of nanoparticles, where the specimen has them. Single scattering.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ase.data import atomic_numbers
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
+from stem_ae.imaging.nanoparticles import modes
 from stem_ae.imaging.probe import wavelength
 from stem_ae.imaging.specimens import Specimen
 
@@ -62,9 +63,9 @@ EDGES = (
     Edge("Ni L", 855.0, 6, 0.3),
 )
 
-_PLASMON_EV = {6: 15.0, 14: 17.0, 16: 22.0, 42: 24.0, 8: 26.0}  # round numbers around the bulk's
+_PLASMON_EV = {6: 15.0, 13: 15.0, 14: 17.0, 16: 22.0, 42: 24.0, 8: 26.0}  # round numbers around the bulk's
 _PLASMON_OTHER_EV = 30.0
-_PLASMON_WIDTH_EV = 6.0
+_PLASMON_WIDTH_EV, _SURFACE_PLASMON_WIDTH_EV = 6.0, 2.0
 _PLASMON_CARBON = 0.015  # Å² per atom at 60 kV: a mean free path of some 60 nm in amorphous carbon
 _ZERO_LOSS_EV = 0.35  # standard deviation: a cold field emitter
 _EDGE_EXPONENT = 4.0  # of the fall behind an edge
@@ -137,6 +138,9 @@ def spectrum(
         chance = float(areal_density(specimen, point, int(number), sigma)) * each
         result += chance * np.diff(_plasmon_below(bounds, peak))
         lost += chance
+    for mode in modes(specimen.particles, point) if specimen.particles else ():
+        result += float(mode.chance) * np.diff(_plasmon_below(bounds, mode.energy_ev, _SURFACE_PLASMON_WIDTH_EV))
+        lost += float(mode.chance)
     for edge in EDGES:
         if edge.onset_ev < bounds[-1] and np.any(specimen.numbers == edge.number):
             chance = float(edge_strength(specimen, point, edge, energy_ev, probe_sigma))
@@ -146,10 +150,10 @@ def spectrum(
     return result
 
 
-def _plasmon_below(loss_ev: FloatArray, peak_ev: float) -> FloatArray:
+def _plasmon_below(loss_ev: FloatArray, peak_ev: float, width_ev: float = _PLASMON_WIDTH_EV) -> FloatArray:
     """Fraction of a plasmon peak below a loss: a Lorentzian, cut at zero loss."""
-    below = np.arctan((np.maximum(loss_ev, 0.0) - peak_ev) / (_PLASMON_WIDTH_EV / 2))
-    start = np.arctan(-peak_ev / (_PLASMON_WIDTH_EV / 2))
+    below = np.arctan((np.maximum(loss_ev, 0.0) - peak_ev) / (width_ev / 2))
+    start = np.arctan(-peak_ev / (width_ev / 2))
     result: FloatArray = (below - start) / (np.pi / 2 - start)
     return result
 

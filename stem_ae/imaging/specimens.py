@@ -28,6 +28,25 @@ MOS2_SULPHUR_HEIGHT = 1.56  # Å above and below the Mo plane
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Particles:
+    """Spheres of a metal, whose surfaces have plasmons; see :mod:`stem_ae.imaging.nanoparticles`.
+
+    Parameters
+    ----------
+    centres : (P, 2) array
+        x and y in Å.
+    radii : (P,) array
+        In Å.
+    bulk_ev : float
+        Energy of the metal's bulk plasmon.
+    """
+
+    centres: FloatArray
+    radii: FloatArray
+    bulk_ev: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Specimen:
     """Atoms in the beam.
 
@@ -43,6 +62,8 @@ class Specimen:
         Elements whose columns are told apart by their number of atoms: ``("S",)`` gives ``S2`` and ``S1``.
     extent : (float, float)
         Size of the area of interest, x and y in Å; atoms may lie beyond it.
+    particles : Particles, optional
+        Which of the atoms' assemblies have surface plasmons.
     """
 
     positions: FloatArray
@@ -50,12 +71,18 @@ class Specimen:
     name: str
     counting: tuple[str, ...]
     extent: tuple[float, float]
+    particles: Particles | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, selection: NDArray[np.bool_] | IntArray) -> Specimen:
         return dataclasses.replace(self, positions=self.positions[selection], numbers=self.numbers[selection])
+
+    def moved(self, by: FloatArray) -> Specimen:
+        """Return it displaced by x, y and z in Å."""
+        spheres = self.particles and dataclasses.replace(self.particles, centres=self.particles.centres + by[:2])
+        return dataclasses.replace(self, positions=self.positions + by, particles=spheres)
 
     def columns(self, tolerance: float = 0.5) -> tuple[FloatArray, list[str]]:
         """Return the projected columns: mean positions ``(M, 2)`` in Å, and their names.

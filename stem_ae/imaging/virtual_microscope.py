@@ -175,7 +175,7 @@ class VirtualMicroscope:
         middle = np.array([*specimen.extent, 0.0]) / 2
         with self._lock:
             self._drifted, self._drift_since = np.zeros(2), self.clock()
-            self._specimen = dataclasses.replace(specimen, positions=specimen.positions - middle)
+            self._specimen = specimen.moved(-middle)
             self.ejections: list[damage.Ejection] = []
             self.exchanges: list[damage.Exchange] = []
             self._layer_seed = int(self._rng.integers(2**31))
@@ -273,7 +273,8 @@ class VirtualMicroscope:
         probe = beam.probe(self._conditions.source_sigma)
         shift = diffraction.deflection(specimen, point, probe, beam.energy_ev)
         scattered = diffraction.scattered_fraction(specimen, point, probe.sigma)
-        return diffraction.pattern(shape, mrad_per_pixel, beam.semiangle_mrad, shift, scattered)
+        spots = diffraction.bragg_spots(specimen, point, shape, mrad_per_pixel, beam.energy_ev)
+        return diffraction.pattern(shape, mrad_per_pixel, beam.semiangle_mrad, shift, scattered, spots)
 
     # --- what the beam does -----------------------------------------------------------------------------------------
 
