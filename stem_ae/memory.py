@@ -1,7 +1,7 @@
 """What the C library does with memory that was freed.
 
 Swift allocates and frees frames in many threads all day. glibc places them between small things that stay, so that its
-heaps grow around the gaps: by some 50 to 100 MB in an hour of scanning, with or without stem_ae's panels, though nothing
+heaps grow around the gaps by 50 to 100 MB in an hour of scanning, with or without stem_ae's panels, though nothing
 is lost. Elsewhere than on glibc these functions do nothing.
 """
 
