@@ -21,8 +21,9 @@ import nionswift_plugin.stem_ae_ui as plugin
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import atoms_panel, ejection_panel
 from nionswift_plugin.stem_ae_ui.ejection_choice import AREA, CLICK, PATTERN, PICKS, ROW, ZONE
+from nionswift_plugin.stem_ae_ui.ejection_intent import MOVE
 from stem_ae import elit
-from stem_ae.imaging.specimens import mos2
+from stem_ae.imaging.specimens import graphene, mos2
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.manipulate import runlog
 
@@ -31,9 +32,7 @@ Facade.initialize()
 FOV_A, PIXELS = 40.0, 200
 
 
-@pytest.fixture(scope="module")
-def ensemble():
-    return elit.load("mos2")
+load = functools.cache(elit.load)
 
 
 class Swift:
@@ -65,9 +64,9 @@ class Swift:
             time.sleep(0.003)
         assert condition(), self.model.texts
 
-    def look(self) -> None:
+    def look(self, model="mos2") -> None:
         """Scan until the atoms are known, with the scan left running."""
-        self.atoms.model_index = self.atoms.model_names.index("mos2")
+        self.atoms.model_index = self.atoms.model_names.index(model)
         self.atoms.start()
         self.scan.start_playing()
         self.pump(lambda: self.atoms.newest is not None)
@@ -91,12 +90,12 @@ class Swift:
 
 
 @pytest.fixture
-def swift(tmp_path, monkeypatch, ensemble):
+def swift(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ejection_panel.platformdirs, "user_data_dir", lambda name: str(tmp_path / "data"))
-    load = lambda name: ensemble  # noqa: E731
+    names = lambda: ["mos2", "graphene"]  # noqa: E731
     monkeypatch.setattr(
-        atoms_panel, "AtomsModel", functools.partial(atoms_panel.AtomsModel, load=load, names=lambda: ["mos2"])
+        atoms_panel, "AtomsModel", functools.partial(atoms_panel.AtomsModel, load=load, names=names)
     )
     monkeypatch.setattr(
         ejection_panel, "EjectionModel", functools.partial(ejection_panel.EjectionModel, load=load)
@@ -227,6 +226,37 @@ def test_stop_blanks_within_100_ms(swift):
     swift.pump(lambda: not model.is_running)
     assert swift.is_blanked
     assert model.armed_left_s == 0
+
+
+def test_a_dopant_is_brought_to_the_target(swift):
+    """At 80 kV, where a jump does not take long."""
+    sheet = graphene((60.0, 60.0), 0.0)
+    sheet.numbers[np.argmin(np.linalg.norm(sheet.positions[:, :2] - 30.0, axis=1))] = 14
+    microscope = swift.simulator.microscope
+    microscope.load(sheet)
+    swift.simulator.instrument.SetVal("EHT", 80e3)
+    swift.simulator.instrument.SetVal("BeamCurrent", 150e-12)
+    swift.look("graphene")
+    model = swift.model
+    model.choose(True)
+    model.species_index = model.species_names.index("C")
+    dopant = swift.column("Si", 20, 20)
+    model.click(*swift.column("C", dopant[0] + 2.5, dopant[1]))
+    assert model.timeout == "5"
+    model.policy_index = MOVE
+    assert model.timeout == "60"
+    swift.pump(lambda: "steps of" in model.texts.estimate)
+    microscope.conditions = Conditions(drift=(1 / 60, 0.0))
+    model.arm()
+    model.run()
+    assert model.is_running, model.texts.message
+    goal = model.sites[0] - (FOV_A / 2 - FOV_A / PIXELS / 2) - microscope.drift()
+    swift.pump(lambda: not model.is_running, timeout=120)
+    assert "Run is complete: 1 of 1" in model.texts.message, model.texts
+    assert swift.is_blanked
+    silicon = microscope.specimen.positions[microscope.specimen.numbers == 14, :2]
+    assert np.linalg.norm(silicon - goal) < 0.7
+    assert len(microscope.exchanges) >= 2
 
 
 def test_a_rehearsal_leaves_the_instrument_alone(swift, tmp_path):
