@@ -110,7 +110,7 @@ def swift(tmp_path, monkeypatch, store):
         model = result.model
         model.exposure_ms, model.points, model.batch, model.step, model.patch = "3", "24", "6", "4", "8"
         model.surrogate_index = explorer_settings.SURROGATES.index("descriptor")
-        model.property_words = "180-220"
+        model.property_words, model.feature = "180-220", "20"
         yield result
     manager.unregister_panel(panel.panel_id)
     del setup
@@ -250,6 +250,19 @@ def test_a_click_on_the_survey_is_measured_next_and_the_way_is_drawn(swift):
     arcs = np.array([command[1:3] for command in context.commands if command[0] == "arc"])
     points = np.array(swift.model.exploration.points)
     np.testing.assert_allclose(arcs[: len(points)], (points[:, ::-1] + 0.5) * 10, atol=0.5)
+
+
+def test_points_keep_their_distance_and_the_settings_are_in_the_run(swift):
+    swift.model.min_distance, swift.model.travel = "7.0", "0.5"
+    swift.model.points = "16"
+    swift.click("start")
+    swift.finish()
+    assert swift.model.texts.status == "Done · beam blanked", swift.model.texts
+    points = np.array(swift.model.exploration.points) * 40.0 / 64  # Å
+    apart = np.linalg.norm(points[:, None] - points, axis=-1)[~np.eye(len(points), dtype=bool)]
+    assert apart.min() >= 7.0
+    explorer = Run(swift.item("mean").metadata["stem_ae"]["run"]).start["settings"]["explorer"]
+    assert (explorer["feature"], explorer["min_distance"], explorer["travel"]) == (0.2, 7.0, 0.5)
 
 
 def test_what_is_wrong_with_the_settings_is_said_and_nothing_starts(swift):

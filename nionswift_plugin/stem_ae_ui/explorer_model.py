@@ -103,6 +103,9 @@ class ExplorerModel(Observable.Observable):
     current_pa = _typed("current_pa")
     dose_budget = _typed("dose_budget")
     drift_every = _typed("drift_every")
+    feature = _typed("feature")
+    min_distance = _typed("min_distance")
+    travel = _typed("travel")
     folder = _typed("folder")
     surrogate_index = _chosen("surrogate", SURROGATES)
     acquisition_index = _chosen("acquisition", ACQUISITIONS)
@@ -379,7 +382,11 @@ class ExplorerModel(Observable.Observable):
         self.__candidates = candidates_in(self.items.region, frame.shape, patch, max(step, 1))
         explorer: dict[str, typing.Any] = {
             "surrogate": s.surrogate, "acquisition": s.acquisition, "patch": patch, "dose_per_point": s.dose_per_point,
+            "feature": number(s.feature, "The share looked for") / 100,
         }  # fmt: skip
+        for name, what in (("min_distance", "The distance between points"), ("travel", "What travel costs")):
+            if (text := getattr(s, name)) not in ("", "0"):
+                explorer[name] = number(text, what)
         if s.dose_budget:
             explorer["dose_budget"] = number(s.dose_budget, "The dose budget")
         points = int(number(s.points, "The number of points"))

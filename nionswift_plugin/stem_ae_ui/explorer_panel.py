@@ -165,13 +165,22 @@ class ExplorerHandler(Declarative.Handler):
         return u.create_column(
             _row(_("Predict by"), _combo("surrogate", SURROGATE_NAMES), _field("patch", 36), _unit(_("px patches")),
                  tool_tip=_("What relates the image around a point with the property")),
-            _row(_("Prefer"), _combo("acquisition", ACQUISITION_NAMES),
-                 tool_tip=_("What makes a point worth measuring")),
+            _row(
+                _("Prefer"), _combo("acquisition", ACQUISITION_NAMES), _unit(_("top")), _field("feature", 30),
+                _unit("%"),
+                tool_tip=_("What makes a point worth measuring; improvement counts from the value that so many per "
+                           "cent of the region are expected to reach"),
+            ),
             _row(_("Points"), _field("points"), _unit(_("in batches of")), _field("batch", 36), _unit(_("every")),
                  _field("step", 30), _unit("px"), tool_tip=_("Each batch is decided while the one before is measured")),
             _row(_("Dose"), _field("current_pa"), _unit(_("pA, at most")), _field("dose_budget", placeholder_text="∞"),
                  _unit(_("million e⁻")), tool_tip=_("The run ends before the points have cost more")),
             _fine_print("dose"),
+            _row(_("Way"), _unit(_("points")), _field("min_distance", 36), _unit(_("Å apart, travel costs")),
+                 _field("travel", 36), tool_tip=_(
+                     "No point is measured nearer than this to another one. 0.5: a place half as good as the best is "
+                     "taken if it is near and the best one is at the other end."
+                 )),
             _row(_("Drift"), _unit(_("scan again every")), _field("drift_every", 36), _unit(_("points (0: never)")),
                  tool_tip=_("The points follow what the survey image then shows")),
             spacing=4,
