@@ -22,7 +22,8 @@ _GROUND, _GRID, _TEXT, _SIGNAL, _LEVEL, _EVIDENCE, _DECISION = (
     "#202226", "#3A3D44", "#B9BDC6", "#56B4E9", "#8A8F99", "#F0A020", "#FF4DFF"
 )  # fmt: skip
 _PATCH, _MARK = 10.5, 0.75  # Å: side of a patch, radius of the circle around its target
-_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 20, 18  # points around the trace
+_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 60, 20, 18  # points around the trace; the levels' names stand to its right
+_EDGE = 8  # points between words and the picture's edge
 
 
 def as_argb(image: Image.Image) -> Picture:
@@ -86,11 +87,11 @@ def trace(exposure: Exposure) -> Picture:
         x = _LEFT + t / end[-1] * (right - _LEFT)
         return np.column_stack([x, bottom - np.clip(rate / top, 0, 1) * (bottom - _TOP)])
 
-    names = _level_names(len(levels))
+    names = _level_names(levels)
     for level, name in zip(levels, names, strict=True):
         y = place(np.zeros(1), np.array([level]))[0, 1]
         canvas.line(np.array([[_LEFT, y], [right, y]]), _GRID)
-        canvas.text(right, y - 6, name, _LEVEL, "rm", 10)
+        canvas.text(right + 6, y, name, _LEVEL, "lm", 10)
     canvas.line(place(end - seconds / 2, rates), _SIGNAL, 1.4)
     if exposure.outcome is not None:
         canvas.line(np.array([[right, _TOP], [right, bottom]]), _DECISION, 2)
@@ -98,8 +99,10 @@ def trace(exposure: Exposure) -> Picture:
     return canvas.picture()
 
 
-def _level_names(count: int) -> list[str]:
-    return ["as it is", "one gone", "two gone"][:count]
+def _level_names(levels: NDArray[np.float64]) -> list[str]:
+    if levels[1] > levels[0]:
+        return ["as it is", "moved"]
+    return ["as it is", "one gone", "two gone"][: len(levels)]
 
 
 def _heading(canvas: _Canvas, exposure: Exposure, seconds: float) -> None:
@@ -107,11 +110,12 @@ def _heading(canvas: _Canvas, exposure: Exposure, seconds: float) -> None:
     canvas.text(_LEFT, 10, f"{exposure.settings.levels[0] * exposure.scale / 1e6:.2f} million/s expected")
     canvas.text(_LEFT, canvas.height - 8, "0")
     canvas.text(canvas.width - _RIGHT, canvas.height - 8, f"{seconds:.3g} s", anchor="rm")
+    edge = canvas.width - _EDGE
     if exposure.outcome is not None:
-        canvas.text(canvas.width - _RIGHT, 10, str(exposure.outcome), _DECISION, "rm", 12)
+        canvas.text(edge, 10, str(exposure.outcome), _DECISION, "rm", 12)
         return
     share = min(exposure.step.statistic / exposure.step.threshold, 1.0) if exposure.step.threshold else 0.0
-    x0, x1 = canvas.width - 108, canvas.width - _RIGHT
+    x0, x1 = edge - 100, edge
     canvas.text(x0 - 6, 10, "step?", anchor="rm")
     canvas.line(np.array([[x0, 10], [x1, 10]]), _GRID, 6)
     if share > 0.01:
