@@ -18,6 +18,7 @@ import time
 import pytest
 
 from stem_ae import StemAeError, jobs, simulate
+from stem_ae.jobs.executors import held
 
 pytest.importorskip("psycopg")
 pytest.importorskip("dbos")
@@ -97,6 +98,35 @@ def test_two_machines_share_the_work_and_a_killed_one_loses_nothing(address, tmp
     assert sorted(map(int, out.read_text().split())) == list(range(12))
     assert not (root / "queue.sqlite").exists()
     assert {path.name for path in (root / "workers").iterdir()} == {"one", "two"}
+
+
+def test_another_machine_takes_over_what_a_dead_one_was_working_on(address, tmp_path):
+    root, out = tmp_path / "queue", tmp_path / "out"
+    root.mkdir()
+    (root / "config.json").write_text(json.dumps({"database": address.replace("/stem_ae", "/taken_over")}))
+    queue = jobs.Queue.open(root)
+    code = f"import os,time; time.sleep(3); os.write(os.open('{out}', 1089), b'x ')"
+    job = queue.submit(simulate.Command(f'{sys.executable} -S -c "{code}"'))
+    dead = start(queue, "dead")
+    deadline = time.monotonic() + 60
+    while not held(job.calculation.folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with pytest.raises(StemAeError, match="is at work: end it first"):
+        queue.take_over("dead")
+    os.kill(dead.pid, signal.SIGKILL)
+    dead.wait()
+    other = start(queue, "other")
+    try:
+        time.sleep(6)
+        assert job.state == "running"  # nobody else knows that the machine is gone
+        assert queue.take_over("dead") == [job.id]
+        assert job.wait(60) == "finished"
+    finally:
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    assert out.read_text().split() == ["x"]
+    assert queue.take_over("dead") == []
 
 
 def test_a_database_that_does_not_answer_is_one_sentence(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,12 +19,14 @@ import pytest
 from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane
 from ase.units import Bohr, Hartree
 
-from stem_ae import StemAeError, simulate
+from stem_ae import StemAeError, imageio, simulate
 from stem_ae.simulate import inputs
+from stem_ae.simulate.calculation import Reporter
 from stem_ae.simulate.constraints import fix, free_coordinates
 from stem_ae.simulate.hessian import model_hessian
 from stem_ae.simulate.tasks import from_dict, run_folder, to_dict
 from stem_ae.structure import to_image
+from stem_ae.structure.files import read
 
 tblite = pytest.importorskip("tblite")
 
@@ -368,20 +372,104 @@ def test_units_of_the_force_limit():
     assert pytest.approx(Bohr / Hartree, rel=1e-6) == dftb._AU_PER_EV_ANGSTROM
 
 
-def test_command_line_from_atoms_to_input(tmp_path):
+def test_a_relaxation_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Ended right after its third checkpoint, it takes the steps that it would have taken, and reports each once."""
+    whole = calculate(simulate.Relax(fmax=0.005), flake(), tmp_path / "whole")
+    checkpoint, kept = Reporter.checkpoint, []
+
+    def ending(self, **arrays):
+        checkpoint(self, **arrays)
+        kept.append(arrays["steps"])
+        if len(kept) == 3:
+            raise SystemExit
+
+    task = to_dict(simulate.Relax(fmax=0.005))
+    broken = simulate.Calculation.create(tmp_path / "broken", task, flake(), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "due", lambda self: True)
+        patch.setattr(Reporter, "checkpoint", ending)
+        with pytest.raises(SystemExit):
+            run_folder(broken.folder)
+    assert not broken.finished
+    assert run_folder(broken.folder) == 0
+    resumed = simulate.Result.read(broken.folder)
+    assert broken.history()["step"].tolist() == list(range(resumed.summary["steps"] + 1))
+    assert len(resumed.trajectory) == resumed.summary["steps"] + 1
+    assert resumed.energy == pytest.approx(whole.energy, abs=1e-4)
+    assert abs(resumed.summary["steps"] - whole.summary["steps"]) <= 2
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """The command line in a folder with the atoms of an image, and where they come from."""
     from test_structure import found
 
     from stem_ae.imaging import specimens
 
     found(specimens.graphene((24.0, 24.0), silicon=0.0, seed=1), noise=0.02).write(tmp_path / "atoms.csv")
+    (tmp_path / "atoms.json").write_text('{"image": "frame.tif", "model": {"name": "graphene", "version": "1"}}')
 
-    def cli(*words):
+    def run(*words):
         return subprocess.run(
             [sys.executable, "-c", "import sys; from stem_ae.cli import main; sys.exit(main(sys.argv[1:]))", *words],
             cwd=tmp_path, env={"PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "PATH": "/usr/bin"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
+    return run
+
+
+def test_command_line_builds_what_the_library_does(cli, tmp_path):
+    disc = ("--disc", "12", "12", "5")
+    said = cli("build", "atoms.csv", *disc, "-o", "cr.json", "--adsorb", "Cr", "hollow", "--at", "13", "12", "--json")
+    assert said.returncode == 0, said.stderr
+    cell = read(tmp_path / "cr.json")
+    assert np.hypot(*(to_image(cell)[cell.symbols == "Cr"][0] - [13, 12])) < 1.5
+    assert cell.arrays["adsorbate"].sum() == 1
+    assert json.loads(said.stdout)["provenance"]["model"]["version"] == "1"
+    assert cli("build", "atoms.csv", *disc, "-o", "v.json", "--remove", "12", "12", "--variants", "2").returncode == 0
+    carbon = [(read(tmp_path / name).numbers == 6).sum() for name in ("v.json", "v-1.json", "v-2.json")]
+    assert len(set(carbon)) == 1 == (cell.numbers == 6).sum() - carbon[0]
+    patches = json.loads(cli("build", "atoms.csv", "--patches", "3", "--size", "9", "--json").stdout)
+    assert len({report["file"] for report in patches}) == 3
+    assert all((tmp_path / report["file"]).exists() for report in patches)
+    nothing = cli("build", "atoms.csv", *disc, "--adsorb", "Cr", "beside")
+    assert nothing.returncode == 2
+    assert "choose top, bridge or hollow" in nothing.stderr
+    bare = cli("simulate", "adsorption", "v.json")
+    assert (bare.returncode, "Nothing is adsorbed" in bare.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_command_line_from_atoms_to_bonds_against_temperature(cli, tmp_path):
+    """A relaxation, dynamics at three temperatures after it, a table, an image and the places to look at next."""
+    assert cli("build", "atoms.csv", "--disc", "12", "12", "4.5", "-o", "cell.json").returncode == 0
+    queue = ("--queue", "queue")
+    relaxed = cli("simulate", "relax", "cell.json", *queue, "--wait", "--json")
+    (row,) = json.loads(relaxed.stdout)
+    kelvins = ("3000", "300", "1200")
+    words = ("simulate", "md", "--after", row["id"], "--temperature", *kelvins, "--steps", "60", *queue, "--wait")
+    assert cli(*words).returncode == 0
+    table = json.loads(cli("jobs", "temperatures", row["id"], *queue, "--json").stdout)
+    assert [line["asked"] for line in table] == [300, 1200, 3000]
+    spread = [line["bonds"]["C-C"]["std"] for line in table]
+    assert spread == sorted(spread)
+    assert all(line["rings"]["6"]["per_frame"] > 0 for line in table[:2])
+    lines = cli("jobs", "temperatures", table[0]["job"], *queue).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["300 K", "1200 K", "3000 K"]
+    assert "±" in lines[0]
+    assert cli("jobs", "image", row["id"], *queue, "-o", "adf.tif").returncode == 0
+    adf = imageio.read(tmp_path / "adf.tif")
+    assert adf.sampling == pytest.approx((0.104, 0.104), rel=1e-3)
+    bright = np.unravel_index(np.argmax(adf.frames[0]), adf.frames[0].shape)
+    assert np.hypot(*(np.array(bright) * 0.104 - 12)) < 5
+    spots = json.loads(cli("jobs", "next", "atoms.csv", "--by", "uncertainty", "--json").stdout)
+    assert all(0 <= spot["x"] <= 24 for spot in spots)
+    for pid in (tmp_path / "queue").glob("workers/*/pid"):
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_command_line_from_atoms_to_input(cli, tmp_path):
     built = cli("build", "atoms.csv", "--disc", "12", "12", "6", "-o", "cell.json", "--json")
     assert built.returncode == 0, built.stderr
     assert json.loads(built.stdout)["calibration"]["scale"] == pytest.approx(1.0, abs=0.01)

@@ -239,9 +239,8 @@ class Queue:
             task.check(atoms)
         if not 1 <= priority <= 2**31 - 1:
             raise StemAeError(f"The priority {priority} is not possible: give a number from 1 (first) upwards.")
-        carried = {} if atoms is None else atoms.info.get("stem_ae", {}).get("provenance", {})
         job = Job(self, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}")
-        origin = {**carried, **(provenance or {})}
+        origin = {**_carried(atoms, parents), **(provenance or {})}
         Calculation.create(job.calculation.folder, to_dict(task), atoms, origin)
         formula = atoms.get_chemical_formula() if atoms is not None else ""
         options: dict[str, Any] = {
@@ -417,6 +416,14 @@ class Queue:
                 [processes.python(), "-m", "stem_ae", "worker", "--queue", str(self.root), "--idle", "600"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **processes.detached(),
             )  # fmt: skip
+
+
+def _carried(atoms: ase.Atoms | None, parents: Sequence[Job]) -> dict[str, Any]:
+    """Return what a structure, or the job that will give it, says about where it comes from."""
+    if atoms is not None:
+        return dict(atoms.info.get("stem_ae", {}).get("provenance", {}))
+    known = parents[0].calculation.input["provenance"] if parents else {}
+    return {name: value for name, value in known.items() if name != "hashes"}
 
 
 def _first_line(error: object) -> str:
