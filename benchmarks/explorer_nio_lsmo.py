@@ -6,8 +6,9 @@ density of nickel as an EELS measurement with a 4 Å wide response gives it, wit
 threshold of the property selects, the pillars; a place counts as found where the predicted map, measured places
 included, lies above that threshold.
 
-    python benchmarks/explorer_nio_lsmo.py            # the result
-    python benchmarks/explorer_nio_lsmo.py --table    # kernels x acquisition functions x length scales as well
+    python benchmarks/explorer_nio_lsmo.py
+
+Kernels, acquisition functions and length scales are compared by ``explorer_workflows.py``.
 """
 
 from __future__ import annotations
@@ -82,7 +83,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--points", type=int, default=300)
-    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for seed in range(arguments.seeds):
@@ -96,14 +96,6 @@ def main():
                 history = explore(image, windows, target, arguments.points, seed, noise, **settings)
                 cpu = (time.process_time() - before) / len(history)
                 report(f"{surrogate} {acquisition} ({cpu:.2f} CPU-s a batch)", history)
-            for kernel, acquisition, length in itertools.product(
-                ("rbf", "matern52", "rq"), ("ucb", "ei", "pi"), (1, 5, 20)
-            ) if arguments.table else ():
-                history = explore(
-                    image, windows, target, arguments.points, seed, noise, surrogate="gp", kernel=kernel,
-                    acquisition=acquisition, length_scale=length * STEP * SAMPLING, feature=share,
-                )
-                report(f"gp {kernel} {acquisition} length {length} steps", history)
 
 
 if __name__ == "__main__":
