@@ -58,9 +58,20 @@ def test_targets_and_zones_follow_the_drift_which_is_learnt():
     before = choice.sites[0].copy()
     choice.expect(1.7e9 + 20)
     assert choice.sites[0] - before == pytest.approx([0.5, 0.0], abs=0.15)
+    chance = rng.uniform(0, 30, (40, 2))  # what networks see in a dark frame
+    assert not choice.follow(found(chance, ["C"] * 40, rng), 1.7e9 + 20.5)
+    lit = choice.atoms.positions[:, 1] < 15  # the beam came on in mid-frame
+    assert not choice.follow(choice.atoms[lit], 1.7e9 + 20.6)
     other_field = Atoms2D.empty(SPECIES, (64, 64), 0.5)
     assert not choice.follow(other_field, 1.7e9 + 21)
     assert len(choice.atoms) == len(atoms)
+    moved = atoms.positions + np.array([1.1, 0.0])
+    assert choice.follow(found(moved, atoms.symbols, rng), 1.7e9 + 22)
+    assert choice.sites[0] == pytest.approx(moved[200], abs=0.15)
+    for t in range(600, 606):  # after a long pause the drift is learnt anew
+        assert choice.follow(found(moved + np.array([0.3, 0.0]), atoms.symbols, rng), 1.7e9 + t)
+    assert choice.sites[0] == pytest.approx(moved[200] + np.array([0.3, 0.0]), abs=0.15)
+    assert choice.track.now.velocity == pytest.approx([0.0, 0.0], abs=0.03)
 
 
 def test_what_is_typed_decides_what_is_done():

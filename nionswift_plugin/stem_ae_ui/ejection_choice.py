@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
@@ -21,6 +22,7 @@ LADDERS = (("S2", "S1", ""), ("C", ""), ("Si", "C"))
 """What becomes of a column: atoms leave one by one; a carbon takes the place of a dopant that leaves graphene."""
 
 _CLOSE = 0.9  # Å: a click this close to an atom means it; polygons end this close to their first corner
+_SAME, _AGREE = 0.5, 0.7  # Å; the fraction of atoms that have to be this close to where they were, drift aside
 
 
 class Choice:
@@ -44,8 +46,8 @@ class Choice:
         self.every = "1"
         self.track = Track()
         """The specimen's drift, as the frames have shown it."""
-        self._reference = self.atoms
         self._repeat = 0.0
+        self._shift = self._ahead = np.zeros(2)  # since tracking began; beyond the last frame
 
     # --- following the specimen -------------------------------------------------------------------------------------
 
@@ -63,33 +65,35 @@ class Choice:
         """
         before = self.atoms
         same_field = atoms.shape == before.shape and np.allclose(atoms.sampling, before.sampling, rtol=0.01)
-        comparable = same_field and len(atoms) > 0 and len(before) > 0
-        if len(self.sites) and not comparable:
+        shift = self._shift_of(atoms, time_s) if same_field else None
+        if shift is None and len(self.sites):
             return False
         self.atoms = atoms
-        if comparable:
-            self._move(self._drift_since(before, time_s))
-            self.sites = np.array([self.snapped(site) for site in self.sites]).reshape(-1, 2)
-        else:
+        if shift is None or self.is_lost(time_s):
             self._track_anew(time_s)
+        else:
+            self._shift = self._shift + shift
+            self.track.add(time_s, self._shift)
+        if shift is not None:
+            self._move(shift - self._ahead)
+            self._ahead = np.zeros(2)
+            self.sites = np.array([self.snapped(site) for site in self.sites]).reshape(-1, 2)
         return True
 
     def _track_anew(self, time_s: float) -> None:
-        self.track = Track()
-        self.track.add(time_s, np.zeros(2))
-        self._reference = self.atoms
+        self.track, self._shift = Track(), np.zeros(2)
+        self.track.add(time_s, self._shift)
         self._repeat = repeat_distance(self.atoms) if len(self.atoms) else 0.0
 
-    def _drift_since(self, before: Atoms2D, time_s: float) -> FloatArray:
-        """Return how far the specimen has moved since the last frame."""
-        if self.is_lost(time_s):
-            self._track_anew(time_s)
-            return common_shift(self.atoms.positions, before.positions, self._repeat / 2)
-        expected, last = self.track.now.at(time_s), self.track.now.shift
-        moved = self.atoms.positions - expected
-        shift = expected + common_shift(moved, self._reference.positions, self._repeat / 2)
-        self.track.add(time_s, shift)
-        return self.track.now.shift - last
+    def _shift_of(self, atoms: Atoms2D, time_s: float) -> FloatArray | None:
+        """Return how far the specimen has moved since the last frame; None if the two do not show the same atoms."""
+        before = self.atoms.positions
+        if not len(atoms) or not len(before):
+            return None
+        expected = self.track.now.velocity * (time_s - self.track.now.time_s)
+        shift: FloatArray = expected + common_shift(atoms.positions - expected, before, self._repeat / 2)
+        distance, _ = cKDTree(atoms.positions).query(before + shift)
+        return shift if np.mean(distance < _SAME) > _AGREE else None
 
     def is_lost(self, time_s: float) -> bool:
         """Return whether the specimen may have moved to the next column since the last frame."""
@@ -97,7 +101,9 @@ class Choice:
 
     def expect(self, time_s: float) -> None:
         """Move the targets to where they are by now, as far as the drift is known."""
-        self._move(self.track.now.velocity * (time_s - self.track.now.time_s))
+        ahead = self.track.now.velocity * (time_s - self.track.now.time_s)
+        self._move(ahead - self._ahead)
+        self._ahead = ahead
 
     def _move(self, shift: FloatArray) -> None:
         self.sites = self.sites + shift
