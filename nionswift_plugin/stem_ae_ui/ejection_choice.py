@@ -90,7 +90,8 @@ class Choice:
         before = self.atoms.positions
         if not len(atoms) or not len(before):
             return None
-        expected = self.track.now.velocity * (time_s - self.track.now.time_s)
+        unseen_s = 0.0 if self.is_lost(time_s) else time_s - self.track.now.time_s
+        expected = self.track.now.velocity * unseen_s
         shift: FloatArray = expected + common_shift(atoms.positions - expected, before, self._repeat / 2)
         distance, _ = cKDTree(atoms.positions).query(before + shift)
         return shift if np.mean(distance < _SAME) > _AGREE else None
