@@ -34,7 +34,7 @@ async def explore(window, output, picture=""):
     scan.set_frame_parameters(scan.selected_profile_index, parameters)
     model = next(p for p in screen.workspace(window).dock_panels if isinstance(p, ExplorerPanel)).model
     model.folder, model.points, model.batch = output, "80", "10"
-    model.step, model.feature = "4", "8"
+    model.step = "4"
     model.property_words = "15-45"
     await asyncio.sleep(1.0)
     say = lambda: str(model.texts)  # noqa: E731
