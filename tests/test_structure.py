@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase.build import graphene_nanoribbon, molecule
 from ase.data import covalent_radii
+from scipy.spatial.distance import cdist
 
 from stem_ae import Atoms2D, StemAeError, structure
 from stem_ae.imaging import specimens
@@ -176,6 +177,20 @@ def test_periodic_mos2_is_stoichiometric():
     numbers = cell.numbers.tolist()
     assert numbers.count(16) == 2 * numbers.count(42) >= 60
     assert structure.bond_lengths(cell)["Mo-S"].mean() == pytest.approx(2.40, abs=0.02)
+
+
+def test_a_misplaced_atom_that_the_border_cuts_gives_way(graphene):
+    limit = (np.array(graphene.shape[::-1]) - 1) * graphene.sampling[::-1]
+    depth = np.minimum(graphene.positions, limit - graphene.positions).min(1)
+    pairs = np.argwhere(np.triu(cdist(graphene.positions, graphene.positions) < 1.6, 1))
+    bonds = np.bincount(pairs.ravel(), minlength=len(depth))
+    whole = [(i, j) if depth[i] < depth[j] else (j, i) for i, j in pairs if bonds[i] > 1 and bonds[j] > 1]
+    cut, inner = next((i, j) for i, j in whole if depth[i] < 0.8)
+    positions = graphene.positions.copy()
+    positions[cut] += 0.25 * (positions[inner] - positions[cut])  # 1.07 Å apart now, far more than their errors
+    built = structure.build(dataclasses.replace(graphene, positions=positions), terminate=None)
+    assert any(f"atom {cut} is cut by the image's border" in note for note in built.info["stem_ae"]["notes"])
+    assert cut not in built.arrays["image_atom"]
 
 
 def test_given_cell_is_kept_and_overlaps_across_it_are_refused(graphene):

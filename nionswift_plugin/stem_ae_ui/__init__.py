@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from nion.swift import Workspace
 
+from stem_ae import memory
+
 from .atoms_panel import AtomsPanel
 from .ejection_panel import EjectionPanel
 from .explorer_panel import ExplorerPanel
@@ -15,6 +17,7 @@ PANELS = (AtomsPanel, ExplorerPanel, SimulatePanel, JobsPanel, EjectionPanel)
 
 def run() -> None:
     """Register the panels; Swift calls this when all plug-ins are loaded."""
+    memory.settle()
     for panel in PANELS:
         Workspace.WorkspaceManager().register_panel(
             panel, panel.panel_id, panel.title, ["left", "right"], "right", {"min-width": 320}

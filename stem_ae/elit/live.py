@@ -339,7 +339,6 @@ class LiveWorker:
         """What else is wanted."""
         self._extras_at = -math.inf
         self._trimmed_at = -math.inf
-        memory.settle()
         self.error = ""
         """One sentence on what is wrong with the model or the newest frame; empty if nothing is."""
         self.lacks_sampling = False

@@ -114,7 +114,7 @@ def build(
         notes.append(f"{holes} unsure atoms inside were left out: the structure has vacancies that may not be real")
     columns.keep(chosen)
     elements = [_heaviest(material.atoms_of(name)) for name in columns.names]
-    notes += settle(columns, elements, _CLOSEST * material.spacing, overlaps)
+    notes += settle(columns, elements, _CLOSEST * material.spacing, overlaps, _depth(atoms, columns.index))
     if cell == "patch":
         # Where a false atom was left out, others may hang on by one bond now.
         every = np.ones(len(columns.xy), bool)
@@ -286,7 +286,7 @@ def _patch(
     pairs = bonds_2d(columns.xy, reach)
     degree = np.bincount(pairs.ravel(), minlength=len(columns.xy))
     cut = degree < degree_in_image[columns.index]
-    cut |= (degree < 3) & _at_border(image, columns.index, reach)
+    cut |= (degree < 3) & (_depth(image, columns.index) < reach)
     elements = [_heaviest(content) for content in sheet.contents]
     structure = sheet.structure(np.zeros(len(columns.xy), bool))
     if terminate == "H":
@@ -315,12 +315,12 @@ def _hydrogen_atoms(added: edges.Hydrogen) -> ase.Atoms:
     return atoms
 
 
-def _at_border(image: Atoms2D, index: IntArray, reach: float) -> BoolArray:
-    """Say which atoms may have neighbours beyond the image's border."""
+def _depth(image: Atoms2D, index: IntArray) -> FloatArray:
+    """Return how far atoms are from the image's border, in Å."""
     far = np.array([(image.shape[1] - 1) * image.sampling[1], (image.shape[0] - 1) * image.sampling[0]])
     positions = image.positions[index]
-    result: BoolArray = np.any((positions < reach) | (positions > far - reach), axis=1)
-    return result
+    depth: FloatArray = np.minimum(positions, far - positions).min(axis=1)
+    return depth
 
 
 def _periodic(sheet: _Sheet, vacuum: float, material: Material) -> ase.Atoms:

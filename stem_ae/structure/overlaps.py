@@ -21,6 +21,8 @@ _SIGMAS = 3.0
 """Overlaps within so many standard deviations are taken for noise."""
 _LESS_LIKELY = 0.1
 """An atom this much less probable than the one it overlaps is the false one."""
+_CUT = 1.0
+"""Å from the image's border within which a column is seen in part only, and may be misplaced by more than its error."""
 
 
 @dataclasses.dataclass
@@ -43,7 +45,7 @@ class Columns:
 
 
 def settle(
-    columns: Columns, elements: list[str], limit: float, mode: Literal["resolve", "refuse", "keep"]
+    columns: Columns, elements: list[str], limit: float, mode: Literal["resolve", "refuse", "keep"], depth: FloatArray
 ) -> list[str]:
     """Resolve overlapping columns in place and return one line for each that was changed.
 
@@ -58,7 +60,10 @@ def settle(
         projection.
     mode : {"resolve", "refuse", "keep"}
         Pairs whose overlap the position errors explain are pushed apart along their line, each by its share of the
-        variance; of others the clearly less probable atom is removed. With "refuse" any overlap is an error.
+        variance; of others the atom that the image's border cuts, or else the clearly less probable one, is removed.
+        With "refuse" any overlap is an error.
+    depth : (N,) array
+        Distance of each column from the image's border in Å.
 
     Raises
     ------
@@ -89,6 +94,10 @@ def settle(
             columns.xy[i] -= step[0] * unit
             columns.xy[j] += step[1] * unit
             told.append(f"{pair}: within their errors, moved to {wanted:.2f} Å")
+        elif min(depth[i], depth[j]) < _CUT:
+            false = i if depth[i] < depth[j] else j
+            gone[false] = True
+            told.append(f"{pair}: atom {columns.index[false]} is cut by the image's border and was left out")
         elif abs(columns.confidence[i] - columns.confidence[j]) >= _LESS_LIKELY:
             false = i if columns.confidence[i] < columns.confidence[j] else j
             gone[false] = True
