@@ -54,8 +54,8 @@ def main() -> None:
     )
     ensemble = elit.load("graphene")
     print(f"true: {names.count('C')} C, {names.count('Si')} Si; ensemble of {len(ensemble)}, {ensemble.version}")
-    columns = "dose e/Å²", "C", "Si", "recall", "precision", "Si recall, precision", "to atoms, CPU-s", "to ase.Atoms, CPU-s"
-    print("| " + " | ".join((*columns, "which is")) + " |\n" + "|---" * (len(columns) + 1) + "|")
+    print("| dose e/Å² | C | Si | recall | precision | Si recall, precision | CPU-s to atoms, to ase.Atoms | which is |")
+    print("|---|---|---|---|---|---|---|---|")
     for dose in (3e5, 1e6):
         image = detect(fraction, electrons_for_dose(dose, SAMPLING), np.random.default_rng(1), 1e-5, 0.2)
         ensemble.predict(image, SAMPLING)  # warm
@@ -71,8 +71,8 @@ def main() -> None:
         counts, silicon = atoms.counts(), score.of_class("Si")
         print(
             f"| {dose:.0e} | {counts['C']} | {counts['Si']} | {score.recall:.4f} | {score.precision:.4f} "
-            f"| {silicon[0]:.2f}, {silicon[1]:.2f} | {statistics.median(finding):.2f} "
-            f"| {statistics.median(building):.2f} | {built.get_chemical_formula()} |",
+            f"| {silicon[0]:.2f}, {silicon[1]:.2f} | {statistics.median(finding):.2f}, "
+            f"{statistics.median(building):.2f} | {built.get_chemical_formula()} |",
             flush=True,
         )
 
