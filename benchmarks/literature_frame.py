@@ -54,7 +54,7 @@ def main() -> None:
     )
     ensemble = elit.load("graphene")
     print(f"true: {names.count('C')} C, {names.count('Si')} Si; ensemble of {len(ensemble)}, {ensemble.version}")
-    print("| dose e/Å² | C | Si | recall | precision | Si recall, precision | CPU-s to atoms, to ase.Atoms | which is |")
+    print("| dose e/Å² | C | Si | recall | precision | Si recall, precision | CPU-s to atoms, to ase.Atoms | it |")
     print("|---|---|---|---|---|---|---|---|")
     for dose in (3e5, 1e6):
         image = detect(fraction, electrons_for_dose(dose, SAMPLING), np.random.default_rng(1), 1e-5, 0.2)
