@@ -47,7 +47,8 @@ FloatArray = NDArray[np.float64]
 UPDATE_TASK = "stem_ae eject update"
 
 _PATCH = 10.5  # Å
-_GUESSED_DRIFT = (1 / 60, 0.0)  # Å/s in rehearsals: that of a good stage
+_GUESSED_DRIFT = (1 / 60, 0.0)  # Å/s in rehearsals: that of a good stage, as long as the real one is not known
+_KNOWN = 0.02  # Å/s: ... better than this
 
 
 def _option(name: str) -> property:
@@ -434,7 +435,9 @@ class EjectionModel(Observable.Observable):
     def __start_rehearsal(self) -> None:
         intent = self.__ready()
         log = RunLog(self.__new_folder() / "rehearsal.jsonl")
-        conditions = Conditions(drift=_GUESSED_DRIFT, source_sigma=SOURCE_SIGMA)
+        track = self.__choice.track
+        x, y = track.now.velocity.tolist() if track.velocity_deviation < _KNOWN else _GUESSED_DRIFT
+        conditions = Conditions(drift=(x, y), source_sigma=SOURCE_SIGMA)
         policy = intent.carried_out_by()
         self.__news = News(policy, self.__ask_for_update)
         staged = rehearsal.Rehearsal(
