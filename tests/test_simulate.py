@@ -20,7 +20,7 @@ from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane
 from ase.units import Bohr, Hartree
 
 from stem_ae import StemAeError, imageio, simulate
-from stem_ae.simulate import inputs
+from stem_ae.simulate import engines, inputs, spin
 from stem_ae.simulate.calculation import Reporter
 from stem_ae.simulate.constraints import fix, free_coordinates
 from stem_ae.simulate.hessian import model_hessian
@@ -190,7 +190,26 @@ def test_adsorption_energy_has_the_stated_sign(tmp_path):
     energy = result.summary["adsorption_energy"]
     parts = result.summary["parts"]
     assert energy == pytest.approx(parts["system"] + parts["adsorbate"] - parts["whole"])
-    assert 3.5 < energy < 7.5
+    assert result.summary["unpaired_electrons"] == {"whole": 0, "system": 1, "adsorbate": 1}
+    assert energy == pytest.approx(4.8, abs=0.5)  # experiment: 4.54 eV, and 0.3 eV of zero-point vibration
+
+
+def test_atoms_have_the_spins_of_hund(tmp_path):
+    """Lone atoms and molecules whose ground states are known; engines without spins leave them alone."""
+    gfn1 = engines.get("gfn1")
+    lone = [("H", 1), ("C", 2), ("N", 3), ("O", 2), ("Cr", 6)]
+    for atoms, expected in [*((ase.Atoms(s), n) for s, n in lone), (ase.build.molecule("CH3"), 1),
+                            (ase.build.molecule("C6H6"), 0)]:  # fmt: skip
+        every = np.arange(len(atoms))
+        chosen = spin.with_lowest_spin(atoms, every, spin.most_unpaired(atoms), gfn1, tmp_path)
+        assert spin.unpaired(chosen) == expected, atoms
+        assert spin.with_lowest_spin(atoms, every, 6, engines.get("emt"), tmp_path) is atoms
+    hydrogen = spin.with_lowest_spin(ase.Atoms("H"), np.arange(1), 1, gfn1, tmp_path)
+    molecule = ase.build.molecule("H2")
+    for atoms in (hydrogen, molecule):
+        atoms.calc = gfn1.make(atoms, tmp_path)
+    bond = 2 * hydrogen.get_potential_energy() - molecule.get_potential_energy()
+    assert bond == pytest.approx(4.75, abs=0.5)  # experiment, zero-point vibration taken off
 
 
 def test_periodic_graphene_relaxes_with_its_cell(tmp_path):

@@ -43,6 +43,8 @@ class Engine:
         ``seconds(number of atoms)``: a rough time for one set of forces on one core.
     gigabytes : callable
         ``gigabytes(number of atoms)``: about how much memory it needs.
+    spins : bool
+        Whether it knows unpaired electrons: as many as the initial magnetic moments of the atoms add up to.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Engine:
     elements: int
     seconds: Callable[[int], float]
     gigabytes: Callable[[int], float]
+    spins: bool = False
 
 
 def get(name: str | None) -> Engine:
@@ -126,7 +129,8 @@ def _tblite(method: str) -> Callable[[ase.Atoms, pathlib.Path], Any]:
         from tblite.ase import TBLite
 
         # Forces follow the self-consistent cycle's accuracy: 1.0 is 1e-6 hartree, which 1e-3 eV/Å needs.
-        return TBLite(method=method, verbosity=0)
+        polarised = 1.0 if atoms.get_initial_magnetic_moments().any() else None
+        return TBLite(method=method, verbosity=0, spin_polarization=polarised)
 
     return make
 
@@ -154,12 +158,14 @@ def _cp2k(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
     if atoms.cell.rank < 3:
         raise StemAeError("CP2K needs a cell: build the structure with vacuum around it.")
     periodic = {3: "XYZ", 2: "XY"}.get(int(atoms.pbc.sum()), "NONE")
+    unpaired = round(float(atoms.get_initial_magnetic_moments().sum()))
     # What the section says itself is switched off here. An odd number of electrons needs both spins.
     return CP2K(
         command=shutil.which("cp2k_shell.psmp") or shutil.which("cp2k_shell"), label=str(folder / "cp2k"),
         inp=dft_section(periodic), force_eval_method=None, basis_set_file=None, potential_file=None, cutoff=None,
         max_scf=None, xc=None, poisson_solver=None, stress_tensor=bool(atoms.pbc.any()), print_level="LOW",
-        uks=bool(int(atoms.numbers.sum()) % 2), basis_set="DZVP-MOLOPT-SR-GTH", pseudo_potential="GTH-PBE",
+        uks=bool(unpaired or int(atoms.numbers.sum()) % 2), multiplicity=unpaired + 1 if unpaired else None,
+        basis_set="DZVP-MOLOPT-SR-GTH", pseudo_potential="GTH-PBE",
     )  # fmt: skip
 
 
@@ -174,13 +180,13 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("gfn1", "GFN1-xTB (tblite)", _tblite("GFN1-xTB"), _tblite_missing, 86,
-               lambda n: 0.02 + 4.5e-7 * n**3, lambda n: 0.2 + 1.5e-6 * n**2),
+               lambda n: 0.02 + 4.5e-7 * n**3, lambda n: 0.2 + 1.5e-6 * n**2, spins=True),
         Engine("gfn2", "GFN2-xTB (tblite)", _tblite("GFN2-xTB"), _tblite_missing, 86,
-               lambda n: 0.02 + 6e-7 * n**3, lambda n: 0.2 + 2e-6 * n**2),
+               lambda n: 0.02 + 6e-7 * n**3, lambda n: 0.2 + 2e-6 * n**2, spins=True),
         Engine("gfnff", "GFN-FF (xtb)", _gfnff, _program("xtb"), 86,
                lambda n: 0.1 + 4e-7 * n**2, lambda n: 0.1 + 1e-7 * n**2),
         Engine("cp2k", "PBE (CP2K)", _cp2k, _program("cp2k_shell", "cp2k_shell.psmp"), 86,
-               lambda n: 1.0 * n + 1e-3 * n**3, lambda n: 1 + 1e-4 * n**2),
+               lambda n: 1.0 * n + 1e-3 * n**3, lambda n: 1 + 1e-4 * n**2, spins=True),
         Engine("emt", "EMT (metals only, for trying things out)", _emt, lambda: None, 79,
                lambda n: 1e-4 * n, lambda n: 0.1),
     )

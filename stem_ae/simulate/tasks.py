@@ -377,7 +377,8 @@ class MolecularDynamics:
 class Adsorption:
     """The adsorption energy of some atoms on the rest: ``E_ads = E_system + E_adsorbate - E_(system + adsorbate)``.
 
-    With this sign (the literature's) a *positive* energy is a bond: it is what taking the adsorbate away costs.
+    With this sign (the literature's) a *positive* energy is a bond: it is what taking the adsorbate away costs. Each of
+    the three has the number of unpaired electrons with the lowest energy, up to what the adsorbate's atoms have alone.
 
     Parameters
     ----------
@@ -413,6 +414,7 @@ class Adsorption:
 
     def run(self, calculation: Calculation) -> None:
         """Relax the whole and its two parts, each in a folder of its own."""
+        from stem_ae.simulate import engines, spin
         from stem_ae.simulate.result import Result
 
         whole = calculation.structure
@@ -422,13 +424,20 @@ class Adsorption:
         pieces = {
             "whole": (whole, self.fixed), "system": (whole[~part], self.fixed), "adsorbate": (whole[part], None),
         }  # fmt: skip
-        energies = {}
+        most = {"whole": spin.most_unpaired(whole[part]), "system": 0, "adsorbate": spin.most_unpaired(whole[part])}
+        carriers = {"whole": np.flatnonzero(part), "system": np.arange(1), "adsorbate": np.arange(int(part.sum()))}
+        energies, unpaired = {}, {}
         reporter = Reporter(calculation)
         for number, (name, (atoms, fixed)) in enumerate(pieces.items(), start=1):
             relax = Relax(self.engine, fixed, self.fmax, max_steps=self.max_steps)
             sub = calculation.folder / name
+            if not (sub / "input.json").exists():
+                engine = engines.get(self.engine)
+                atoms = spin.with_lowest_spin(atoms, carriers[name], most[name], engine, calculation.folder)
+                Calculation.create(sub, to_dict(relax), atoms, {})
             if not Calculation(sub).finished:
-                relax.run(Calculation.create(sub, to_dict(relax), atoms, {}))
+                relax.run(Calculation(sub))
+            unpaired[name] = spin.unpaired(Result.read(sub).atoms)
             result = Calculation(sub)
             summary = result._json("result.json") or {}
             energies[name] = float(summary["energy"])
@@ -437,7 +446,7 @@ class Adsorption:
         energy = energies["system"] + energies["adsorbate"] - energies["whole"]
         _write_summary(
             calculation, self, final, {"energy": energies["whole"], "forces": final.get_forces()}, 3,
-            reporter.seconds, adsorption_energy=energy, parts=energies,
+            reporter.seconds, adsorption_energy=energy, parts=energies, unpaired_electrons=unpaired,
         )  # fmt: skip
 
 
