@@ -13,6 +13,7 @@ import unittest
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -793,6 +794,40 @@ def test_defects_are_listed_and_pointed_out(running):
     model.defects = False
     assert model.defect_names == []
     assert len(running.rings_px((128, 128))) == sum(running.counts.values())
+
+
+def test_a_spoiled_network_is_left_out_and_can_be_let_in_again(swift, tmp_path, monkeypatch):
+    spoiled = elit.load("graphene").subset([0, 1, 2])
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for weight in spoiled.members[1].parameters():
+            if weight.ndim > 1:
+                weight += weight.std() * torch.randn(weight.shape, generator=generator)
+    path = spoiled.save(tmp_path / "spoiled.safetensors")
+    monkeypatch.setattr(swift.model, "_AtomsModel__load", swift.model._AtomsModel__process.load)
+    monkeypatch.setattr(swift.model, "_AtomsModel__names", lambda: [str(path)])
+    networks = swift.model.networks
+    networks.check()
+    assert "no frame" in networks.text
+    swift.set_scan(size=(160, 160), fov_nm=2.4, dwell_us=16.0)
+    swift.record()
+    swift.show(swift.scan_item())
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings, timeout=60)
+    assert "3 networks" in swift.model.texts.model
+    swift.handler.check_button.on_clicked()
+    swift.pump(lambda: "2 networks" in swift.model.texts.model, timeout=60)
+    assert [network.used for network in networks.networks.items] == [True, False, True]
+    assert networks.text == "2 of 3 networks have a say."
+    assert networks.networks.items[1].reason.endswith(".")
+    swift.pump(lambda: swift.has_rings)
+    networks.networks.items[1].used = True
+    swift.pump(lambda: "3 networks" in swift.model.texts.model, timeout=60)
+    for network in networks.networks.items:
+        network.used = False
+    assert "tick one" in networks.text
+    swift.model.start()  # another start, other verdicts
+    assert not networks.networks.items
 
 
 @pytest.mark.slow

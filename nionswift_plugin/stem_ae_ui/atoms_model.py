@@ -28,6 +28,7 @@ from . import keeping
 from .adapting_model import AdaptingModel
 from .displayed import DisplayedImageFeed
 from .examples_model import ExamplesModel
+from .networks_model import NetworksModel
 from .overlay import Marks, Overlays, Spot
 from .settings import Settings
 
@@ -183,7 +184,8 @@ class AtomsModel(Observable.Observable):
         self.__statistics_at = 0.0
         self.__maps = {kind.name: keeping.LiveMap(window, kind) for kind in keeping.MAP_KINDS}
         self.adapting = AdaptingModel(window, self.__adaptable, self.use)
-        self.examples = ExamplesModel(window, self.__shown_result, self.__classes_changed)
+        self.examples = ExamplesModel(window, self.__shown_result, self.__look_again)
+        self.networks = NetworksModel(window, self.__at_work, self.__look_again)
         self.examples.offer(self.settings.classes == EXAMPLES)
         self.__overlays = Overlays(window, self.__marks_for)
         self.__channels: list[swift.ScanChannel] = []
@@ -199,6 +201,7 @@ class AtomsModel(Observable.Observable):
         self.stop()
         self.adapting.close()
         self.examples.close()
+        self.networks.close()
         with self.__lock:  # a thread may be about to ask for an update
             self.__closed = True
         for task in (UPDATE_TASK, SAVE_TASK):
@@ -288,7 +291,7 @@ class AtomsModel(Observable.Observable):
         self.notify_property_changed("classes_index")
         self.examples.offer(self.settings.classes == EXAMPLES)
         self.settings_changed()
-        self.__classes_changed()
+        self.__look_again()
 
     @property
     def __extras(self) -> frozenset[live.Extra]:
@@ -300,11 +303,15 @@ class AtomsModel(Observable.Observable):
         way = WAYS[self.classes_index]
         return (self.examples.examples or "network") if way == EXAMPLES else typing.cast("Way", way)
 
-    def __classes_changed(self) -> None:
-        """Classify the newest frame anew."""
+    def __look_again(self) -> None:
+        """Look at the newest frame anew."""
         if self.__frame and self.__worker:
             self.__frame = dataclasses.replace(self.__frame, classes=self.__classes, ready=time.perf_counter())
             self.__worker.submit(self.__frame)
+
+    def __at_work(self) -> tuple[live.LiveWorker, live.Result] | None:
+        """Return the worker and its newest result."""
+        return (self.__worker, self.__result) if self.__worker and self.__result else None
 
     def __shown_result(self) -> live.Result | None:
         return self.__result if self.__is_shown else None
@@ -426,6 +433,7 @@ class AtomsModel(Observable.Observable):
             self.__say("There is no model yet: train one with “stem-ae train”.")
             return
         self.__model = self.__result = None
+        self.networks.clear()
         load = functools.partial(self.__load, self.model_names[self.model_index])
         self.__worker = live.LiveWorker(load, self.__worker_changed)
         self.__worker.extras = self.__extras

@@ -11,6 +11,7 @@ from nion.ui import Declarative
 from nion.utils import Converter
 
 from .atoms_model import AtomClass, AtomsModel
+from .networks_model import Network
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -93,6 +94,19 @@ class ClassHandler(Declarative.Handler):
         )
 
 
+class NetworkHandler(Declarative.Handler):
+    """One network: whether it has a say, and what speaks for or against it."""
+
+    def __init__(self, item: Network) -> None:
+        super().__init__()
+        self.item = item
+        self.ui_view = u.create_row(
+            u.create_check_box(text=item.title, checked="@binding(item.used)", tool_tip=_("Let it have a say")),
+            u.create_label(text=item.reason, color=QUIET, word_wrap=True),
+            spacing=8,
+        )
+
+
 class HelpWindow(Declarative.WindowHandler):
     """Explains the panel."""
 
@@ -135,6 +149,7 @@ class AtomsHandler(Declarative.Handler):
             u.create_divider(orientation="horizontal"),
             self.__defects_view(),
             u.create_divider(orientation="horizontal"),
+            self.__networks_view(),
             self.__adapting_view(),
             u.create_divider(orientation="horizontal"),
             self.__sampling_view(),
@@ -154,8 +169,9 @@ class AtomsHandler(Declarative.Handler):
     def create_handler(
         self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
     ) -> Declarative.HandlerLike | None:
-        """Return the view of one class."""
-        return ClassHandler(item) if component_id == "class" else None
+        """Return the view of one class or network."""
+        handlers = {"class": ClassHandler, "network": NetworkHandler}
+        return handlers[component_id](item) if component_id in handlers else None
 
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
 
@@ -337,6 +353,26 @@ class AtomsHandler(Declarative.Handler):
             spacing=4,
         )
 
+    def __networks_view(self) -> Declarative.UIDescription:
+        return u.create_column(
+            u.create_row(
+                u.create_push_button(
+                    text=_("Check networks"), on_clicked="check_clicked", name="check_button",
+                    tool_tip=_(
+                        "Judge each network of the ensemble by the atoms that it alone would find in this frame: their "
+                        "distances, neighbours and number. Those that draw what no structure is are left out; tick or "
+                        "untick them to decide yourself."
+                    ),
+                ),
+                u.create_label(
+                    text="@binding(model.networks.text)", color=QUIET, word_wrap=True, name="networks_label"
+                ),
+                spacing=8,
+            ),
+            u.create_column(items="model.networks.networks.items", item_component_id="network", spacing=2),
+            spacing=4,
+        )
+
     def __adapting_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_row(
@@ -438,6 +474,10 @@ class AtomsHandler(Declarative.Handler):
             self.model.stop()
         else:
             self.model.start()
+
+    def check_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Judge the networks."""
+        self.model.networks.check()
 
     def adapt_clicked(self, widget: Declarative.UIWidget) -> None:
         """Adapt the model, or stop adapting."""

@@ -310,6 +310,11 @@ class Model:
     species: tuple[str, ...]
     members: int
 
+    @classmethod
+    def of(cls, predictor: Predictor) -> Model:
+        """Return what is at work now."""
+        return cls(predictor.name, predictor.version, tuple(predictor.species), len(predictor))
+
 
 class LiveWorker:
     """Finds atoms in the newest frame, over and over, in a thread of its own.
@@ -328,6 +333,7 @@ class LiveWorker:
         self._meter = _Meter()
         self._condition = threading.Condition()
         self._next: Frame | None = None
+        self._works: collections.deque[Callable[[Predictor], None]] = collections.deque()
         self._shown: Result | None = None
         self._closed = False
         self.state: Literal["loading", "running", "failed"] = "loading"
@@ -359,6 +365,12 @@ class LiveWorker:
             self._next = frame
             self._condition.notify()
 
+    def between_frames(self, work: Callable[[Predictor], None]) -> None:
+        """Have something done with the predictor in the worker's thread, before the next frame."""
+        with self._condition:
+            self._works.append(work)
+            self._condition.notify()
+
     def shown(self, result: Result) -> None:
         """Say that a result is on the screen now: this is what the latency is measured to. The first time counts."""
         if result is not self._shown:
@@ -384,21 +396,35 @@ class LiveWorker:
     def _run(self) -> None:
         try:
             predictor = self._load()
-            model = Model(predictor.name, predictor.version, tuple(predictor.species), len(predictor))
+            model = Model.of(predictor)
         except Exception as error:  # whatever a model file or its import can raise, the user must read of it
             self._log(error)
             self._tell(state="failed", error=_sentence(error))
             return
         self._tell(state="running", model=model)
         finder = _SamplingFinder(predictor)
-        while (frame := self._wait()) is not None:
-            self._work(predictor, finder, frame)
+        while (job := self._wait()) is not None:
+            if isinstance(job, Frame):
+                self._work(predictor, finder, job)
+            else:
+                self._do(predictor, job)
 
-    def _wait(self) -> Frame | None:
+    def _wait(self) -> Frame | Callable[[Predictor], None] | None:
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._next is not None)
+            self._condition.wait_for(lambda: self._closed or self._works or self._next is not None)
+            if self._works and not self._closed:
+                return self._works.popleft()
             frame, self._next = self._next, None
             return frame
+
+    def _do(self, predictor: Predictor, work: Callable[[Predictor], None]) -> None:
+        try:
+            work(predictor)
+        except Exception as error:  # as with a frame
+            self._log(error)
+            self._tell(error=_sentence(error))
+            return
+        self._tell(model=Model.of(predictor))
 
     def _work(self, predictor: Predictor, finder: _SamplingFinder, frame: Frame) -> None:
         start = time.perf_counter()

@@ -19,6 +19,7 @@ from stem_ae.elit.wire import packed, unpacked
 if TYPE_CHECKING:
     from stem_ae.classify import Classes
     from stem_ae.defects import Defect
+    from stem_ae.elit.selection import Verdict
     from stem_ae.reconstruct import Reconstruction
 
 
@@ -69,7 +70,8 @@ class PredictionProcess:
     def _load(self, ensemble: RemoteEnsemble) -> None:
         self._loaded = None
         self._process.start()
-        ensemble.facts = self._process.ask({"do": "load", "name": ensemble.source})[0]
+        request = {"do": "load", "name": ensemble.source, "members": ensemble.members}
+        ensemble.facts = self._process.ask(request)[0]
         self._loaded = ensemble, self._process.pid
 
 
@@ -80,6 +82,8 @@ class RemoteEnsemble:
         self._process = process
         self.source = source
         """What it was loaded by: name or path."""
+        self.members: list[int] | None = None
+        """Which of its networks have a say; None: all."""
         self.facts: dict[str, Any] = {}
 
     @property
@@ -113,6 +117,25 @@ class RemoteEnsemble:
             request["examples"], given["looks"] = classes.names, classes.looks
         values, arrays = self._process.request(self, request, given)
         return unpacked(values, arrays)
+
+    def judge(self, image: ArrayLike, sampling: tuple[float, float]) -> tuple[Verdict, ...]:
+        """Return what is thought of each of all networks; see :func:`stem_ae.elit.selection.judge`."""
+        from stem_ae.elit.selection import Verdict
+
+        request = {"do": "judge", "sampling": list(sampling)}
+        values, _ = self._process.request(self, request, {"image": np.asarray(image, np.float32)})
+        return tuple(Verdict(**verdict) for verdict in values["verdicts"])
+
+    def use(self, members: list[int]) -> None:
+        """Give only some of the networks a say, by their numbers.
+
+        Raises
+        ------
+        StemAeError
+            If there are none of these numbers.
+        """
+        self.facts, _ = self._process.request(self, {"do": "use", "members": members}, {})
+        self.members = members
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""

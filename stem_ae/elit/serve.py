@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from stem_ae import elit, processes
 from stem_ae.classify import Examples
+from stem_ae.elit import selection
 from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.wire import packed, unpacked
 from stem_ae.errors import StemAeError
@@ -22,14 +23,22 @@ class Server:
     """Answers the requests for one ensemble at a time."""
 
     def __init__(self) -> None:
+        self._whole: Ensemble | None = None
         self._ensemble: Ensemble | None = None
+        """Those of its networks that have a say."""
 
     def answer(self, request: dict[str, Any], arrays: processes.Arrays) -> Answer:
         """Return the answer to a request."""
         if request["do"] == "load":
-            return self._load(request["name"])
-        if self._ensemble is None:
+            self._whole = elit.load(request["name"])
+            return self._use(self._whole, request["members"])
+        if self._whole is None or self._ensemble is None:
             raise StemAeError("No model is loaded.")
+        if request["do"] == "use":
+            return self._use(self._whole, request["members"])
+        if request["do"] == "judge":
+            verdicts = selection.judge(self._whole, arrays["image"], tuple(request["sampling"]))
+            return {"verdicts": [dataclasses.asdict(verdict) for verdict in verdicts]}, {}
         if request["do"] == "estimate_sampling":
             return {"estimate": self._ensemble.estimate_sampling(arrays["image"])}, {}
         if request["do"] == "reconstruct":
@@ -43,8 +52,9 @@ class Server:
             classes = Examples(tuple(request["examples"]), arrays["looks"])
         return packed(self._ensemble.predict(arrays["image"], step, threshold, classes=classes))
 
-    def _load(self, name: str) -> Answer:
-        self._ensemble = ensemble = elit.load(name)
+    def _use(self, whole: Ensemble, members: list[int] | None) -> Answer:
+        ensemble = whole if members is None or len(members) == len(whole) else whole.subset(members)
+        self._ensemble = ensemble
         facts = {"name": ensemble.name, "version": ensemble.version, "species": ensemble.species, "size": len(ensemble)}
         return facts, {}
 
