@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
+from stem_ae import elit
 from stem_ae.atoms import Atoms2D
+from stem_ae.descriptors.learnt import learnt_features
 from stem_ae.descriptors.patches import LocalShape, PrincipalComponents
 from stem_ae.descriptors.rvae import RotationInvariantVAE
 from stem_ae.descriptors.unmixing import Unmixing, clearest, nfindr
 from stem_ae.descriptors.windows import Windows, cut, regular_centres
 from stem_ae.descriptors.workflows import FourierModulus, FourierUnmixing, InvariantLatent, around_atoms, pick
 from stem_ae.errors import StemAeError
+from stem_ae.explore import Explorer
+from stem_ae.imaging.adf import expected_fraction
+from stem_ae.imaging.eels import areal_density
+from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.imaging.scattering import cross_section
+from stem_ae.imaging.specimens import graphene
 
 
 def test_windows_are_where_they_say():
@@ -204,3 +212,27 @@ def test_windows_around_atoms_are_centred_on_them():
     noise = np.random.default_rng(0).normal(size=image.shape)
     latent = InvariantLatent.fit(Windows.regular(image + noise, 9, 4), epochs=1)
     assert latent.transform(windows.all()).shape == (1, 2)
+
+
+def test_a_trained_network_knows_its_atoms_and_serves_the_explorer():
+    """Its features tell silicon in graphene, at any turn, from what it learnt on images; they follow the sampling."""
+    sheet = graphene((60.0, 60.0), silicon=0.02, rotation=17.0, seed=3)
+    ensemble = elit.load("graphene")
+    known = {}
+    for sampling in (0.15, 0.2):
+        shape = (int(60 / sampling),) * 2
+        fraction = expected_fraction(
+            sheet.positions[:, :2], cross_section(sheet.numbers, "HAADF"), shape, sampling, GaussianProbe(0.5)
+        )
+        image = np.random.default_rng(0).poisson(100 * fraction / fraction.mean())
+        points = regular_centres(shape, 32, 6)
+        features = learnt_features(ensemble, image, sampling, points)
+        assert features.shape == (len(points), 16)
+        truth = areal_density(sheet, points[:, ::-1] * sampling, 14, 2.0)
+        explorer = Explorer(image, sampling=sampling, surrogate="descriptor", candidates=points, features=features)
+        chosen = np.random.default_rng(1).choice(len(points), 120, replace=False)
+        explorer.tell(points[chosen], truth[chosen])
+        rest = np.setdiff1d(np.arange(len(points)), chosen)
+        error = (explorer.mean.ravel() - truth)[rest]
+        known[sampling] = 1 - (error**2).mean() / truth[rest].var()
+    assert min(known.values()) > 0.5
