@@ -323,9 +323,9 @@ class EjectionModel(Observable.Observable):
         threading.Thread(target=work, daemon=True, name="stem_ae estimate").start()
 
     def __warm_up(self, name: str) -> None:
-        """Start the process that finds atoms before the beam has to wait for it."""
+        """Start the process that finds atoms before the beam has to wait for it: the first find takes long."""
         with contextlib.suppress(StemAeError):  # the run will say so
-            self.__load(name)
+            self.__load(name).predict(np.zeros((64, 64)), (0.2, 0.2))
 
     # --- today's parameters -----------------------------------------------------------------------------------------
 
@@ -423,13 +423,20 @@ class EjectionModel(Observable.Observable):
         self.__begin(run, False)
         run.guard.arm()
         self.__runner = runner = Runner(microscope, folder)
-        runner.start(eject(microscope, run, log=str(log.path)))
+        model_name = self.__snapshot.model.name
 
-        def wait() -> None:
-            runner.wait()
-            self.__ended(runner.error or str(runner.result or runner.outcome), log)
+        def carry_out() -> None:
+            self.__warm_up(model_name)
+            try:
+                if not run.guard.stopped:
+                    runner.start(eject(microscope, run, log=str(log.path)))
+                runner.wait()
+                reason = runner.error or str(runner.result or runner.outcome or "stopped")
+            except StemAeError as error:
+                reason = str(error)
+            self.__ended(reason, log)
 
-        self.__thread = threading.Thread(target=wait, daemon=True, name="stem_ae eject")
+        self.__thread = threading.Thread(target=carry_out, daemon=True, name="stem_ae eject")
         self.__thread.start()
 
     def __start_rehearsal(self) -> None:
