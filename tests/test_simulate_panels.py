@@ -369,7 +369,9 @@ def test_the_adsorption_energy_of_hydrogen_where_a_point_is_drawn(swift):
     bare = swift.simulate.texts.structure
     swift.simulate.adsorb = "H"
     swift.pump(lambda: swift.simulate.texts.structure not in (bare, ""))
+    without = swift.simulate.texts.structure
     swift.simulate.task_index = simulate_settings.ADSORPTION
+    swift.pump(lambda: swift.simulate.texts.structure != without or "odd" not in swift.simulate.texts.structure)
     swift.jobs.start()
     swift.simulate.export()
     swift.pump(lambda: "Submitted" in swift.simulate.texts.message)
@@ -378,8 +380,10 @@ def test_the_adsorption_energy_of_hydrogen_where_a_point_is_drawn(swift):
     swift.pump(lambda: "adsorption energy" in swift.jobs.texts.details)
     result = jobs.Queue.open(swift.queue).job(swift.jobs.rows[0].id).result()
     assert "defects" not in swift.jobs.texts.details
-    # DFT's 0.8 to 0.9 eV; unpolarised spins put the lone atom, and with it this energy, too high.
-    assert 0.5 < result.summary["adsorption_energy"] < 4.0
+    # DFT has 0.7 to 0.9 eV on graphene; where the patch itself is a radical it is more, and the panel says so.
+    radical = int(result.atoms.numbers[~result.atoms.arrays["adsorbate"]].sum()) % 2
+    assert ("odd number of electrons" in swift.simulate.texts.structure) == bool(radical)
+    assert 0.5 < result.summary["adsorption_energy"] < (2.5 if radical else 1.5)
     added = result.atoms.arrays["adsorbate"]
     assert added.sum() == 1
     assert structure.to_image(result.atoms)[added][0] == pytest.approx(target, abs=0.4)

@@ -160,7 +160,7 @@ class _LegendComposer(_MovesComposer):
             (AGREES, f"{len(moves.before) - differ:,} moved within their errors"),
             (DIFFERS, f"{differ:,} moved by more (arrows × {ENLARGED:g})"),
         ]
-        width = 250
+        width = 264
         left, top = canvas_bounds.right - LEGEND_MARGIN - width, canvas_bounds.top + LEGEND_MARGIN
         with drawing_context.saver():
             drawing_context.begin_path()

@@ -91,7 +91,7 @@ class SimulateHandler(Declarative.Handler):
             ),
             _row(
                 _("Adsorb"),
-                _field("adsorb", 48, placeholder_text=_("nothing")),
+                _field("adsorb", 64, placeholder_text=_("nothing")),
                 u.create_label(text=_("on"), text_alignment_vertical="vcenter"),
                 _combo("site", [_(name) for name in SITES]),
                 tool_tip=_(

@@ -78,7 +78,8 @@ class Server:
         low, high = cell.positions.min(axis=0), cell.positions.max(axis=0)
         answer = {
             "formula": cell.get_chemical_formula(), "atoms": len(cell), "extent": (high - low)[:2].tolist(),
-            "periodic": bool(cell.pbc.any()), "held": int(held.sum()), "notes": cell.info["stem_ae"]["notes"],
+            "periodic": bool(cell.pbc.any()), "held": int(held.sum()),
+            "notes": cell.info["stem_ae"]["notes"] + _radical(cell, tasks[0]),
             "scale": float(cell.info["stem_ae"]["calibration"]["scale"]),
             "shear": float(cell.info["stem_ae"]["calibration"]["shear"]),
             "seconds": sum(cost.seconds for cost in costs) * (1 + request["variants"]),
@@ -218,6 +219,14 @@ def _steps(task: Task) -> int:
     if isinstance(task, MolecularDynamics):
         return task.steps
     return RELAXATION_STEPS * (2 if isinstance(task, Adsorption) else 1)  # the whole, and the sheet alone
+
+
+def _radical(cell: ase.Atoms, task: Calculated) -> list[str]:
+    """Say so if what is adsorbed on has an unpaired electron, as half of all patches have."""
+    added = cell.arrays.get("adsorbate", np.zeros(len(cell), bool))
+    if isinstance(task, Adsorption) and int(cell.numbers[~added].sum()) % 2:
+        return ["the patch has an odd number of electrons and binds more than a sheet does: move the region a little"]
+    return []
 
 
 def _missing(task: Calculated) -> str:
