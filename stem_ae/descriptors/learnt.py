@@ -22,7 +22,7 @@ def learnt_features(
 ) -> FloatArray:
     """Return descriptors ``(k, n)`` of pixels ``points (k, 2)``, row and column: ``features`` for the explorer.
 
-    The deepest layer of the ensemble's first network, which sees a few Å around a place and is not trained any further, as
+    The deepest layer of the ensemble's first network, which sees a few Å around a place and is not trained further, as
     its ``n`` strongest principal components among the points.
 
     Parameters
