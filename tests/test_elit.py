@@ -87,9 +87,11 @@ def test_a_hot_pixel_a_dead_line_and_an_odd_shape_lose_nothing(models: dict[str,
 
 def test_atoms_at_the_border_are_found(models: dict[str, elit.Ensemble]) -> None:
     truth = frame("graphene", 1e6, size=(384, 384), seed=5)
-    everything = score(truth, models["graphene"].predict(truth.counts, 0.104).atoms, edge=0.2)
+    atoms = models["graphene"].predict(truth.counts, 0.104).atoms
+    everything = score(truth, atoms, edge=0.2)
     assert everything.recall >= 0.98
     assert everything.precision >= 0.97
+    assert len(atoms) == pytest.approx(len(truth.xy), rel=0.01)  # and none by its tails alone
 
 
 def test_errors_are_what_the_covariance_says(models: dict[str, elit.Ensemble]) -> None:

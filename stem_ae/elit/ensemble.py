@@ -21,19 +21,20 @@ from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.classify import Classes, classified
 from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
-from stem_ae.elit.likelihood import fit
+from stem_ae.elit.likelihood import Fit, fit
 from stem_ae.elit.network import MULTIPLE, UNet, fused
 from stem_ae.elit.novelty import Familiar, Signs, signs, tile_features
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
-from stem_ae.elit.scan_lines import line_shifts
+from stem_ae.elit.scan_lines import without_jitter
 from stem_ae.errors import StemAeError
 from stem_ae.reconstruct import Reconstruction, reconstruct
 
 _FORMAT = "stem_ae-ensemble-1"
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
+_BEYOND = 0.1  # Å outside the frame, from which on only the tails of a column are seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,19 +199,21 @@ class Ensemble:
 
     def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
         """Return the atoms with positions, covariances and intensities from the electrons, line jitter taken off."""
-        fitted = fit(image, atoms.sampling, atoms.positions)
-        positions, covariance = self.description.posterior.combine(
-            atoms.positions, fitted.positions, fitted.covariance, fitted.converged
-        )
-        shift, variance = line_shifts(positions, covariance)
-        positions[:, 0] -= shift
-        covariance[:, 0, 0] += variance
+
+        def combined(fitted: Fit, shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            seen = atoms.positions - np.column_stack([shift, np.zeros(len(shift))])
+            return self.description.posterior.combine(seen, fitted.positions, fitted.covariance, fitted.converged)
+
+        fitted, positions, covariance = without_jitter(fit(image, atoms.sampling, atoms.positions), combined)
         dy, dx = atoms.sampling
-        inside = np.clip(positions, 0, [(atoms.shape[1] - 1) * dx, (atoms.shape[0] - 1) * dy])
+        last = np.array([(atoms.shape[1] - 1) * dx, (atoms.shape[0] - 1) * dy])
+        inside = np.clip(positions, 0, last)
+        in_view = np.maximum(-fitted.positions, fitted.positions - last).max(axis=1) < _BEYOND
         area = 2 * np.pi * float(np.sqrt(np.linalg.det(fitted.probe)))
-        return dataclasses.replace(
+        refined = dataclasses.replace(
             atoms, positions=inside, covariance=covariance, intensity=fitted.amplitude * area
         )
+        return refined[in_view]
 
     def estimate_sampling(self, image: ArrayLike) -> tuple[float, float]:
         """Measure the sampling from the lattice of the material that this ensemble knows.
