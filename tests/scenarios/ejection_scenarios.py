@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+import threading
 import time
 
 import numpy as np
@@ -83,6 +84,13 @@ async def eject(window, data, picture):
     }  # fmt: skip
 
 
+def when_blanked(instrument):
+    """Wait until the beam is off and return the time; what Stop does after that takes no part."""
+    while not instrument.is_blanked:
+        time.sleep(0.001)
+    return time.perf_counter()
+
+
 async def stop_and_close(window, data):
     """Stop in the middle of an exposure and return how long it took until the beam was off; then leave another running.
 
@@ -93,9 +101,14 @@ async def stop_and_close(window, data):
     model.arm()
     model.run()
     await screen.wait_until(lambda: "exposing" in model.states, lambda: str(model.texts), 60)
+    seen = []
+    watch = threading.Thread(target=lambda: seen.append(when_blanked(simulator.instrument)))
+    watch.start()
     start = time.perf_counter()
     model.stop()
-    seconds, blanked = time.perf_counter() - start, simulator.instrument.is_blanked
+    blanked = simulator.instrument.is_blanked
+    watch.join(5.0)
+    seconds = seen[0] - start
     await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 30)
     simulator.instrument.SetVal("C_Blank", 0.0)  # as the user would
     demo.simulated_scan().start_playing()
