@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import unittest
 
 import numpy as np
@@ -212,6 +213,20 @@ def test_the_preview_shows_the_atoms_of_the_rectangle(swift):
     assert np.any(swift.simulate.picture != red)
 
 
+def test_the_rectangle_is_drawn_about_the_defect_that_is_chosen(swift):
+    item = keep(swift.document, graphene())
+    origin = types.SimpleNamespace(title="HAADF", shown_by=lambda document: item)
+    snapshot = types.SimpleNamespace(atoms=graphene(), origin=origin, provenance={}, result=None)
+    for defect, centre in (((9.0, 6.0), (0.25, 0.375)), (None, (0.5, 0.5))):
+        model = simulate_model.SimulateModel(
+            swift.window, lambda: snapshot, lambda found=defect: found, queue=str(swift.queue)
+        )
+        model.add_rectangle()
+        graphic = swift.document.get_display_item_for_data_item(item).graphics[-1]
+        assert tuple(graphic.bounds.center) == pytest.approx(centre)
+        model.close()
+
+
 def test_hopeless_sizes_are_said_before_they_are_submitted(swift):
     swift.show(keep(swift.document, graphene(72.7)))
     swift.simulate.region_index = 1
@@ -348,6 +363,11 @@ def test_dynamics_after_a_relaxation_are_jobs_that_wait(swift):
         jobs.Queue.open(swift.queue).job(row.id).result().summary["task"].get("temperature") for row in swift.jobs.rows
     }
     assert temperatures == {None, 300.0, 1200.0}
+    # Opening one shows them side by side, the colder one first.
+    swift.jobs.select(swift.jobs.rows[0].id)
+    swift.jobs.open_result()
+    swift.pump(lambda: "1200 K: C-C" in swift.jobs.texts.details)
+    assert "300 K: C-C" in swift.jobs.texts.details.split("1200 K: C-C")[0]
 
 
 def point(swift, item, x, y):
