@@ -5,24 +5,31 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from stem_ae.atoms import Atoms2D
 from stem_ae.elit import synthesis, training
 from stem_ae.elit.ensemble import Description, Ensemble
 from stem_ae.elit.likelihood import fit
 from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
-from stem_ae.elit.novelty import Familiar
+from stem_ae.elit.novelty import Familiar, Signs
 from stem_ae.elit.posterior import learn
-from stem_ae.elit.preprocess import repair, to_working_grid
+from stem_ae.elit.preprocess import repair
+from stem_ae.scoring import score
 
 FloatArray = NDArray[np.float64]
 
-_FRAME_EXTENT = 48.0  # Å: frames on which a trained ensemble is checked
-_SMALLEST_FAMILIAR = 44  # working pixels
+_FRAME_EXTENT = 48.0  # Å: largest frames on which a trained ensemble is checked
+_POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 40  # Å: those on which its positions are, and how many at most
+_SMALLEST_FAMILIAR = 10.0  # Å
+_USUAL: dict[str, Any] = {"probe_sigma": (0.4, 0.6), "log_sampling": (0.07, 0.16), "displacement": 0.03}
+_READ = 0.9  # recall, precision and share of right classes from which on a frame counts as read
+_FEWEST_FAMILIAR = 12  # frames
 WORKING_SAMPLING = 0.2  # Å per pixel: a probe of 0.35 Å is still two pixels wide
 
 Report = Callable[[str, int, int, float], None]
@@ -109,17 +116,21 @@ def finished(
     """Return the ensemble with what it can say about itself: how good its positions are, and what is familiar to it.
 
     Both are learnt on new simulated frames: all training conditions are familiar, and positions are judged on clean
-    ones.
+    ones at usual settings, since the extremes would widen everybody's ellipses.
     """
-    familiar = familiar_to(ensemble, material, [material.conditions], seed, frames, report)
+    familiar = familiar_to(
+        Ensemble(ensemble.members, ensemble.description), material, [material.conditions], seed, frames, report
+    )
+    usual = dataclasses.replace(material.conditions.clean, **_USUAL)
     errors: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-    for k in range(frames // 2):
+    positions_frames = min(frames // 2, _POSITIONS_FRAMES)
+    for k in range(positions_frames):
         rng = np.random.default_rng([seed, 2, k])
-        shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, material.conditions.clean, rng)
+        shot = synthesis.scene(material.make_specimen, _POSITIONS_EXTENT, usual, rng)
         errors.append(_errors(ensemble, shot))
-        report("position errors", k + 1, frames // 2, 0.0)
-    network, likelihood, variance = (np.concatenate(part) for part in zip(*errors, strict=True))
-    description = dataclasses.replace(ensemble.description, posterior=learn(network, likelihood, variance))
+        report("position errors", k + 1, positions_frames, 0.0)
+    provenance = ensemble.description.provenance | {"statistics": {"seed": seed, "frames": frames}}
+    description = dataclasses.replace(ensemble.description, posterior=learn(errors), provenance=provenance)
     return Ensemble(ensemble.members, description, familiar)
 
 
@@ -131,17 +142,53 @@ def familiar_to(
     frames: int,
     report: Report = lambda what, done, total, loss: None,
 ) -> Familiar:
-    """Return what frames of a material under some conditions look like to an ensemble."""
-    features = []
+    """Return what frames of a material under some conditions look like to an ensemble.
+
+    Only frames that the ensemble reads correctly are familiar: whatever it was trained on, it does not know the others.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        If it has an idea of what is familiar already, that is kept and all conditions but the last are new to it.
+    material : Material
+    conditions : sequence of Conditions
+        Taken in turn.
+    seed : int
+    frames : int
+        How many to simulate.
+    """
+    known: list[Signs] = []
+    today: list[Signs] = []
     for k in range(frames):
         rng = np.random.default_rng([seed, 1, k])
-        shot = synthesis.scene(material.make_specimen, _FRAME_EXTENT, conditions[k % len(conditions)], rng)
-        working = to_working_grid(repair(shot.counts), shot.sampling, ensemble.sampling)
+        which = k % len(conditions)
         # Small frames are familiar too, although their tiles are small and mostly border.
-        height, width = (int(rng.integers(_SMALLEST_FAMILIAR, n + 1)) for n in working.shape)
-        features.append(ensemble.member_probabilities(working[:height, :width])[1])
+        extent = rng.uniform(_SMALLEST_FAMILIAR, _FRAME_EXTENT)
+        shot = synthesis.scene(material.make_specimen, extent, conditions[which], rng)
+        shown, atoms = ensemble.look(shot.counts, shot.sampling)
+        if _is_read(atoms, shot):
+            (known if which == len(conditions) - 1 else today).append(shown)
         report("familiar frames", k + 1, frames, 0.0)
-    return Familiar.learn(np.concatenate(features, axis=1))
+    if len(known) < _FEWEST_FAMILIAR:  # a training that was too short to read anything: what it sees is all there is
+        return Familiar.learn([*known, *today, *_unread(ensemble, material, conditions[-1], seed)])
+    return ensemble.familiar.learn_also(known, today) if ensemble.familiar is not None else Familiar.learn(known)
+
+
+def _unread(ensemble: Ensemble, material: Material, conditions: synthesis.Conditions, seed: int) -> list[Signs]:
+    """Return what a few frames show, read correctly or not."""
+    shots = (
+        synthesis.scene(material.make_specimen, _SMALLEST_FAMILIAR, conditions, np.random.default_rng([seed, 3, k]))
+        for k in range(_FEWEST_FAMILIAR)
+    )
+    return [ensemble.look(shot.counts, shot.sampling)[0] for shot in shots]
+
+
+def _is_read(atoms: Atoms2D, shot: synthesis.Scene) -> bool:
+    """Return whether the atoms are those that are there."""
+    if len(atoms) == 0:
+        return False
+    result = score(atoms, shot.xy, shot.names, edge=0.8)
+    return min(result.recall, result.precision) >= _READ and result.accuracy >= _READ
 
 
 def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> tuple[FloatArray, FloatArray, FloatArray]:

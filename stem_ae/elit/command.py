@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,9 @@ from stem_ae.store import models
 
 if TYPE_CHECKING:
     from stem_ae.elit.materials import Material
+
+
+_FRAMES_TO_CHECK = 4  # of a series: enough atoms to judge a network by
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,10 +43,15 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     listing = subparsers.add_parser("models", help="list, show and import models", description="The model store.")
     actions = listing.add_subparsers(dest="action", metavar="ACTION", required=True)
     for action, text in (("list", "all models"), ("show", "one model's facts"), ("remove", "delete one of your own"),
-                         ("import", "copy a model file into the store")):
+                         ("import", "copy a model file into the store"),
+                         ("check", "which of a model's networks draw plausible atoms in an image")):
         parser = actions.add_parser(action, help=text, description=text)
-        if action in ("show", "remove"):
+        if action in ("show", "remove", "check"):
             parser.add_argument("name")
+        if action == "check":
+            parser.add_argument("image", type=pathlib.Path, metavar="IMAGE")
+            parser.add_argument("--sampling", metavar="Å/PX", help="as for stem-ae find")
+            parser.add_argument("--output", type=pathlib.Path, help="write a model of the chosen networks here")
         if action == "import":
             parser.add_argument("file", type=pathlib.Path)
             parser.add_argument("--name", help="name in the store (default: the model's own)")
@@ -136,6 +145,27 @@ def _import(arguments: argparse.Namespace) -> None:
     print(json.dumps({"path": str(path)}) if arguments.json else f"imported as {path.stem}")
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    from stem_ae import elit, find, imageio
+    from stem_ae.elit.selection import select
+
+    ensemble = elit.load(arguments.name)
+    measure = arguments.sampling == "lattice"
+    stated = None if measure else find.parse_sampling(arguments.sampling)
+    stack = imageio.read(arguments.image, sampling=stated)
+    constant = ensemble.description.lattice_constant
+    sampling = find.choose_sampling(stack.frames[0], stack.sampling, stack.sampling_source, constant, measure)
+    chosen, verdicts = select(ensemble, stack.frames[:_FRAMES_TO_CHECK], sampling.value)
+    if arguments.output:
+        chosen.save(arguments.output)
+    if arguments.json:
+        print(json.dumps({"version": chosen.version, "members": [dataclasses.asdict(v) for v in verdicts]}))
+        return
+    for verdict in verdicts:
+        mark = "chosen  " if verdict.chosen else "left out"
+        print(f"network {verdict.member}  {mark}  {verdict.score:.2f}  {verdict.reason}")
+
+
 def _facts(name: str) -> dict[str, Any]:
     from stem_ae import elit
 
@@ -150,4 +180,4 @@ def _facts(name: str) -> dict[str, Any]:
     }
 
 
-_MODEL_ACTIONS = {"list": _list, "show": _show, "remove": _remove, "import": _import}
+_MODEL_ACTIONS = {"list": _list, "show": _show, "remove": _remove, "import": _import, "check": _check}

@@ -109,8 +109,9 @@ class Ensemble:
 
     @property
     def version(self) -> str:
-        """Twelve hexadecimal digits that stand for these weights."""
-        return hashlib.sha256(to_bytes(self._tensors())).hexdigest()[:12]
+        """Twelve hexadecimal digits that stand for everything that decides the answer: weights and statistics."""
+        posterior = json.dumps(dataclasses.asdict(self.description.posterior))
+        return hashlib.sha256(to_bytes(self._tensors(), metadata={"posterior": posterior})).hexdigest()[:12]
 
     def __len__(self) -> int:
         """Return how many networks it has."""

@@ -58,11 +58,57 @@ class Fit:
     amplitude_std: FloatArray
     probe: FloatArray
     converged: NDArray[np.bool_]
+    _frame: _Frame
+    _state: _State
 
     @property
     def sigma(self) -> float:
         """Width of the probe in Å, the root mean square of its axes."""
         return float(np.sqrt(np.trace(self.probe) / 2))
+
+    @property
+    def heights(self) -> FloatArray:
+        """Where the image's lines are, several scan lines binned into one: y in Å, ``(L,)``."""
+        frame = self._frame
+        heights: FloatArray = frame.origin[1] + np.arange(len(frame.data)) * frame.step[1]
+        return heights
+
+    def lines_with(self, positions: FloatArray, shifts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return how far each line lies from the model if the atoms are held at other positions.
+
+        See :meth:`refitted` for the arguments.
+
+        Returns
+        -------
+        offset : (L,) array
+            Å along x by which each shows the atoms further right than the model has them.
+        variance : (L,) array
+            Of these, in Å², if the atoms are where the model has them.
+        """
+        frame, everyone = self._held(positions, shifts)
+        state = dataclasses.replace(self._state, positions=everyone)
+        return _lines(frame, state, _Model.at(frame, state))
+
+    def refitted(self, positions: FloatArray, shifts: FloatArray) -> Fit:
+        """Return the fit after one more step, with lines that are known to be shifted.
+
+        Parameters
+        ----------
+        positions : (N, 2) array
+            Where to start, in Å, without the shifts.
+        shifts : (L,) array
+            Å along x by which each line, at :attr:`heights`, shows the atoms too far right.
+        """
+        frame, everyone = self._held(positions, shifts)
+        state = _step(frame, dataclasses.replace(self._state, positions=everyone), everyone)
+        return _summary(frame, state, everyone, len(positions))
+
+    def _held(self, positions: FloatArray, shifts: FloatArray) -> tuple[_Frame, FloatArray]:
+        """Return the frame with its lines in place, and all positions, those beyond the edge too."""
+        everyone = self._state.positions.copy()
+        everyone[: len(positions)] = positions
+        return dataclasses.replace(self._frame, shifts=shifts), everyone
+
 
 
 def fit(
@@ -103,6 +149,7 @@ class _Frame:
     data: Image
     origin: FloatArray
     step: FloatArray
+    shifts: FloatArray  # (rows,) Å by which each row is known to show the atoms too far right
 
     @classmethod
     def binned(cls, image: Image, sampling: tuple[float, float], sigma: float) -> _Frame:
@@ -112,7 +159,7 @@ class _Frame:
         cropped = image[: h * fy, : w * fx]
         data: Image = cropped.reshape(h, fy, w * fx).sum(1).reshape(h, w, fx).sum(2) / np.float32(fx * fy)
         origin = np.array([(fx - 1) / 2 * sampling[1], (fy - 1) / 2 * sampling[0]])
-        return cls(data.astype(np.float32), origin, np.array([fx * sampling[1], fy * sampling[0]]))
+        return cls(data.astype(np.float32), origin, np.array([fx * sampling[1], fy * sampling[0]]), np.zeros(h))
 
     @functools.cached_property
     def hats(self) -> tuple[Image, Image]:
@@ -182,6 +229,7 @@ class _Model:
     index: NDArray[np.int32]  # (N, P) of the windows' pixels in the flat image
     margin: int
     probe: NDArray[np.float32]  # (3, pixels) derivative with respect to the probe
+    slope: Image  # (h, w) derivative with respect to a shift of everything along x
     mean: Image  # (h, w), without the margin
 
     @classmethod
@@ -198,6 +246,8 @@ class _Model:
         start = ((centre - pixel) * frame.step).astype(np.float32)
         away_x = start[:, :1] + (ox * frame.step[0]).astype(np.float32)
         away_y = start[:, 1:] + (oy * frame.step[1]).astype(np.float32)
+        if frame.shifts.any():
+            away_x = away_x - frame.shifts.astype(np.float32)[np.clip(centre[:, 1:] + oy, 0, h - 1)]
         (a, b), (_, c) = state.precision.astype(np.float32)
         pull_x, pull_y = a * away_x + b * away_y, b * away_x + c * away_y
         shape = np.exp(-0.5 * (pull_x * away_x + pull_y * away_y))
@@ -213,9 +263,10 @@ class _Model:
         # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
         probe = np.stack([image_of(v) for v in (0.5 * slope_x * pull_x, slope_x * pull_y, 0.5 * slope_y * pull_y)])
         columns = np.stack([slope_x, slope_y, shape])
-        model = cls(frame, columns, index, margin, probe, frame.data)
+        model = cls(frame, columns, index, margin, probe, frame.data, frame.data)
         background = frame.hats[0] @ state.nodes.astype(np.float32) @ frame.hats[1].T
-        return dataclasses.replace(model, mean=model.trimmed(image_of(height)) + background)
+        slope = model.trimmed(image_of(slope_x))
+        return dataclasses.replace(model, slope=slope, mean=model.trimmed(image_of(height)) + background)
 
     def padded(self, image: Image) -> NDArray[np.float32]:
         """Return an image with the margin, flat."""
@@ -380,7 +431,17 @@ def _summary(frame: _Frame, state: _State, seeds: FloatArray, count: int) -> Fit
         np.sqrt(np.maximum(covariance[:, 2, 2], 0)),
         state.probe,
         ~lost,
+        frame,
+        state,
     )
+
+
+def _lines(frame: _Frame, state: _State, model: _Model) -> tuple[FloatArray, FloatArray]:
+    """Return how far each line lies from the model: one unknown per line, the atoms held."""
+    weight = state.weight(model.mean)
+    information = (weight * model.slope**2).sum(1, dtype=float) + 1e-12
+    offset = (weight * model.slope * (frame.data - model.mean)).sum(1, dtype=float) / information
+    return offset, 1 / information
 
 
 def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:

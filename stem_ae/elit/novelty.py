@@ -1,72 +1,214 @@
-"""How far a frame is from what the ensemble was trained on.
+"""How far a frame is from what the ensemble knows.
 
-The deepest features of each network, averaged over tiles as large as a training patch, are compared with those of the
-training images by their Mahalanobis distance (Lee et al., NeurIPS 2018): members that agree on nonsense still see
-features that they have never seen.
+Known is what the ensemble was trained on *and reads correctly*: simulated frames of its conditions, in which it finds
+the true columns. Three things are compared with those frames, each by its Mahalanobis distance:
+
+* the deepest features of each network, averaged over tiles as large as a training patch (Lee et al., NeurIPS 2018):
+  members that agree on nonsense still see features that they have never seen;
+* the radial power spectrum of the frame on the networks' grid, and how skew its grey values are: other defocus, other
+  sampling, another lattice;
+* the reading: how well the found atoms explain the frame, how sure the members are, how many atoms there are and how
+  bright, and which classes stand beside each other: noise, inverted contrast, unknown elements.
+
+The novelty is the largest of the three, each in units of the distance that one known frame in fifty exceeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import fft, ndimage
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
+from stem_ae.atoms import Atoms2D
 from stem_ae.elit.network import MULTIPLE
 
 FloatArray = NDArray[np.float64]
+Image = NDArray[np.float32]
 
 _TILE = 96 // MULTIPLE  # cells of the deepest level per side
-_FAMILIAR = 0.99  # of the training tiles have a novelty below 1
+_FAMILIAR = 0.98  # of the known frames have a novelty below 1, in each of the three
+_FOLDS = 5  # parts of the known frames: the distances of each are judged by the others
+_RING = 0.15  # 1/Å
+_RINGS = range(1, 16)  # slower than 6.7 Å there are gradients and hydrocarbon
+_BLUR = 0.4  # Å: grey values are looked at on the scale of an atom
+_NEAREST = 3
+_BRIGHTNESS = 0.3  # of the logarithm: how far a class of few atoms may be off by chance
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signs:
+    """What a frame shows, in numbers.
+
+    Attributes
+    ----------
+    deep : (M, T, F) array
+        Deep features of each member, for each tile.
+    spectrum : (R,) array
+        Logarithm of the power in each ring, and the skewness.
+    reading : (Q,) array
+        What the ensemble makes of the frame.
+    """
+
+    deep: FloatArray
+    spectrum: FloatArray
+    reading: FloatArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cloud:
+    """Where known frames lie in a space of features.
+
+    Attributes
+    ----------
+    centres : (K, S) array
+        One for each set of conditions; the nearest counts.
+    whitening : (S, S) array
+        ``distance = min |whitening @ (features - centre)| / unit``.
+    unit : float
+        The distance that few known frames exceed.
+    """
+
+    centres: FloatArray
+    whitening: FloatArray
+    unit: float
+
+    @classmethod
+    def learn(cls, features: FloatArray) -> Cloud:
+        """Learn from the features ``(N, S)`` of known frames."""
+        held_out = np.empty(len(features))
+        for fold in range(_FOLDS):
+            part = np.arange(len(features)) % _FOLDS == fold
+            others = features[~part]
+            held_out[part] = _distances(features[part], others.mean(0)[None], _whitening(others - others.mean(0)))
+        centre = features.mean(0)
+        return cls(centre[None], _whitening(features - centre), float(np.quantile(held_out, _FAMILIAR)))
+
+    def distance(self, features: FloatArray) -> float:
+        """Return the distance of one frame, 1 being that of a rare known one."""
+        return float(_distances(features[None], self.centres, self.whitening)[0]) / self.unit
+
+    def with_centre(self, features: FloatArray) -> Cloud:
+        """Return the cloud with one more centre, the mean of a few frames ``(N, S)`` of new conditions."""
+        return dataclasses.replace(self, centres=np.concatenate([self.centres, features.mean(0)[None]]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Familiar:
-    """Mean and spread of the features of familiar frames, for each member.
+    """What known frames look like to an ensemble.
 
     Attributes
     ----------
     mean : (M, F) array
-        Of the tiles' features.
+        Of the tiles' deep features, for each member.
     whitening : (M, F, F) array
         ``distance = |whitening @ (features - mean)| / unit``.
     unit : float
-        The distance that is exceeded by one familiar tile in a hundred.
+        The distance that few known frames exceed.
+    spectrum, reading : Cloud, optional
+        Missing in models of earlier versions.
     """
 
     mean: FloatArray
     whitening: FloatArray
     unit: float
+    spectrum: Cloud | None = None
+    reading: Cloud | None = None
 
     @classmethod
-    def learn(cls, features: FloatArray) -> Familiar:
-        """Learn from the features ``(M, T, F)`` of T familiar tiles; half of them set the unit."""
-        first, second = features[:, ::2], features[:, 1::2]
+    def learn(cls, known: Sequence[Signs]) -> Familiar:
+        """Learn from known frames; half of them set the unit of the deep features."""
+        first = np.concatenate([frame.deep for frame in known[::2]], axis=1)
         mean = first.mean(1)
-        whitening = np.stack([_whitening(member - m) for member, m in zip(first, mean, strict=True)])
-        distance = _distance(second, mean, whitening)
-        return cls(mean, whitening, float(np.quantile(distance, _FAMILIAR)))
+        whitening = np.stack([_whitening(member - m, 1e-3) for member, m in zip(first, mean, strict=True)])
+        distances = [_tile_distances(frame.deep, mean, whitening).mean() for frame in known[1::2]]
+        spectrum, reading = (Cloud.learn(np.array(rows)) for rows in _rows(known))
+        return cls(mean, whitening, float(np.quantile(distances, _FAMILIAR)), spectrum, reading)
 
-    def novelty(self, features: FloatArray) -> float:
-        """Return the mean novelty over the tiles ``(M, T, F)`` of a frame."""
-        return float(_distance(features, self.mean, self.whitening).mean()) / self.unit
+    def learn_also(self, known: Sequence[Signs], today: Sequence[Signs]) -> Familiar:
+        """Return what is familiar after the networks have changed: what was known, and a few frames of new conditions.
+
+        The deep features are learnt anew; the others keep their spread, of which a few frames say little.
+        """
+        anew = Familiar.learn([*known, *today])
+        if self.spectrum is None or self.reading is None or not today:
+            return anew
+        spectrum, reading = _rows(today)
+        return dataclasses.replace(
+            anew,
+            spectrum=self.spectrum.with_centre(np.array(spectrum)),
+            reading=self.reading.with_centre(np.array(reading)),
+        )
+
+    def novelty(self, signs: Signs) -> float:
+        """Return how far a frame is from what is familiar: up to 1 is known."""
+        distances = [float(_tile_distances(signs.deep, self.mean, self.whitening).mean()) / self.unit]
+        if self.spectrum is not None:
+            distances.append(self.spectrum.distance(signs.spectrum))
+        if self.reading is not None:
+            distances.append(self.reading.distance(signs.reading))
+        return max(distances)
+
+    def of_members(self, members: Sequence[int]) -> Familiar:
+        """Return what is known of some of the members."""
+        chosen = list(members)
+        return dataclasses.replace(self, mean=self.mean[chosen], whitening=self.whitening[chosen])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the numbers to keep with the weights."""
-        arrays = {"mean": self.mean, "whitening": self.whitening, "unit": np.array([self.unit])}
+        arrays: dict[str, FloatArray] = {
+            "mean": self.mean, "whitening": self.whitening, "unit": np.array([self.unit]),
+        }  # fmt: skip
+        for name, cloud in (("spectrum", self.spectrum), ("reading", self.reading)):
+            if cloud is not None:
+                arrays |= {f"{name}.{field}": np.atleast_1d(v) for field, v in dataclasses.asdict(cloud).items()}
         return {f"familiar.{k}": torch.from_numpy(np.ascontiguousarray(v, np.float32)) for k, v in arrays.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Familiar | None:
         """Return what :meth:`tensors` gave, or None if it is not there."""
-        if "familiar.mean" not in tensors:
+        prefix = "familiar."
+        kept = {k[len(prefix) :]: t.double().numpy() for k, t in tensors.items() if k.startswith(prefix)}
+        if "mean" not in kept:
             return None
-        mean, whitening, unit = (tensors[f"familiar.{k}"].double().numpy() for k in ("mean", "whitening", "unit"))
-        return cls(mean, whitening, float(unit[0]))
+        clouds = [
+            Cloud(kept[f"{name}.centres"], kept[f"{name}.whitening"], float(kept[f"{name}.unit"][0]))
+            if f"{name}.unit" in kept
+            else None
+            for name in ("spectrum", "reading")
+        ]
+        return cls(kept["mean"], kept["whitening"], float(kept["unit"][0]), *clouds)
+
+
+# --- what a frame shows -----------------------------------------------------------------------------------------------
+
+
+def signs(
+    frame: Image, working: float, deep: FloatArray, probability: Image, spread: Image, atoms: Atoms2D
+) -> Signs:
+    """Return what a frame shows.
+
+    Parameters
+    ----------
+    frame : (h, w) array
+        On the working grid, normalised.
+    working : float
+        Å per pixel of that grid.
+    deep : (M, T, F) array
+        From :func:`tile_features`.
+    probability, spread : (C, h, w) and (h, w) arrays
+        Mean and standard deviation over the members.
+    atoms : Atoms2D
+        The peaks of the probability.
+    """
+    return Signs(deep, _spectrum(frame, working), _reading(frame, working, probability, spread, atoms))
 
 
 def tile_features(features: Sequence[Tensor]) -> FloatArray:
@@ -80,16 +222,98 @@ def tile_features(features: Sequence[Tensor]) -> FloatArray:
     return result
 
 
-def _whitening(centred: FloatArray) -> FloatArray:
-    covariance = centred.T @ centred / max(len(centred) - 1, 1)
-    values, vectors = np.linalg.eigh(covariance)
-    # Directions that training hardly ever moved along must not decide everything.
-    values = np.maximum(values, 1e-3 * values.mean())
-    result: FloatArray = (vectors / np.sqrt(values)).T
+def _spectrum(frame: Image, working: float) -> FloatArray:
+    rings, count, window = _rings(frame.shape[0], frame.shape[1], working)
+    power = np.abs(fft.rfft2((frame - frame.mean()) * window)) ** 2
+    per_ring = np.bincount(rings, power.ravel(), len(count)) / count
+    blurred = ndimage.gaussian_filter(frame, _BLUR / working, truncate=2.5)
+    deviation = blurred - blurred.mean()
+    skewness = float((deviation**3).mean()) / max(float((deviation**2).mean()) ** 1.5, 1e-12)
+    chosen = slice(_RINGS.start, _RINGS.stop)
+    return np.append(np.log(per_ring[chosen] / (window**2).sum() + 1e-6), skewness)
+
+
+@functools.lru_cache(maxsize=16)
+def _rings(h: int, w: int, working: float) -> tuple[NDArray[np.int64], FloatArray, Image]:
+    """Return the ring of each frequency (flat), how many are in each ring, and the window of the transform."""
+    frequency = np.hypot(fft.fftfreq(h, working)[:, None], fft.rfftfreq(w, working)[None, :])
+    rings = np.minimum((frequency / _RING).astype(np.int64), _RINGS.stop).ravel()
+    count = np.maximum(np.bincount(rings, minlength=_RINGS.stop + 1), 1).astype(float)
+    return rings, count, np.outer(np.hanning(h), np.hanning(w)).astype(np.float32)
+
+
+def _reading(frame: Image, working: float, probability: Image, spread: Image, atoms: Atoms2D) -> FloatArray:
+    atomness = probability.sum(0)
+    centred = atomness - atomness.mean()
+    explained = float((centred * frame).mean()) / max(float(centred.std() * frame.std()), 1e-9)
+    area = frame.size * working**2
+    classes, pairs = len(atoms.species), _pairs(len(atoms.species))
+    general = [explained, float(atomness.mean()), np.log(float(spread.mean()) + 1e-4), len(atoms) / area]
+    if len(atoms) <= _NEAREST:
+        return np.array([*general, 0.0, *np.zeros(3 * classes + len(pairs))])
+    column, row = np.rint(atoms.positions / working).astype(int).T
+    row, column = np.clip(row, 0, frame.shape[0] - 1), np.clip(column, 0, frame.shape[1] - 1)
+    sure = float(atomness[row, column].mean())
+    near = cKDTree(atoms.positions).query(atoms.positions, k=_NEAREST + 1)[1][:, 1:]
+    beside = np.sort(np.stack(np.broadcast_arrays(atoms.labels[:, None], atoms.labels[near]), -1), axis=-1)
+    share = np.bincount((beside @ [classes, 1]).ravel(), minlength=classes**2) / beside[..., 0].size
+    return np.array([*general, sure, *_brightness(atoms), *np.sqrt(share[pairs])])
+
+
+@functools.lru_cache(maxsize=8)
+def _pairs(classes: int) -> list[int]:
+    """Return the numbers of the pairs of classes, the smaller first."""
+    return [a * classes + b for a in range(classes) for b in range(a, classes)]
+
+
+def _brightness(atoms: Atoms2D) -> list[float]:
+    """Return, for each class, how bright it is in all atoms' median and how far its brightest and dimmest are off.
+
+    Logarithms; a class of few atoms is taken to be as usual, whatever they look like.
+    """
+    intensity = np.maximum(atoms.intensity, 0.02 * float(np.abs(atoms.intensity).max()) + 1e-30)
+    logarithm = np.log(intensity / np.median(intensity))
+    result: list[float] = []
+    for label in range(len(atoms.species)):
+        those = logarithm[atoms.labels == label]
+        if not len(those):
+            result += [0.0, 0.0, 0.0]
+            continue
+        low, middle, high = np.quantile(those, [0.02, 0.5, 0.98])
+        trust = len(those) / (len(those) + 4)
+        result += [trust * middle, trust * (high - middle), trust * (middle - low)]
     return result
 
 
-def _distance(features: FloatArray, mean: FloatArray, whitening: FloatArray) -> FloatArray:
+# --- distances --------------------------------------------------------------------------------------------------------
+
+
+def _rows(frames: Sequence[Signs]) -> tuple[list[FloatArray], list[FloatArray]]:
+    return [frame.spectrum for frame in frames], [frame.reading for frame in frames]
+
+
+def _whitening(centred: FloatArray, least: float = 0.02) -> FloatArray:
+    """Return the matrix that gives the rows ``(N, S)`` unit covariance.
+
+    Directions along which known frames hardly differ must not decide everything: none counts for less than ``least`` of
+    the mean variance.
+    """
+    scale = np.maximum(centred.std(0), 1e-3)
+    covariance = np.cov(centred / scale, rowvar=False, bias=False)
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, least * values.mean())
+    result: FloatArray = (vectors / np.sqrt(values)).T / scale
+    return result
+
+
+def _distances(features: FloatArray, centres: FloatArray, whitening: FloatArray) -> FloatArray:
+    """Return the distance of each row ``(N, S)`` from the nearest centre, per square root of the dimensions."""
+    white = np.einsum("gs,nks->nkg", whitening, features[:, None] - centres)
+    result: FloatArray = np.sqrt((white**2).mean(-1)).min(1)
+    return result
+
+
+def _tile_distances(features: FloatArray, mean: FloatArray, whitening: FloatArray) -> FloatArray:
     """Return each tile's distance, the mean over the members, ``(T,)``."""
     white = np.einsum("mgf,mtf->mtg", whitening, features - mean[:, None])
     result: FloatArray = np.sqrt((white**2).mean(-1)).mean(0)
