@@ -81,7 +81,7 @@ class Swift:
         self.runner._document = lambda name, doc: seen.release() if stream in doc.get("data", {}) else None
         self.runner.start(plan)
         for _ in range(points):
-            assert seen.acquire(timeout=20)
+            assert seen.acquire(timeout=60)
 
     def name_places(self, brightness=lambda x, y: 1.0) -> None:
         """Let spectra have peaks at 200 + 3x eV and 600 + 3y eV, where the beam is at x and y in Å on the specimen."""
