@@ -322,6 +322,19 @@ def test_rings_and_defects_of_mos2_are_those_of_its_columns():
     assert defect["centre"][:2] == pytest.approx(cell.positions[upper, :2], abs=0.1)
 
 
+def test_a_patch_that_dynamics_has_turned_keeps_its_rings(graphene):
+    mos2 = found(specimens.mos2((40.0, 40.0), seed=2), species=["Mo", "S2", "S1"])
+    for image in (graphene, mos2):
+        cell = structure.build(image, (10, 10, 28, 28), calibration=None)
+        rings = sorted(sorted(ring.atoms) for ring in structure.rings(cell))
+        defects = [defect["kind"] for defect in structure.defects(cell)]
+        assert len(rings) > 10
+        for angle, axis in ((75, "x"), (40, (1, 2, 0.3))):
+            cell.rotate(angle, axis)
+            assert sorted(sorted(ring.atoms) for ring in structure.rings(cell)) == rings
+            assert [defect["kind"] for defect in structure.defects(cell)] == defects
+
+
 def test_an_adsorbate_touches_the_sheet_and_is_no_defect_of_it(graphene):
     sheet = structure.build(graphene, structure.around(25, 25, 7), calibration=None)
     for what, site in (("Cr", "hollow"), ("O", "bridge"), ("CH3", "top"), ("H", "top")):

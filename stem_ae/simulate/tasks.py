@@ -333,11 +333,13 @@ class MolecularDynamics:
         )
 
     def _warm_up(self, atoms: ase.Atoms) -> None:
-        from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+        from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 
         MaxwellBoltzmannDistribution(atoms, temperature_K=self.temperature, rng=np.random.default_rng(self.seed))
         if not atoms.constraints:
             Stationary(atoms)
+            if not atoms.pbc.any():
+                ZeroRotation(atoms)
 
     def _dynamics(self, atoms: ase.Atoms) -> tuple[Any, Any]:
         """Return ASE's integrator, and its thermostat's state if it has one."""
@@ -358,7 +360,8 @@ class MolecularDynamics:
         from stem_ae.simulate.constraints import free_coordinates
 
         free = free_coordinates(atoms)
-        return int(free.sum()) - (3 if free.all() else 0)
+        as_a_whole = 3 if atoms.pbc.any() else 6
+        return int(free.sum()) - (as_a_whole if free.all() else 0)
 
     def _report(self, atoms: ase.Atoms, step: int, degrees: int, reporter: Reporter) -> int:
         """Report a step and return how many frames were written."""

@@ -112,27 +112,32 @@ def fingerprint(atoms: Atoms2D, region: Any) -> FloatArray:
     """Return what a patch is like, as numbers that no rotation or shift changes.
 
     Fraction of each class, fraction with 0 to 5 neighbours, mean and spread of bond lengths (Å) and of the angles
-    between bonds (rad).
+    between bonds (rad). Neighbours outside the patch count, and atoms at the image's border do not, whose neighbours
+    are not seen: neither edge says what the patch is like.
     """
+    inside = select(atoms, region)
     cutoff = REACH * typical_distance(atoms.positions)
-    patch = atoms[select(atoms, region)]
-    classes = np.bincount(patch.labels, minlength=len(patch.species)) / len(patch)
-    pairs = bonds_2d(patch.positions, cutoff)
-    degree = np.bincount(pairs.ravel(), minlength=len(patch))
-    degrees = np.bincount(np.minimum(degree, 5), minlength=6) / len(patch)
-    vectors = patch.positions[pairs[:, 1]] - patch.positions[pairs[:, 0]]
-    lengths = np.linalg.norm(vectors, axis=1)
-    if len(pairs) == 0:
+    far = np.array([(atoms.shape[1] - 1) * atoms.sampling[1], (atoms.shape[0] - 1) * atoms.sampling[0]])
+    whole = inside & (np.minimum(atoms.positions, far - atoms.positions).min(axis=1) > cutoff)
+    inside = whole if whole.any() else inside
+    classes = np.bincount(atoms.labels[inside], minlength=len(atoms.species)) / inside.sum()
+    pairs = bonds_2d(atoms.positions, cutoff)
+    degree = np.bincount(pairs.ravel(), minlength=len(atoms))[inside]
+    degrees = np.bincount(np.minimum(degree, 5), minlength=6) / inside.sum()
+    directed = np.concatenate([pairs, pairs[:, ::-1]])
+    directed = directed[inside[directed[:, 0]]]
+    if len(directed) == 0:
         return np.concatenate([classes, degrees, np.zeros(4)])
-    angles = _angles(pairs, vectors)
+    vectors = atoms.positions[directed[:, 1]] - atoms.positions[directed[:, 0]]
+    lengths = np.linalg.norm(vectors, axis=1)
+    angles = _angles(directed[:, 0], vectors)
     bends = [angles.mean(), angles.std()] if len(angles) else [0.0, 0.0]
     return np.concatenate([classes, degrees, [lengths.mean(), lengths.std(), *bends]])
 
 
-def _angles(pairs: NDArray[np.int64], vectors: FloatArray) -> FloatArray:
-    """Return the angles between neighbouring bonds around every atom, in rad."""
-    centre = np.concatenate([pairs[:, 0], pairs[:, 1]])
-    direction = np.arctan2(*np.concatenate([vectors, -vectors]).T[::-1])
+def _angles(centre: NDArray[np.int64], vectors: FloatArray) -> FloatArray:
+    """Return the angles between neighbouring bonds about every atom, in rad."""
+    direction = np.arctan2(vectors[:, 1], vectors[:, 0])
     order = np.lexsort([direction, centre])
     centre, direction = centre[order], direction[order]
     same = centre[1:] == centre[:-1]

@@ -23,6 +23,9 @@ _ABREAST = 0.6
 _ABOVE = 1.0
 """Å. Atoms that are no farther apart than the one along x and y, and farther than the other along z, are one column."""
 
+_ENOUGH = 5
+"""Atoms that a sheet's plane can be told from."""
+
 _HOST = 0.25
 """An element that is at least this part of a sheet belongs to it: a rarer one is a dopant."""
 
@@ -53,13 +56,14 @@ def bond_lengths(atoms: ase.Atoms) -> dict[str, FloatArray]:
 
 
 def rings(atoms: ase.Atoms) -> list[Ring]:
-    """Return the rings of a sheet seen along z: the faces of its bond graph.
+    """Return the rings of a sheet seen from above: the faces of its bond graph.
 
     For sheets whose bonds do not cross in projection: at every atom the bonds are sorted by direction, and turning
     always left walks round one face. Atoms above one another, such as the sulphur of MoS2, count as their first one;
-    adsorbates do not count. Bonds across periodic borders are followed.
+    adsorbates do not count. Bonds across periodic borders are followed. Periodic sheets are normal to z; a patch may
+    lie as it likes, since dynamics turns it.
     """
-    first, second, vectors = _sheet_bonds(atoms)
+    first, second, vectors = _sheet_bonds(_laid_flat(atoms))
     order = np.lexsort([np.arctan2(vectors[:, 1], vectors[:, 0]), first])
     first, second, vectors = first[order], second[order], vectors[order]
     following = _next_edge(first, second, vectors)
@@ -75,6 +79,18 @@ def rings(atoms: ase.Atoms) -> list[Ring]:
         if 3 <= len(walk) <= _LARGEST and edge == start and _closes(vectors[walk]):
             found.append(_ring(first[walk], vectors[walk]))
     return found
+
+
+def _laid_flat(atoms: ase.Atoms) -> ase.Atoms:
+    """Return a patch turned so that its plane is normal to z; periodic sheets as they are."""
+    inside = in_sheet(atoms)
+    if atoms.pbc.any() or inside.sum() < _ENOUGH:
+        return atoms
+    points = atoms.positions[inside]
+    normal = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][2]
+    flat: ase.Atoms = atoms.copy()
+    flat.rotate(normal if normal[2] > 0 else -normal, "z")
+    return flat
 
 
 def _sheet_bonds(atoms: ase.Atoms) -> tuple[IntArray, IntArray, FloatArray]:
@@ -185,7 +201,7 @@ def _dopants(atoms: ase.Atoms, inside: BoolArray) -> list[dict[str, object]]:
 
 def _missing_in_columns(atoms: ase.Atoms, inside: BoolArray) -> list[dict[str, object]]:
     """Return the columns that hold fewer atoms than most columns of their element do."""
-    column, height = np.unique(_columns(atoms)[0][inside], return_counts=True)
+    column, height = np.unique(_columns(_laid_flat(atoms))[0][inside], return_counts=True)
     result: list[dict[str, object]] = []
     for number in np.unique(atoms.numbers[column]):
         same = atoms.numbers[column] == number
