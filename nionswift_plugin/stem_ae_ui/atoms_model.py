@@ -26,10 +26,11 @@ from stem_ae.microscope import swift
 
 from . import keeping
 from .adapting_model import AdaptingModel
+from .canvas import Overlays
 from .displayed import DisplayedImageFeed
 from .examples_model import ExamplesModel
 from .networks_model import NetworksModel
-from .overlay import Marks, Overlays, Spot
+from .overlay import Marks, Spot, rings_and_legend
 from .settings import Settings
 
 if typing.TYPE_CHECKING:
@@ -187,7 +188,7 @@ class AtomsModel(Observable.Observable):
         self.examples = ExamplesModel(window, self.__shown_result, self.__look_again)
         self.networks = NetworksModel(window, self.__at_work, self.__look_again)
         self.examples.offer(self.settings.classes == EXAMPLES)
-        self.__overlays = Overlays(window, self.__marks_for)
+        self.__overlays = Overlays(window, self.__marks_for, rings_and_legend)
         self.__channels: list[swift.ScanChannel] = []
         manager = HardwareSource.HardwareSourceManager()
         self.__listeners: list[typing.Any] = [

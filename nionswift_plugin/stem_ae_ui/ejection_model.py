@@ -34,13 +34,13 @@ from stem_ae.manipulate.beam import Scan
 from stem_ae.manipulate.run import Find
 
 from . import ejection_pictures, keeping
+from .canvas import Overlays
 from .ejection_choice import Choice
 from .ejection_intent import SOURCE_SIGMA, UNTIL, USUAL, Intent, number
 from .ejection_news import News
 from .ejection_overlay import RADIUS, TargetMarks, targets_and_legend
 from .ejection_survey import SurveyItem
 from .ejection_texts import BAD, GOOD, OFF, WAITING, TargetRow, Texts
-from .overlay import Overlays
 
 FloatArray = NDArray[np.float64]
 

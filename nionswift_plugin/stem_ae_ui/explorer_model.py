@@ -22,10 +22,10 @@ from stem_ae.explore.scalarize import Scalarizer
 from stem_ae.microscope.frame import CameraFrame, Frame, Image
 
 from .atoms_model import BAD, GOOD, OFF, WAITING
+from .canvas import Overlays
 from .explorer_items import Items
 from .explorer_overlay import WayMarks, way_and_words
 from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Settings, bands_of, value_of
-from .overlay import Overlays
 from .simulate_model import number
 
 if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a second

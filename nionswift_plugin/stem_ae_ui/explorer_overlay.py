@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 import numpy as np
 from nion.swift import ImageCanvasItem
-from nion.ui import CanvasItem, DrawingContext
+from nion.ui import DrawingContext
 from nion.utils import Geometry
 from numpy.typing import NDArray
 
-from .overlay import LEGEND_FONT, LEGEND_MARGIN, Attached
+from .canvas import LEGEND_MARGIN, Attached, MarksCanvasItem, Screen, box, circle
 
 WAY, DONE, LAST, FORCED = "rgba(255, 255, 255, 0.55)", "#56B4E9", "#F0E442", "#FF4DFF"
 RADIUS, LINE_WIDTH = 4.0, 1.2  # points
@@ -30,70 +29,39 @@ class WayMarks:
     words: str
 
 
-class _MarksCanvasItem(CanvasItem.AbstractCanvasItem):
-    def __init__(self) -> None:
-        super().__init__()
-        self.__marks: WayMarks | None = None
-
-    @property
-    def marks(self) -> WayMarks | None:
-        """What is drawn."""
-        return self.__marks
-
-    @marks.setter
-    def marks(self, marks: WayMarks | None) -> None:
-        if marks is not self.__marks:
-            self.__marks = marks
-            self.update()
-
-
-class WayCanvasItem(_MarksCanvasItem):
+class WayCanvasItem(MarksCanvasItem[WayMarks]):
     """Points and the way between them. Belongs into the part of the display that zooms with the image."""
 
-    def _get_composer(self, composer_cache: CanvasItem.ComposerCache) -> CanvasItem.BaseComposer:
-        return _WayComposer(self, composer_cache, self.marks)
+    @staticmethod
+    def draw(context: DrawingContext.DrawingContext, bounds: Geometry.IntRect, marks: WayMarks) -> None:
+        """Draw way and points."""
+        screen = Screen.of(marks.shape, bounds)
+        if screen is None:
+            return
+        context.line_width = LINE_WIDTH
+        points = screen.points(marks.points_px).tolist()
+        _line(context, points)
+        for number, point in enumerate(points):
+            _dot(context, point, LAST if number == len(points) - 1 else DONE)
+        for point in screen.points(marks.forced_px).tolist():
+            _dot(context, point, FORCED)
 
 
-class WordsCanvasItem(_MarksCanvasItem):
+class WordsCanvasItem(MarksCanvasItem[WayMarks]):
     """How far it is, in the corner of the display."""
 
-    def _get_composer(self, composer_cache: CanvasItem.ComposerCache) -> CanvasItem.BaseComposer:
-        return _WordsComposer(self, composer_cache, self.marks)
+    @staticmethod
+    def draw(context: DrawingContext.DrawingContext, bounds: Geometry.IntRect, marks: WayMarks) -> None:
+        """Write the words."""
+        if marks.words:
+            left, top = bounds.left + LEGEND_MARGIN, bounds.top + LEGEND_MARGIN
+            box(context, left, top, 20 + 8 * len(marks.words), 26)
+            context.fill_text(marks.words, left + 10, top + 13)
 
 
 def way_and_words(display: ImageCanvasItem.ImageCanvasItem) -> Attached:
     """Put the way and its words on a display."""
     return Attached(display, WayCanvasItem(), WordsCanvasItem())
-
-
-class _Composer(CanvasItem.BaseComposer):
-    def __init__(self, item: _MarksCanvasItem, cache: CanvasItem.ComposerCache, marks: WayMarks | None) -> None:
-        super().__init__(item, item.layout_sizing, cache)
-        self._marks = marks
-
-
-class _WayComposer(_Composer):
-    def _repaint(
-        self,
-        drawing_context: DrawingContext.DrawingContext,
-        canvas_bounds: Geometry.IntRect,
-        composer_cache: CanvasItem.ComposerCache,
-    ) -> None:
-        marks = self._marks
-        mapping = marks and ImageCanvasItem.ImageCanvasItemMapping.make(marks.shape, canvas_bounds, [])
-        if not (marks and mapping):
-            return
-        area = mapping.canvas_rect
-        scale = np.array([area.width / marks.shape[1], area.height / marks.shape[0]])
-        corner = np.array([area.left, area.top])
-        with drawing_context.saver():
-            drawing_context.line_width = LINE_WIDTH
-            points = ((marks.points_px + 0.5) * scale + corner).tolist()
-            _line(drawing_context, points)
-            for number, point in enumerate(points):
-                _dot(drawing_context, point, LAST if number == len(points) - 1 else DONE)
-            for point in ((marks.forced_px + 0.5) * scale + corner).tolist():
-                _dot(drawing_context, point, FORCED)
 
 
 def _line(context: DrawingContext.DrawingContext, points: list[list[float]]) -> None:
@@ -107,33 +75,8 @@ def _line(context: DrawingContext.DrawingContext, points: list[list[float]]) -> 
 
 def _dot(context: DrawingContext.DrawingContext, point: list[float], color: str) -> None:
     x, y = point
-    context.begin_path()
-    context.move_to(x + RADIUS, y)
-    context.arc(x, y, RADIUS, 0.0, 2.0 * math.pi)
+    circle(context, x, y, RADIUS)
     context.stroke_style = "rgba(0, 0, 0, 0.7)"
     context.fill_style = color
     context.fill()
     context.stroke()
-
-
-class _WordsComposer(_Composer):
-    def _repaint(
-        self,
-        drawing_context: DrawingContext.DrawingContext,
-        canvas_bounds: Geometry.IntRect,
-        composer_cache: CanvasItem.ComposerCache,
-    ) -> None:
-        marks = self._marks
-        if marks is None or not marks.words:
-            return
-        left, top = canvas_bounds.left + LEGEND_MARGIN, canvas_bounds.top + LEGEND_MARGIN
-        with drawing_context.saver():
-            drawing_context.begin_path()
-            drawing_context.round_rect(left, top, 20 + 8 * len(marks.words), 26, 6)
-            drawing_context.fill_style = "rgba(0, 0, 0, 0.60)"
-            drawing_context.fill()
-            drawing_context.font = LEGEND_FONT
-            drawing_context.text_baseline = "middle"
-            drawing_context.text_align = "left"
-            drawing_context.fill_style = "white"
-            drawing_context.fill_text(marks.words, left + 10, top + 13)

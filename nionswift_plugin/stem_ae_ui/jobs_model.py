@@ -16,7 +16,7 @@ from nion.utils import Geometry, Observable
 from stem_ae.jobs import remote
 
 from . import keeping, simulate_overlay
-from .overlay import Overlays
+from .canvas import Overlays
 from .simulate_model import duration
 
 LOOK_BUSY_S, LOOK_IDLE_S = 1.0, 2.0

@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 from nion.swift import ImageCanvasItem
-from nion.ui import CanvasItem, DrawingContext
+from nion.ui import DrawingContext
 from nion.utils import Geometry
 from numpy.typing import NDArray
 
-from .overlay import LEGEND_FONT, LEGEND_MARGIN, LEGEND_ROW, Attached
+from .canvas import LEGEND_MARGIN, Attached, Key, MarksCanvasItem, Screen, circle, legend
 
 AGREES, DIFFERS, LOOK = "#2FD3A0", "#FF4D6D", "#F0E442"
 ENLARGED = 10.0
@@ -51,35 +51,42 @@ class Moves:
         return cls(np.empty((0, 2)), np.empty((0, 2)), np.empty(0, bool), shape)
 
 
-class _MovesCanvasItem(CanvasItem.AbstractCanvasItem):
-    def __init__(self) -> None:
-        super().__init__()
-        self.__marks: Moves | None = None
-
-    @property
-    def marks(self) -> Moves | None:
-        """What is drawn."""
-        return self.__marks
-
-    @marks.setter
-    def marks(self, marks: Moves | None) -> None:
-        if marks is not self.__marks:
-            self.__marks = marks
-            self.update()
-
-
-class ArrowsCanvasItem(_MovesCanvasItem):
+class ArrowsCanvasItem(MarksCanvasItem[Moves]):
     """Arrows of the atoms, and numbered circles. Belongs into the part of the display that zooms with the image."""
 
-    def _get_composer(self, composer_cache: CanvasItem.ComposerCache) -> CanvasItem.BaseComposer:
-        return _ArrowsComposer(self, composer_cache, self.marks)
+    @staticmethod
+    def draw(context: DrawingContext.DrawingContext, bounds: Geometry.IntRect, marks: Moves) -> None:
+        """Draw arrows and circles."""
+        screen = Screen.of(marks.shape, bounds)
+        if screen is None:
+            return
+        start = screen.points(marks.before)
+        end = start + ENLARGED * (marks.after - marks.before) * screen.per_pixel
+        context.line_width = LINE_WIDTH
+        for differs, color in ((False, AGREES), (True, DIFFERS)):
+            context.stroke_style = color
+            chosen = marks.differs == differs
+            for (x0, y0), (x1, y1) in zip(start[chosen].tolist(), end[chosen].tolist(), strict=True):
+                _arrow(context, x0, y0, x1, y1)
+        for place in marks.places:
+            x, y = screen.points(np.array([place.x, place.y])).tolist()
+            _look_here(context, x, y, place.radius * screen.scale, place.text)
 
 
-class ArrowsLegendCanvasItem(_MovesCanvasItem):
+class ArrowsLegendCanvasItem(MarksCanvasItem[Moves]):
     """What the arrows mean, in the corner of the display."""
 
-    def _get_composer(self, composer_cache: CanvasItem.ComposerCache) -> CanvasItem.BaseComposer:
-        return _LegendComposer(self, composer_cache, self.marks)
+    @staticmethod
+    def draw(context: DrawingContext.DrawingContext, bounds: Geometry.IntRect, marks: Moves) -> None:
+        """Draw the legend, if there are arrows."""
+        if not len(marks.before):
+            return
+        differ = int(marks.differs.sum())
+        rows = [
+            (_arrow_key(AGREES), f"{len(marks.before) - differ:,} moved within their errors", ""),
+            (_arrow_key(DIFFERS), f"{differ:,} moved by more (arrows × {ENLARGED:g})", ""),
+        ]
+        legend(context, bounds.right - LEGEND_MARGIN - 264, bounds.top + LEGEND_MARGIN, 264, rows)
 
 
 def arrows_and_legend(display: ImageCanvasItem.ImageCanvasItem) -> Attached:
@@ -87,38 +94,12 @@ def arrows_and_legend(display: ImageCanvasItem.ImageCanvasItem) -> Attached:
     return Attached(display, ArrowsCanvasItem(), ArrowsLegendCanvasItem())
 
 
-class _MovesComposer(CanvasItem.BaseComposer):
-    def __init__(self, item: _MovesCanvasItem, cache: CanvasItem.ComposerCache, moves: Moves | None) -> None:
-        super().__init__(item, item.layout_sizing, cache)
-        self._moves = moves
+def _arrow_key(color: str) -> Key:
+    def draw(context: DrawingContext.DrawingContext, x: float, y: float) -> None:
+        context.stroke_style = color
+        _arrow(context, x - 8, y, x + 8, y)
 
-
-class _ArrowsComposer(_MovesComposer):
-    def _repaint(
-        self,
-        drawing_context: DrawingContext.DrawingContext,
-        canvas_bounds: Geometry.IntRect,
-        composer_cache: CanvasItem.ComposerCache,
-    ) -> None:
-        moves = self._moves
-        mapping = moves and ImageCanvasItem.ImageCanvasItemMapping.make(moves.shape, canvas_bounds, [])
-        if not (moves and mapping):
-            return
-        area = mapping.canvas_rect
-        scale = np.array([area.width / moves.shape[1], area.height / moves.shape[0]])
-        corner = np.array([area.left, area.top])
-        start = (moves.before + 0.5) * scale + corner
-        end = start + ENLARGED * (moves.after - moves.before) * scale
-        with drawing_context.saver():
-            drawing_context.line_width = LINE_WIDTH
-            for differs, color in ((False, AGREES), (True, DIFFERS)):
-                drawing_context.stroke_style = color
-                chosen = moves.differs == differs
-                for (x0, y0), (x1, y1) in zip(start[chosen].tolist(), end[chosen].tolist(), strict=True):
-                    _arrow(drawing_context, x0, y0, x1, y1)
-            for place in moves.places:
-                x, y = (np.array([place.x, place.y]) + 0.5) * scale + corner
-                _circle(drawing_context, float(x), float(y), place.radius * float(scale.mean()), place.text)
+    return draw
 
 
 def _arrow(context: DrawingContext.DrawingContext, x0: float, y0: float, x1: float, y1: float) -> None:
@@ -133,48 +114,11 @@ def _arrow(context: DrawingContext.DrawingContext, x0: float, y0: float, x1: flo
     context.stroke()
 
 
-def _circle(context: DrawingContext.DrawingContext, x: float, y: float, radius: float, text: str) -> None:
-    context.begin_path()
-    context.move_to(x + radius, y)
-    context.arc(x, y, radius, 0.0, 2.0 * math.pi)
+def _look_here(context: DrawingContext.DrawingContext, x: float, y: float, radius: float, text: str) -> None:
+    circle(context, x, y, radius)
     context.stroke_style = LOOK
     context.stroke()
     context.font = "bold 18px sans-serif"
     context.text_baseline = "middle"
     context.fill_style = LOOK
     context.fill_text(text, x + 0.75 * radius + 4, y - 0.75 * radius - 8)
-
-
-class _LegendComposer(_MovesComposer):
-    def _repaint(
-        self,
-        drawing_context: DrawingContext.DrawingContext,
-        canvas_bounds: Geometry.IntRect,
-        composer_cache: CanvasItem.ComposerCache,
-    ) -> None:
-        moves = self._moves
-        if moves is None or not len(moves.before):
-            return
-        differ = int(moves.differs.sum())
-        rows = [
-            (AGREES, f"{len(moves.before) - differ:,} moved within their errors"),
-            (DIFFERS, f"{differ:,} moved by more (arrows × {ENLARGED:g})"),
-        ]
-        width = 264
-        left, top = canvas_bounds.right - LEGEND_MARGIN - width, canvas_bounds.top + LEGEND_MARGIN
-        with drawing_context.saver():
-            drawing_context.begin_path()
-            drawing_context.round_rect(left, top, width, 2 * LEGEND_ROW + 10, 6)
-            drawing_context.fill_style = "rgba(0, 0, 0, 0.60)"
-            drawing_context.fill()
-            drawing_context.font = LEGEND_FONT
-            drawing_context.text_baseline = "middle"
-            drawing_context.line_width = 2.0
-            for number, (color, text) in enumerate(rows):
-                y = top + 5 + LEGEND_ROW * (number + 0.5)
-                drawing_context.stroke_style = color
-                _arrow(drawing_context, left + 8, y, left + 24, y)
-                drawing_context.fill_style = "white"
-                drawing_context.fill_text(text, left + 32, y)
-
-
