@@ -14,6 +14,8 @@ from stem_ae.atoms import Atoms2D
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_BINS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)  # of a probability
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
@@ -111,6 +113,27 @@ def score(
         true_names=np.array(names, np.str_)[true],
         found_names=np.array(atoms.symbols, np.str_)[found],
     )
+
+
+def calibration_error(stated: ArrayLike, right: ArrayLike) -> float:
+    """Return the expected calibration error of probabilities (Naeini et al., AAAI 2015).
+
+    Parameters
+    ----------
+    stated : (N,) array
+        Probabilities.
+    right : (N,) bool array
+        Whether it was so.
+
+    Returns
+    -------
+    float
+        The mean difference between both in bins of the probability, each bin by its number of cases.
+    """
+    probability, true = np.asarray(stated, dtype=float), np.asarray(right, dtype=float)
+    of = np.digitize(probability, _BINS)
+    gaps = np.bincount(of, probability - true)
+    return float(np.abs(gaps).sum() / max(len(probability), 1))
 
 
 def _inside(atoms: Atoms2D, positions: FloatArray, edge: float) -> NDArray[np.bool_]:
