@@ -13,6 +13,7 @@ apart); Si.
 
     python benchmarks/explorer_workflows.py --quick           # a few minutes: one length scale, 60 points
     nice python benchmarks/explorer_workflows.py --csv out.csv    # everything; every run also as a line of a table
+    python benchmarks/explorer_workflows.py --report out.csv more.csv    # the tables of runs before
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from stem_ae.imaging.specimens import graphene
 
 KERNELS, ACQUISITIONS, LENGTHS = ("rbf", "matern52", "rq"), ("ucb", "ei", "pi"), (1, 5, 20)  # lengths in steps
 WORKFLOWS = ("1 nmf", "1 svd", "1 n-findr", "2 windows", "2 fourier", "3 atoms")
+NUMBERS = ("found", "false", "ssim", "uncertainty")
 STEP, BATCH, COMPONENTS, LATENT, EPOCHS = 8, 10, 4, 2, 15
 
 
@@ -181,7 +183,11 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one length scale, 60 points")
     parser.add_argument("--targets", action="store_true", help="only how well the workflows' maps show the feature")
     parser.add_argument("--csv", help="where every run becomes a line")
+    parser.add_argument("--report", nargs="*", help="print the tables of such files, run nothing")
     options = parser.parse_args()
+    if options.report:
+        report([line for path in options.report for line in read(path)])
+        return
     torch.set_num_threads(1)
     points, lengths = ([60], (5,)) if options.quick else (options.points, LENGTHS)
     lines = []
@@ -206,6 +212,15 @@ def main():
                 if options.csv:
                     write(options.csv, lines)
     report(lines)
+
+
+def read(path):
+    """Return the lines of a file that was written before."""
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
+    for line in lines:
+        line |= {"points": int(line["points"])} | {name: float(line[name]) for name in NUMBERS}
+    return lines
 
 
 def write(path, lines):
@@ -236,8 +251,7 @@ def summary(title, lines, key):
     """Print, for each group: found (median, lowest, share above half), false, SSIM (median, best), uncertainty."""
     print(f"\n| {title} | found | lowest | above half | false | SSIM | best SSIM | uncertainty |\n|" + "---|" * 8)
     for group in sorted({key(line) for line in lines}):
-        of = {name: np.array([line[name] for line in lines if key(line) == group])
-              for name in ("found", "false", "ssim", "uncertainty")}  # fmt: skip
+        of = {name: np.array([line[name] for line in lines if key(line) == group]) for name in NUMBERS}
         print(f"| {' '.join(group)} | {np.median(of['found']):.2f} | {of['found'].min():.2f} | "
               f"{(of['found'] > 0.5).mean():.2f} | {np.median(of['false']):.2f} | {np.median(of['ssim']):.2f} | "
               f"{of['ssim'].max():.2f} | {np.median(of['uncertainty']):.2f} |")
