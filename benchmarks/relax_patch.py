@@ -6,6 +6,7 @@
     python benchmarks/relax_patch.py --baseline      # ASE's BFGS on the same engine, for comparison
     python benchmarks/relax_patch.py --dft           # C24H12 with the embedded engine, and from there with PBE (CP2K)
     python benchmarks/relax_patch.py --dynamics 1000 # C91H27 at 300 and 1200 K, so many steps of 1 fs
+    python benchmarks/relax_patch.py --adsorption    # H, CH3 and O on C24H12 with the embedded engine
 
 Set OMP_NUM_THREADS=1: CPU seconds are of one core, children (xtb) included.
 """
@@ -18,7 +19,7 @@ import pathlib
 import resource
 import tempfile
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -126,17 +127,54 @@ def _nearest_to(atoms: Atoms2D, index: int) -> int:
     return int(np.argsort(np.linalg.norm(atoms.positions - atoms.positions[index], axis=1))[1])
 
 
-def dft() -> None:
-    """Print the bonds of coronene by the embedded engine, and by PBE from there."""
+def coronene(vacuum: float) -> Any:
+    """Return C24H12 as a patch of an image."""
     found = noisy_atoms(24.0, 0.03)
     # Where one of an atom's bonds, turned round, ends: the middle of the ring opposite.
     nearest = np.argsort(np.linalg.norm(found.positions - 12.0, axis=1))
     atom, neighbour = found.positions[nearest[0]], found.positions[_nearest_to(found, nearest[0])]
-    cell = structure.build(found, structure.around(*(2 * atom - neighbour), 4.3), vacuum=4.0)
+    return structure.build(found, structure.around(*(2 * atom - neighbour), 4.3), vacuum=vacuum)
+
+
+def dft() -> None:
+    """Print the bonds of coronene by the embedded engine, and by PBE from there."""
+    cell = coronene(vacuum=4.0)
     print(cell.get_chemical_formula(), flush=True)
     embedded = relax(cell, fmax=0.01)
     print(json.dumps(embedded), flush=True)
-    print(json.dumps(relax(simulate.Result.read(pathlib.Path(embedded["folder"])).atoms, engine="cp2k")), flush=True)
+    start = simulate.Result.read(pathlib.Path(embedded["folder"])).atoms
+    true = relax(start, engine="cp2k")
+    print(json.dumps(true), flush=True)
+    print_side_by_side(start, simulate.Result.read(pathlib.Path(true["folder"])).atoms)
+
+
+def print_side_by_side(one: Any, other: Any) -> None:
+    """Print coronene's kinds of bonds, from the hub outwards, by two engines."""
+    first, second, _ = structure.bonded(one)
+    pairs = np.column_stack([first, second])[first < second]
+    ring = np.round(np.linalg.norm(one.positions - one.positions.mean(axis=0), axis=1), 0)
+    kinds: dict[tuple[float, float], list[list[float]]] = {}
+    for i, j in pairs:
+        lengths = [float(atoms.get_distance(i, j)) for atoms in (one, other)]
+        kinds.setdefault((min(ring[i], ring[j]), max(ring[i], ring[j])), []).append(lengths)
+    for (inner, outer), bonds in sorted(kinds.items()):
+        here, there = np.mean(bonds, axis=0)
+        print(f"{len(bonds):3d} bonds from {inner:.0f} to {outer:.0f} Å off the centre: {here:.3f} and {there:.3f} Å")
+
+
+def adsorption() -> None:
+    """Print adsorption energies on coronene."""
+    for what, site in (("H", "top"), ("CH3", "top"), ("O", "bridge")):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="relax_patch_adsorption_"))
+        cell = structure.adsorb(coronene(vacuum=10.0), what, cast(Any, site))
+        simulate.Calculation.create(folder, to_dict(simulate.Adsorption(fixed="perimeter")), cell, {})
+        cpu = cpu_seconds()
+        if run_folder(folder):
+            print(simulate.Calculation(folder).error())
+            return
+        summary = simulate.Result.read(folder).summary
+        said = {name: summary[name] for name in ("adsorption_energy", "unpaired_electrons")}
+        print(json.dumps({"adsorbed": what, "site": site, "cpu_s": round(cpu_seconds() - cpu, 1), **said}), flush=True)
 
 
 def dynamics(cell: Any, steps: int) -> None:
@@ -170,6 +208,7 @@ def main() -> None:
     parser.add_argument("--baseline", action="store_true")
     parser.add_argument("--dft", action="store_true")
     parser.add_argument("--dynamics", type=int, default=0, metavar="STEPS")
+    parser.add_argument("--adsorption", action="store_true")
     parser.add_argument("--dose", type=float, default=1e6, help="e/Å² of the simulated image")
     arguments = parser.parse_args()
     if arguments.frame:
@@ -181,6 +220,9 @@ def main() -> None:
         return
     if arguments.dft:
         dft()
+        return
+    if arguments.adsorption:
+        adsorption()
         return
     atoms = noisy_atoms(40.0, 0.03) if arguments.true_atoms else atoms_by_elit(40.0, arguments.dose)
     cell = patch_of_91(atoms)

@@ -66,10 +66,13 @@ class Result:
         """
         from ase.io import read
 
-        path = self.folder / "result.extxyz"
-        if not path.exists():
+        if not self._structure.exists():
             raise StemAeError(f"The result in {self.folder} has no structure: it came from a command.")
-        return cast("ase.Atoms", read(path))
+        return cast("ase.Atoms", read(self._structure))
+
+    @property
+    def _structure(self) -> pathlib.Path:
+        return self.folder / "result.extxyz"
 
     @property
     def displacement(self) -> FloatArray:
@@ -89,6 +92,8 @@ class Result:
     @property
     def frame(self) -> dict[str, Any]:
         """Shape and sampling (Å per pixel) of the image that the structure was built from; empty if it was not."""
+        if not self._structure.exists():
+            return {}
         frame: dict[str, Any] = self.atoms.info.get("stem_ae", {}).get("frame", {})
         return frame
 
@@ -113,7 +118,7 @@ class Result:
         from stem_ae.imaging.scattering import cross_section
         from stem_ae.structure import to_image
 
-        xy = to_image(self.atoms)
+        xy = to_image(self.atoms)  # refuses what was not built from an image
         height, width = shape or self.frame["shape"]
         step = as_sampling(self.frame["sampling"] if sampling is None else sampling)
         return expected_fraction(xy, cross_section(self.atoms.numbers), (height, width), step, GaussianProbe(sigma))
