@@ -97,7 +97,7 @@ def arrows_and_legend(display: ImageCanvasItem.ImageCanvasItem) -> Attached:
 def _arrow_key(color: str) -> Key:
     def draw(context: DrawingContext.DrawingContext, x: float, y: float) -> None:
         context.stroke_style = color
-        _arrow(context, x - 8, y, x + 8, y)
+        _arrow(context, x - 9, y, x + 5, y)
 
     return draw
 
