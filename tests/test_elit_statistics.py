@@ -79,19 +79,19 @@ def test_the_calibration_error_sees_overconfidence() -> None:
 
 def opinions(
     rng: np.random.Generator, n: int, floor: float, noise: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return errors of networks and likelihood that share part of their noise, and the stated variance."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return errors of networks and likelihood that share part of their noise, the stated variance, and one class."""
     shared, own = rng.normal(0, noise, (2, n, 2))
     likelihood = 0.8 * shared + 0.6 * own
     network = 0.6 * shared + rng.normal(0, floor, (n, 2))
-    return network, likelihood, np.full(n, noise**2)
+    return network, likelihood, np.full(n, noise**2), np.zeros(n, np.int64)
 
 
 @pytest.mark.parametrize("floor", [0.01, 0.02, 0.04])
 def test_each_frame_shows_its_own_floor(floor: float) -> None:
     rng = np.random.default_rng(1)
     learnt = learn([opinions(rng, 500, 0.02, noise) for noise in np.geomspace(0.005, 0.08, 24)])
-    network, likelihood, variance = opinions(rng, 1000, floor, 0.01)
+    network, likelihood, variance, _ = opinions(rng, 1000, floor, 0.01)
     covariance = variance[:, None, None] * np.eye(2)
     error, stated = learnt.combine(network, likelihood, covariance, np.ones(1000, bool))
     assert learnt.floor_of(network - likelihood, covariance) == pytest.approx(floor, rel=0.25)

@@ -241,7 +241,7 @@ def _one_round(
 
     with _one_thread_each(count) as pool:
         members = list(pool.map(train, range(count)))
-    result = Ensemble(members, ensemble.description)
+    result = Ensemble(members, ensemble.description, ensemble.familiar)
     conditions = (today, material.conditions)
     return Ensemble(members, ensemble.description, familiar_to(result, material, conditions, number, frames=32))
 

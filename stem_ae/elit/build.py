@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
@@ -18,11 +17,9 @@ from stem_ae.elit.likelihood import fit
 from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar, Signs
-from stem_ae.elit.posterior import learn
+from stem_ae.elit.posterior import Errors, learn
 from stem_ae.elit.preprocess import repair
 from stem_ae.scoring import score
-
-FloatArray = NDArray[np.float64]
 
 _FRAME_EXTENT = 48.0  # Å: largest frames on which a trained ensemble is checked
 _POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 40  # Å: those on which its positions are, and how many at most
@@ -122,7 +119,7 @@ def finished(
         Ensemble(ensemble.members, ensemble.description), material, [material.conditions], seed, frames, report
     )
     usual = dataclasses.replace(material.conditions.clean, **_USUAL)
-    errors: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+    errors: list[Errors] = []
     positions_frames = min(frames // 2, _POSITIONS_FRAMES)
     for k in range(positions_frames):
         rng = np.random.default_rng([seed, 2, k])
@@ -171,7 +168,9 @@ def familiar_to(
         report("familiar frames", k + 1, frames, 0.0)
     if len(known) < _FEWEST_FAMILIAR:  # a training that was too short to read anything: what it sees is all there is
         return Familiar.learn([*known, *today, *_unread(ensemble, material, conditions[-1], seed)])
-    return ensemble.familiar.learn_also(known, today) if ensemble.familiar is not None else Familiar.learn(known)
+    if ensemble.familiar is None:
+        return Familiar.learn([*known, *today])
+    return ensemble.familiar.learn_also(known, today)
 
 
 def _unread(ensemble: Ensemble, material: Material, conditions: synthesis.Conditions, seed: int) -> list[Signs]:
@@ -191,9 +190,9 @@ def _is_read(atoms: Atoms2D, shot: synthesis.Scene) -> bool:
     return min(result.recall, result.precision) >= _READ and result.accuracy >= _READ
 
 
-def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the networks' and the likelihood's errors ``(N, 2)`` in Å, and the stated variance ``(N,)`` per axis."""
-    none = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0)
+def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> Errors:
+    """Return what both opinions are wrong by."""
+    none = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, np.int64)
     atoms = ensemble.predict(shot.counts, shot.sampling, refine=False).atoms
     if len(atoms) < 20:
         return none
@@ -204,7 +203,7 @@ def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> tuple[FloatArray, Floa
     chosen = np.flatnonzero((distance < 0.5) & result.converged & inner)
     truth = shot.xy[nearest[chosen]]
     variance = np.trace(result.covariance[chosen], axis1=1, axis2=2) / 2
-    return atoms.positions[chosen] - truth, result.positions[chosen] - truth, variance
+    return atoms.positions[chosen] - truth, result.positions[chosen] - truth, variance, atoms.labels[chosen]
 
 
 def _finished(path: pathlib.Path, plan: Plan) -> tuple[list[UNet], list[float]]:

@@ -203,7 +203,9 @@ class Ensemble:
 
         def combined(fitted: Fit, shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             seen = atoms.positions - np.column_stack([shift, np.zeros(len(shift))])
-            return self.description.posterior.combine(seen, fitted.positions, fitted.covariance, fitted.converged)
+            return self.description.posterior.combine(
+                seen, fitted.positions, fitted.covariance, fitted.converged, atoms.labels
+            )
 
         fitted, positions, covariance = without_jitter(fit(image, atoms.sampling, atoms.positions), combined)
         dy, dx = atoms.sampling

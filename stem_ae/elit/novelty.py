@@ -138,14 +138,12 @@ class Familiar:
         The deep features are learnt anew; the others keep their spread, of which a few frames say little.
         """
         anew = Familiar.learn([*known, *today])
-        if self.spectrum is None or self.reading is None or not today:
+        if self.spectrum is None or self.reading is None:
             return anew
-        spectrum, reading = _rows(today)
-        return dataclasses.replace(
-            anew,
-            spectrum=self.spectrum.with_centre(np.array(spectrum)),
-            reading=self.reading.with_centre(np.array(reading)),
-        )
+        clouds = [self.spectrum, self.reading]
+        if today:
+            clouds = [cloud.with_centre(np.array(rows)) for cloud, rows in zip(clouds, _rows(today), strict=True)]
+        return dataclasses.replace(anew, spectrum=clouds[0], reading=clouds[1])
 
     def novelty(self, signs: Signs) -> float:
         """Return how far a frame is from what is familiar: up to 1 is known."""

@@ -22,6 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Errors = tuple[FloatArray, FloatArray, FloatArray, IntArray]
+"""Of one frame: errors ``(N, 2)`` in Å of networks and likelihood, variance ``(N,)`` per axis in Å² that the Fisher
+information stated, and classes ``(N,)``."""
 
 _QUANTILE_95 = 5.991  # of chi squared with two degrees of freedom
 _FEWEST = 30  # atoms from which a frame's own floor can be told
@@ -53,7 +57,12 @@ class Posterior:
     limit: float = 0.06
 
     def combine(
-        self, network: FloatArray, likelihood: FloatArray, covariance: FloatArray, converged: NDArray[np.bool_]
+        self,
+        network: FloatArray,
+        likelihood: FloatArray,
+        covariance: FloatArray,
+        converged: NDArray[np.bool_],
+        groups: IntArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return positions ``(N, 2)`` in Å and their covariance ``(N, 2, 2)`` in Å².
 
@@ -65,10 +74,12 @@ class Posterior:
             As the Fisher information states it.
         converged : (N,) bool array
             Where the likelihood's opinion counts at all.
+        groups : (N,) int array, optional
+            Atoms of one class: networks place heavy atoms better than light ones, so each has its floor.
         """
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 1e-8)
-        floor = self.floor_of(network[converged] - likelihood[converged], covariance[converged])
+        floor = self._floors(network - likelihood, covariance, converged, groups)[:, None]
         by_network, by_likelihood, common = self._variances(values)
         by_network = floor**2 + by_network
         common = np.minimum(common, 0.95 * np.minimum(by_network, by_likelihood))
@@ -102,35 +113,47 @@ class Posterior:
         return float(np.sqrt(max(trust * known + (1 - trust) * seen, _LEAST_FLOOR**2)))
 
 
+    def _floors(
+        self, difference: FloatArray, covariance: FloatArray, converged: NDArray[np.bool_], groups: IntArray | None
+    ) -> FloatArray:
+        """Return the floor of each atom, that of its group if it is large enough."""
+        floors = np.full(len(difference), self.floor_of(difference[converged], covariance[converged]))
+        for group in np.unique(groups) if groups is not None else ():
+            chosen = converged & (groups == group)
+            if chosen.sum() >= _FEWEST:
+                floors[groups == group] = self.floor_of(difference[chosen], covariance[chosen])
+        return floors
+
     def _variances(self, stated: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return what noise adds to both opinions, and to both alike, given the stated variance, in Å²."""
         saturation = 1 + stated / self.limit**2
         return self.share * stated / saturation, self.scale * stated, self.common * stated / np.sqrt(saturation)
 
 
-def learn(frames: Sequence[tuple[FloatArray, FloatArray, FloatArray]]) -> Posterior:
+def learn(frames: Sequence[Errors]) -> Posterior:
     """Learn the five numbers from errors with known truth.
 
     Parameters
     ----------
-    frames : sequence of (network, likelihood, variance)
-        For each frame the errors ``(N, 2)`` in Å of both opinions about the same atoms, and the variance ``(N,)`` per
-        axis in Å² that the Fisher information stated.
+    frames : sequence of Errors
+        Of both opinions about the same atoms.
     """
     usable = [_usual(*frame) for frame in frames]
     usable = [frame for frame in usable if len(frame[2]) >= _FEWEST]
     if len(usable) < 2:
         return Posterior()
-    v = np.array([np.median(variance) for _, _, variance in usable])
-    n2 = np.array([_spread2(network).mean() for network, _, _ in usable])
-    m2 = np.array([_spread2(likelihood).mean() for _, likelihood, _ in usable])
-    nm = np.array([(_spread2(n + m) - _spread2(n - m)).mean() / 4 for n, m, _ in usable])
+    v = np.array([np.median(variance) for _, _, variance, _ in usable])
+    n2 = np.array([_spread2(network).mean() for network, _, _, _ in usable])
+    # Both in units of each atom's own stated variance: heavy and light atoms differ in it.
+    in_units = [(n / np.sqrt(own)[:, None], m / np.sqrt(own)[:, None]) for n, m, own, _ in usable]
+    m2 = np.array([_spread2(m).mean() for _, m in in_units])
+    nm = np.array([(_spread2(n + m) - _spread2(n - m)).mean() / 4 for n, m in in_units])
     # Where one is far better than the other, what they share does not matter, and it is not well seen either.
-    alike = (m2 > n2 / _ALIKE) & (m2 < n2 * _ALIKE)
+    alike = (m2 * v > n2 / _ALIKE) & (m2 * v < n2 * _ALIKE)
     alike = alike if alike.any() else np.ones(len(v), bool)
     floor2, share, limit = _network_error(v, n2)
-    common = float(np.median((nm / v * np.sqrt(1 + v / limit**2))[alike]))
-    scale = float(np.median((m2 / v)[alike]))
+    common = float(np.median((nm * np.sqrt(1 + v / limit**2))[alike]))
+    scale = float(np.median(m2[alike]))
     floor = float(np.sqrt(max(floor2, _LEAST_FLOOR**2)))
     return _widened(Posterior(floor, max(share, 0.1), max(common, 0.0), scale, limit), usable)
 
@@ -147,21 +170,19 @@ def _network_error(stated: FloatArray, seen: FloatArray) -> tuple[float, float, 
     return best[1:]
 
 
-def _usual(
-    network: FloatArray, likelihood: FloatArray, variance: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _usual(network: FloatArray, likelihood: FloatArray, variance: FloatArray, groups: IntArray) -> Errors:
     """Return the errors without atoms that one of the two lost: they say nothing about the usual error."""
     usual = (np.abs(network).max(1) < 0.35) & (variance > 0)
     usual &= np.abs(likelihood).max(1) < np.maximum(0.35, 4 * np.sqrt(np.abs(variance)))
-    return network[usual], likelihood[usual], variance[usual]
+    return network[usual], likelihood[usual], variance[usual], groups[usual]
 
 
-def _widened(posterior: Posterior, frames: Sequence[tuple[FloatArray, FloatArray, FloatArray]]) -> Posterior:
+def _widened(posterior: Posterior, frames: Sequence[Errors]) -> Posterior:
     """Return the posterior with all variances scaled so that 95 % ellipses hold 95 % of a usual frame's errors."""
     factors = []
-    for network, likelihood, variance in frames:
+    for network, likelihood, variance, groups in frames:
         covariance = variance[:, None, None] * np.eye(2)
-        error, stated = posterior.combine(network, likelihood, covariance, np.ones(len(network), bool))
+        error, stated = posterior.combine(network, likelihood, covariance, np.ones(len(network), bool), groups)
         factors.append(float(np.quantile((error**2).sum(1) / stated[:, 0, 0], 0.95)) / _QUANTILE_95)
     factor = float(np.median(factors))
     return dataclasses.replace(
