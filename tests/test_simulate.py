@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -343,6 +344,25 @@ def test_lammps_runs_its_input_and_holds_the_atoms(mixed, tmp_path, task, monkey
     free = wanted(mixed, order_of(folder))
     assert np.abs(moved[~free]).max() < 1e-4
     assert np.abs(moved[free]).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("gpaw"), reason="GPAW is not installed")
+@pytest.mark.parametrize(
+    "task", [simulate.Relax(fmax=0.1), simulate.MolecularDynamics(temperature=300, steps=2, every=1)]
+)
+def test_gpaw_runs_its_script(tmp_path, task):
+    """PBE's bond of H2 is 0.75 Å; the held coordinates stay."""
+    hydrogen = ase.Atoms("H2", [(0, 0, 0), (0, 0, 0.8)])
+    hydrogen.center(vacuum=2.5)
+    hydrogen.set_constraint(FixCartesian([0], mask=[True, True, False]))
+    folder = inputs.export(task, hydrogen, "gpaw", tmp_path, cutoff_ev=300)
+    done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-800:]
+    final = ase.io.read(folder / "final.extxyz")
+    assert final.positions[0, :2] == pytest.approx(hydrogen.positions[0, :2], abs=1e-6)
+    if task.kind == "relax":
+        assert final.get_distance(0, 1) == pytest.approx(0.755, abs=0.01)
 
 
 @pytest.mark.parametrize("task", [simulate.Relax(fixed="H"), simulate.MolecularDynamics(fixed="H")])
