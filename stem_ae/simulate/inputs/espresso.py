@@ -33,7 +33,8 @@ def write(job: Job) -> InputSet:
     system: dict[str, object] = {
         "ibrav": 0, "nat": len(job.atoms), "ntyp": len(job.elements), "ecutwfc": job.cutoff_ev / _RYDBERG_EV,
         "ecutrho": 8 * job.cutoff_ev / _RYDBERG_EV, "occupations": "'smearing'", "smearing": "'gaussian'",
-        "degauss": 0.05 / _RYDBERG_EV, "nosym": ".true." if dynamics else None, "vdw_corr": "'dft-d3'" if job.vdw else None,
+        "degauss": 0.05 / _RYDBERG_EV, "nosym": ".true." if dynamics else None,
+        "vdw_corr": "'dft-d3'" if job.vdw else None,
         "assume_isolated": "'2D'" if job.atoms.pbc.sum() == 2 and kind == "relax" else None,
     }  # fmt: skip
     ions: dict[str, object] = {}
