@@ -35,6 +35,7 @@ class Items:
         self.__window = window
         self.__transactions: list[DocumentModel.Transaction] = []
         self.__maps: dict[str, DataItem.DataItem] = {}
+        self.__live: list[DataItem.DataItem] = []
         self.survey: DataItem.DataItem | None = None
         """The newest survey image; the region is marked on it."""
         self.explored: DataItem.DataItem | None = None
@@ -81,6 +82,7 @@ class Items:
             self.__put(self.sample, 4)
         else:
             self.sample.set_xdata(xdata)
+        self.__go_live(self.sample)
         self.show_bands(frame, bands)
 
     def show_bands(self, frame: CameraFrame, bands: list[tuple[float, float]]) -> None:
@@ -140,9 +142,11 @@ class Items:
             if channel := self.__display_item(item).display_data_channel:
                 channel.color_map_id = colors
             self.__transactions.append(self.__window.document_model.item_transaction(item))
+            self.__go_live(item)
             self.__put(item, list(MAPS).index(name) + 1)
         elif item in self.__window.document_model.data_items:  # otherwise the user has deleted it
             item.title = f"{title} ({about['property']})"
+            self.__go_live(item)
             self.__window.document_model._queue_data_item_update(item, xdata)
 
     def finish(self) -> None:
@@ -150,6 +154,20 @@ class Items:
         for transaction in self.__transactions:
             transaction.close()
         self.__transactions.clear()
+        for item in self.__live:
+            if item in self.__window.document_model.data_items:
+                self.__window.document_model.end_data_item_live(item)
+        self.__live.clear()
+
+    def __go_live(self, item: DataItem.DataItem) -> None:
+        """Say that an item changes all the time, until :meth:`finish`.
+
+        Swift sorts the others anew by date with every change, which moves them about in the Data panel and now and then
+        stops Swift for good: thumbnails that are ready at that moment wait for the panel, and it for them.
+        """
+        if item not in self.__live:
+            self.__live.append(item)
+            self.__window.document_model.begin_data_item_live(item)
 
     # --- Swift's ways ------------------------------------------------------------------------------------------------
 

@@ -500,6 +500,8 @@ class ExplorerModel(Observable.Observable):
         """Show the newest spectrum, the bands on it and the properties; raises what is wrong with them."""
         if self.__sample is not None:
             self.items.show_sample(self.__sample, [band for one in scalarizers.values() for band in bands_of(one)])
+            if not self.is_running:
+                self.items.finish()
             for one in scalarizers.values():
                 value_of(one, self.__sample)
         self.__describe()
