@@ -67,7 +67,7 @@ class RunSettings:
     aim_dose: float = 2.5e3
     verify_dose: float = 5e3
     aim_scans: int = 4
-    verify_scans: int = 3
+    verify_scans: int = 5
 
     @classmethod
     def moving(cls, dopant: str = "Si", host: str = "C", **others: Any) -> RunSettings:
