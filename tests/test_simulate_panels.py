@@ -309,6 +309,10 @@ def test_from_the_image_to_a_result_on_the_image(swift):
     assert "C" in swift.simulate.texts.structure
     swift.simulate.export()
     swift.pump(lambda: "Submitted" in swift.simulate.texts.message)
+    swift.simulate.fixed_index = 1 - swift.simulate.fixed_index
+    before = swift.simulate.texts.structure
+    swift.pump(lambda: swift.simulate.texts.structure != before)  # drawn anew, which takes no news away
+    assert "Submitted" in swift.simulate.texts.message
     swift.pump(lambda: swift.jobs.rows)
     assert swift.jobs.rows[0].image == str(item.uuid)
     swift.jobs.select(swift.jobs.rows[0].id)

@@ -126,6 +126,7 @@ class SimulateModel(Observable.Observable):
         self.texts = Texts()
         self.__subject: Subject | None = None
         self.__kept: tuple[typing.Any, DataItem.DataItem] | None = None
+        self.__news = ""
         self.__listeners: list[typing.Any] = []
         self.__watched: DisplayItem.DisplayItem | None = None
         self.__closed = False
@@ -341,6 +342,7 @@ class SimulateModel(Observable.Observable):
             structure="\n".join([structure, f"image scale corrected by {v['scale']:.4f}{bent}", *v["notes"]]),
             cost=f"About {duration(v['seconds'])} on one core, {v['gigabytes']:.1f} GB",
             warning=v["missing"] or v["warning"],
+            message=self.__news,
         )
         self.notify_property_changed("texts")
 
@@ -352,6 +354,7 @@ class SimulateModel(Observable.Observable):
 
     def __clear(self, message: str) -> None:
         self.__subject = None
+        self.__news = ""
         self.picture = np.zeros(PICTURE, np.uint32)
         self.notify_property_changed("picture")
         self.texts = Texts(message=message)
@@ -387,7 +390,7 @@ class SimulateModel(Observable.Observable):
             "image_sha256": hashlib.sha256(np.ascontiguousarray(item.data).data).hexdigest(),
         }  # fmt: skip
         request |= {"do": "submit", "title": subject.title, "provenance": provenance}
-        self.__say(message="Submitting…")
+        self.__tell("Submitting…")
         self.__ask(request, functools.partial(self.__submitted, start), arrays)
 
     def __keep(self, subject: Subject) -> DataItem.DataItem:
@@ -403,10 +406,10 @@ class SimulateModel(Observable.Observable):
         jobs = answer.values.get("jobs", [])
         names = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"
         done = f"Submitted {names} in {time.perf_counter() - start:.2f} s: the Jobs panel shows how far it is."
-        self.__say(message=answer.error or done)
+        self.__tell(answer.error or done)
 
     def __exported(self, answer: remote.Answer) -> None:
-        self.__say(message=answer.error or f"Written to {answer.values['folder']}: README.txt says how to start it.")
+        self.__tell(answer.error or f"Written to {answer.values['folder']}: README.txt says how to start it.")
 
     # --- both sides -------------------------------------------------------------------------------------------------
 
@@ -422,6 +425,11 @@ class SimulateModel(Observable.Observable):
             self.__window.queue_task(lambda: None if self.__closed else answered(answer))
 
         self.__bench.ask(values, bring, arrays)
+
+    def __tell(self, news: str) -> None:
+        """Say what became of the last export; it stays when the preview is drawn anew."""
+        self.__news = news
+        self.__say(message=news)
 
     def __say(self, message: str) -> None:
         self.texts = dataclasses.replace(self.texts, message=message)
