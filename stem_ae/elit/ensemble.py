@@ -34,7 +34,7 @@ from stem_ae.reconstruct import Reconstruction, reconstruct
 
 _FORMAT = "stem_ae-ensemble-1"
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
-_BEYOND = 0.1  # Å outside the frame, from which on only the tails of a column are seen
+_BEYOND = 0.1  # Å outside the frame, beyond its error, from which on only the tails of a column are seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,9 @@ class Ensemble:
         dy, dx = atoms.sampling
         last = np.array([(atoms.shape[1] - 1) * dx, (atoms.shape[0] - 1) * dy])
         inside = np.clip(positions, 0, last)
-        in_view = np.maximum(-fitted.positions, fitted.positions - last).max(axis=1) < _BEYOND
+        beyond = np.maximum(-fitted.positions, fitted.positions - last)
+        deviation = np.sqrt(np.maximum(np.diagonal(fitted.covariance, axis1=1, axis2=2), 0.0))  # not all converge
+        in_view = (beyond < _BEYOND + 2 * deviation).all(axis=1)
         area = 2 * np.pi * float(np.sqrt(np.linalg.det(fitted.probe)))
         refined = dataclasses.replace(
             atoms, positions=inside, covariance=covariance, intensity=fitted.amplitude * area
