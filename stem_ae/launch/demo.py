@@ -57,7 +57,7 @@ def run(output: pathlib.Path, seconds: float) -> list[dict[str, Any]]:
 def summary(stage: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     """Turn what Swift left in a stage's folder into the files for the user, and say how good it is."""
     folder = pathlib.Path(answer["folder"])
-    exported = sorted(folder.glob("*.csv"))
+    exported = sorted(path for path in folder.glob("*.csv") if path.name != "atoms.csv")  # which an earlier one left
     if not exported:
         raise StemAeError(f"The snapshot of {stage['name']} was not exported: {answer['message']}")
     provenance_path = exported[-1].with_suffix(".json")
