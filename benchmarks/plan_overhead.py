@@ -29,7 +29,7 @@ from stem_ae.explore.remote import DecisionProcess
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.microscope.devices import Microscope
 from stem_ae.microscope.frame import CameraFrame, Frame
-from stem_ae.microscope.swift_instrument import SwiftInstrument
+from stem_ae.microscope.swift import SwiftInstrument
 from stem_ae.plans import Run, Runner, acquire
 from stem_ae.plans.explore import Exploration, Settings
 

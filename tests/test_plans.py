@@ -37,7 +37,7 @@ from stem_ae.microscope import devices
 from stem_ae.microscope.devices import Microscope, Operation
 from stem_ae.microscope.frame import Frame
 from stem_ae.microscope.registration import shift_between
-from stem_ae.microscope.swift_instrument import SwiftInstrument
+from stem_ae.microscope.swift import SwiftInstrument
 from stem_ae.plans import DocumentWriter, Run, Runner, acquire, runner, stubs
 from stem_ae.plans.explore import Exploration, Settings, explorer_of
 from stem_ae.plans.tune import sharpness, tune

@@ -390,7 +390,7 @@ class EjectionModel(Observable.Observable):
 
     def __start_run(self) -> None:
         from stem_ae.microscope.devices import Microscope  # bluesky takes half a second to import
-        from stem_ae.microscope.swift_instrument import SwiftInstrument
+        from stem_ae.microscope.swift import SwiftInstrument
         from stem_ae.plans import Runner
         from stem_ae.plans.eject import MicroscopeBeam, eject
 

@@ -338,7 +338,7 @@ class ExplorerModel(Observable.Observable):
 
     def __ready(self) -> Runner:
         from stem_ae.microscope.devices import Microscope
-        from stem_ae.microscope.swift_instrument import SwiftInstrument
+        from stem_ae.microscope.swift import SwiftInstrument
         from stem_ae.plans import Runner
 
         folder = self.settings.folder or platformdirs.user_data_path("stem_ae", appauthor=False) / "runs"

@@ -1,6 +1,6 @@
 """What every microscope has to offer: a dozen blocking operations. The bluesky devices are built on them.
 
-``swift_instrument.py`` fulfils this with Nion Swift's instrument. Nothing else is needed to bring another one in.
+``swift.py`` fulfils this with Nion Swift's instrument. Nothing else is needed to bring another one in.
 """
 
 from __future__ import annotations
