@@ -1,4 +1,4 @@
-"""The border to Nion Swift: images become arrays, scan channels streams of frames, the instrument what plans ask for."""
+"""The border to Nion Swift: images as arrays, scan channels as streams of frames, the instrument for plans."""
 
 from __future__ import annotations
 
