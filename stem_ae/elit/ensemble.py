@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
@@ -168,6 +170,12 @@ class Ensemble:
         StemAeError
             If the image or the sampling cannot be used.
         """
+        with _products().limit(limits=1, user_api="blas"):
+            return self._predicted(image, sampling, threshold, refine, classes)
+
+    def _predicted(
+        self, image: ArrayLike, sampling: float | tuple[float, float], threshold: float, refine: bool, classes: Classes
+    ) -> Prediction:
         array = repair(as_image(image))
         step = as_sampling(sampling)
         frame = to_working_grid(array, step, self.sampling)
@@ -298,6 +306,12 @@ class Ensemble:
             member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
         return cls(members, description, Familiar.from_tensors(tensors))
+
+
+@functools.cache
+def _products() -> ThreadpoolController:
+    """Return the hold on NumPy's and SciPy's matrix products: with threads, so many small ones take twice the time."""
+    return ThreadpoolController()
 
 
 def _copy(member: UNet) -> UNet:
