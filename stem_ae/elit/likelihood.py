@@ -23,12 +23,13 @@ FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 _PIXELS_PER_SIGMA = 2.0  # pixels are binned down to about this, which widens the bound by 1 %
-_WINDOW = 2.6  # half width of an atom's window in units of the probe's sigma
+_WINDOW = 2.6  # half width of an atom's window in units of the probe's sigma, at least
+_TAILS = 4.2  # the same of what is not fitted but taken off: the tails of heavy atoms push light neighbours
 _NODE_SPACING = 8.0  # Å between the nodes of the background
 _LARGEST_STEP = 0.15  # Å per iteration
 _LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has lost it
 _NEIGHBOURS = 3  # that are as unknown as the atom itself when its covariance is stated
-_PRECISION = 0.1  # of each step's linear equations: the next step corrects what is left
+_PRECISION = 0.03  # of each step's linear equations: the next step corrects what is left
 _DAMPING = 0.01  # of the conjugate gradients, relative to each unknown's own information
 
 
@@ -130,11 +131,12 @@ def fit(
         Gauss-Newton steps.
     """
     frame = _Frame.binned(image, sampling, sigma)
-    state = _step(frame, _State.start(frame, seeds, sigma), seeds)
-    beyond = _beyond_the_edge(frame, state)
-    everyone = np.concatenate([seeds, beyond])
-    state = state.joined_by(beyond)
-    for _ in range(iterations - 1):
+    state, everyone = _State.start(frame, seeds, sigma), seeds
+    for step in range(iterations):
+        if step:
+            frame = frame.with_tails(state)
+            beyond = _beyond_the_edge(frame, state)
+            everyone, state = np.concatenate([everyone, beyond]), state.joined_by(beyond)
         state = _step(frame, state, everyone)
     return _summary(frame, state, everyone, len(seeds))
 
@@ -149,6 +151,8 @@ class _Frame:
     data: Image
     origin: FloatArray
     step: FloatArray
+    reach: int  # half width of the atoms' windows in pixels
+    tails: Image  # what the atoms add to the image beyond their windows
     shifts: FloatArray  # (rows,) Å by which each row is known to show the atoms too far right
 
     @classmethod
@@ -159,13 +163,26 @@ class _Frame:
         cropped = image[: h * fy, : w * fx]
         data: Image = cropped.reshape(h, fy, w * fx).sum(1).reshape(h, w, fx).sum(2) / np.float32(fx * fy)
         origin = np.array([(fx - 1) / 2 * sampling[1], (fy - 1) / 2 * sampling[0]])
-        return cls(data.astype(np.float32), origin, np.array([fx * sampling[1], fy * sampling[0]]), np.zeros(h))
+        step = np.array([fx * sampling[1], fy * sampling[0]])
+        reach = _pixels(_WINDOW * sigma, step)
+        return cls(data.astype(np.float32), origin, step, reach, np.zeros_like(data, np.float32), np.zeros(h))
+
+    def with_tails(self, state: _State) -> _Frame:
+        """Return the frame knowing the atoms' tails, with windows that suit the probe."""
+        sigma = float(np.sqrt(np.trace(state.probe) / 2))
+        reach, far = (_pixels(width * sigma, self.step) for width in (_WINDOW, _TAILS))
+        windows = _Windows.at(self, state, reach, far)
+        return dataclasses.replace(self, reach=reach, tails=windows.image(windows.heights(state)[0]))
 
     @functools.cached_property
     def hats(self) -> tuple[Image, Image]:
         """Bilinear interpolation from background nodes to rows, and to columns."""
         rows, columns = self.data.shape
         return _hat_matrix(rows, float(self.step[1])), _hat_matrix(columns, float(self.step[0]))
+
+
+def _pixels(length: float, step: FloatArray) -> int:
+    return int(np.ceil(length / step.min()))
 
 
 @functools.lru_cache(maxsize=32)
@@ -217,29 +234,25 @@ class _State:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Model:
-    """The image at one state, and its derivative with respect to every unknown.
+class _Windows:
+    """The pixels around each atom, ``(N, P)`` of them.
 
-    Unknowns are in this order: all x, all y, all amplitudes, the nodes of the background, and the probe's xx, xy, yy.
     Windows reach beyond the frame's edge, so the arithmetic is on flat images with a margin, where nothing counts.
     """
 
-    frame: _Frame
-    columns: NDArray[np.float32]  # (3, N, P) derivative with respect to x, y and amplitude in each atom's window
-    index: NDArray[np.int32]  # (N, P) of the windows' pixels in the flat image
+    shape: tuple[int, int]  # of the image, without the margin
     margin: int
-    probe: NDArray[np.float32]  # (3, pixels) derivative with respect to the probe
-    slope: Image  # (h, w) derivative with respect to a shift of everything along x
-    mean: Image  # (h, w), without the margin
+    index: NDArray[np.int32]  # (N, P) of the pixels in the flat image
+    away: tuple[NDArray[np.float32], NDArray[np.float32]]  # (N, P) each: Å from the atom, x and y
 
     @classmethod
-    def at(cls, frame: _Frame, state: _State) -> _Model:
+    def at(cls, frame: _Frame, state: _State, inner: int, outer: int) -> _Windows:
+        """Return the pixels further than ``inner`` pixels from each atom and no further than ``outer``."""
         h, w = frame.data.shape
-        reach = int(np.ceil(_WINDOW * np.sqrt(np.trace(state.probe) / 2) / frame.step.min()))
-        margin = reach + 2
-        oy, ox = (grid.astype(np.int32) for grid in np.mgrid[-reach : reach + 1, -reach : reach + 1])
-        disc = np.hypot(oy, ox) <= reach + 0.5
-        oy, ox = oy[disc], ox[disc]
+        margin = outer + 2
+        oy, ox = (grid.astype(np.int32) for grid in np.mgrid[-outer : outer + 1, -outer : outer + 1])
+        ring = (np.hypot(oy, ox) <= outer + 0.5) & (np.hypot(oy, ox) > inner + 0.5)
+        oy, ox = oy[ring], ox[ring]
         pixel = (state.positions - frame.origin) / frame.step
         # Windows of atoms beyond the edge must still lie within the margin.
         centre = np.clip(np.rint(pixel), -1, [w, h]).astype(np.int32)
@@ -248,47 +261,77 @@ class _Model:
         away_y = start[:, 1:] + (oy * frame.step[1]).astype(np.float32)
         if frame.shifts.any():
             away_x = away_x - frame.shifts.astype(np.float32)[np.clip(centre[:, 1:] + oy, 0, h - 1)]
-        (a, b), (_, c) = state.precision.astype(np.float32)
-        pull_x, pull_y = a * away_x + b * away_y, b * away_x + c * away_y
-        shape = np.exp(-0.5 * (pull_x * away_x + pull_y * away_y))
-        height = shape * state.amplitude[:, None].astype(np.float32)
-        slope_x, slope_y = height * pull_x, height * pull_y
         index = (centre[:, 1:] + margin) * np.int32(w + 2 * margin) + centre[:, :1] + margin
-        index = index + (oy * np.int32(w + 2 * margin) + ox)
+        return cls((h, w), margin, index + (oy * np.int32(w + 2 * margin) + ox), (away_x, away_y))
 
-        def image_of(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-            pixels = (h + 2 * margin) * (w + 2 * margin)
-            return np.bincount(index.ravel(), windows.ravel(), pixels).astype(np.float32)
+    def heights(self, state: _State) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the atoms add there, and the derivative of its logarithm with respect to x and y."""
+        x, y = self.away
+        (a, b), (_, c) = state.precision.astype(np.float32)
+        pull_x, pull_y = a * x + b * y, b * x + c * y
+        height = state.amplitude[:, None].astype(np.float32) * np.exp(-0.5 * (pull_x * x + pull_y * y))
+        return height, pull_x, pull_y
 
-        # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
-        probe = np.stack([image_of(v) for v in (0.5 * slope_x * pull_x, slope_x * pull_y, 0.5 * slope_y * pull_y)])
-        columns = np.stack([slope_x, slope_y, shape])
-        model = cls(frame, columns, index, margin, probe, frame.data, frame.data)
-        background = frame.hats[0] @ state.nodes.astype(np.float32) @ frame.hats[1].T
-        slope = model.trimmed(image_of(slope_x))
-        return dataclasses.replace(model, slope=slope, mean=model.trimmed(image_of(height)) + background)
+    def flat(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sum of all windows as a flat image."""
+        (h, w), m = self.shape, self.margin
+        return np.bincount(self.index.ravel(), values.ravel(), (h + 2 * m) * (w + 2 * m)).astype(np.float32)
+
+    def image(self, values: NDArray[np.float32]) -> Image:
+        """Return the sum of all windows, without the margin."""
+        (h, w), m = self.shape, self.margin
+        return self.flat(values).reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
 
     def padded(self, image: Image) -> NDArray[np.float32]:
         """Return an image with the margin, flat."""
         return np.pad(image, self.margin).ravel()
 
-    def trimmed(self, flat: NDArray[np.float32]) -> Image:
-        """Return an image without the margin, from a flat one."""
-        h, w = self.frame.data.shape
-        m = self.margin
-        return flat.reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Model:
+    """The image at one state, and its derivative with respect to every unknown.
+
+    Unknowns are in this order: all x, all y, all amplitudes, the nodes of the background, and the probe's xx, xy, yy.
+    """
+
+    frame: _Frame
+    windows: _Windows
+    columns: NDArray[np.float32]  # (3, N, P) derivative with respect to x, y and amplitude in each atom's window
+    pull: tuple[NDArray[np.float32], NDArray[np.float32]]  # (N, P) each: see _Windows.heights
+    mean: Image  # (h, w)
+
+    @classmethod
+    def at(cls, frame: _Frame, state: _State) -> _Model:
+        windows = _Windows.at(frame, state, -1, frame.reach)
+        height, pull_x, pull_y = windows.heights(state)
+        shape = height / state.amplitude[:, None].astype(np.float32)
+        background = frame.hats[0] @ state.nodes.astype(np.float32) @ frame.hats[1].T
+        mean = windows.image(height) + frame.tails + background
+        return cls(frame, windows, np.stack([height * pull_x, height * pull_y, shape]), (pull_x, pull_y), mean)
+
+    @functools.cached_property
+    def probe(self) -> NDArray[np.float32]:
+        """Derivative of the flat image with respect to the probe, ``(3, pixels)``."""
+        # d shape / d probe = shape * pull pull^T / 2; the off-diagonal element counts twice.
+        (slope_x, slope_y, _), (x, y) = self.columns, self.pull
+        return np.stack([self.windows.flat(v) for v in (0.5 * slope_x * x, slope_x * y, 0.5 * slope_y * y)])
+
+    @functools.cached_property
+    def slope(self) -> Image:
+        """Derivative of the image with respect to a shift of everything along x."""
+        return self.windows.image(self.columns[0])
 
     @functools.cached_property
     def _hats(self) -> tuple[Image, Image]:
         rows, columns = self.frame.hats
-        margin = ((self.margin, self.margin), (0, 0))
+        margin = ((self.windows.margin, self.windows.margin), (0, 0))
         return np.pad(rows, margin), np.pad(columns, margin)
 
     @functools.cached_property
     def _sparse(self) -> csc_matrix:
         _, n, p = self.columns.shape
         pointer = np.arange(3 * n + 1, dtype=np.int32) * np.int32(p)
-        index = np.tile(self.index.ravel(), 3)
+        index = np.tile(self.windows.index.ravel(), 3)
         return csc_matrix((self.columns.ravel(), index, pointer), (self.probe.shape[1], 3 * n))
 
     @functools.cached_property
@@ -314,8 +357,8 @@ class _Model:
     def diagonal(self, weight: Image) -> NDArray[np.float32]:
         """Return the diagonal of the Fisher information."""
         rows, columns = self.frame.hats
-        flat = self.padded(weight)
-        atoms = np.einsum("knp,knp,np->kn", self.columns, self.columns, flat[self.index]).ravel()
+        flat = self.windows.padded(weight)
+        atoms = np.einsum("knp,knp,np->kn", self.columns, self.columns, flat[self.windows.index]).ravel()
         nodes = ((rows**2).T @ weight @ columns**2).ravel()
         return np.concatenate([atoms, nodes, self.probe**2 @ flat])
 
@@ -357,8 +400,8 @@ def _changed_probe(probe: FloatArray, change: FloatArray, pixel: float) -> Float
 def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     """Solve the damped normal equations by conjugate gradients, every unknown scaled to unit information."""
     weight = state.weight(model.mean)
-    flat = model.padded(weight)
-    gradient = model.backward(model.padded(weight * (frame.data - model.mean)))
+    flat = model.windows.padded(weight)
+    gradient = model.backward(model.windows.padded(weight * (frame.data - model.mean)))
     scale = 1 / np.sqrt(np.maximum(model.diagonal(weight), 1e-30))
 
     def information(unknowns: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -449,7 +492,7 @@ def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     n = len(state.positions)
     k = min(_NEIGHBOURS, n - 1)
     weight = state.weight(model.mean)
-    seen = model.padded(weight)[model.index]
+    seen = model.windows.padded(weight)[model.windows.index]
     own = np.einsum("anp,bnp,np->nab", model.columns, model.columns, seen, optimize=True)
     near = cKDTree(state.positions).query(state.positions, k=k + 1)[1].reshape(n, k + 1)
     local = np.zeros((n, k + 1, 3, k + 1, 3))
