@@ -264,11 +264,26 @@ def test_a_batch_does_not_crowd():
     assert apart.min() > 4
 
 
-def test_measured_places_are_not_exposed_again():
+@pytest.mark.parametrize(("settings", "least"), [({"min_distance": 2.0}, 2.0), ({}, 1.0), ({"min_distance": 0}, 0.2)])
+def test_measured_places_are_not_exposed_again(settings, least):
     image, target = scene()
-    explorer = run(Explorer(image, sampling=0.5, min_distance=2.0, seed=2), target, 40)
-    apart = np.hypot(*(explorer.points[:, None] - explorer.points[None]).reshape(-1, 2).T).reshape(40, 40) * 0.5
-    assert (apart + 99 * np.eye(40)).min() >= 2.0
+    explorer = run(Explorer(image, sampling=0.2, seed=2, surrogate="gp", **settings), target, 20)
+    explorer.tell(pending := explorer.ask(10), target[tuple(pending.T)])
+    following = explorer.ask(6, pending=explorer.ask(4))
+    points = 0.2 * np.concatenate([explorer.points, following])
+    apart = np.hypot(*np.moveaxis(points[:, None] - points[None], -1, 0)) + 99 * np.eye(len(points))
+    assert apart.min() >= least - 1e-9
+    if least < 1:
+        assert apart.min() < 1.0  # so the default does keep them apart
+
+
+def test_a_grid_of_nanometres_may_be_measured_wholly():
+    image, target = scene(size=20)
+    candidates = np.stack(np.meshgrid([8, 9, 10], [8, 9, 10], indexing="ij"), -1).reshape(-1, 2)
+    for sampling in (1.0, 10.0):
+        explorer = Explorer(image, sampling=sampling, candidates=candidates, surrogate="gp")
+        explorer.tell(points := explorer.ask(20), target[tuple(points.T)])
+        assert len(points) == 9
 
 
 def test_dose_budget_is_kept():

@@ -735,7 +735,11 @@ def test_exploring_measures_where_the_property_is_large(swift, decisions):
     assert FRAME.pixels_to_plane(other.ask(5))[:, 0].mean() < everywhere.mean()
 
 
-def test_exploring_follows_a_drifting_specimen(swift, decisions):
+@pytest.mark.parametrize(("drift", "border", "least", "median", "worst"), [
+    ((0.4, -0.3), 24, 0.6, 0.1, 0.3),
+    ((4.0, -3.0), 2, 12.0, 0.5, 1.5),  # farther than the border: the frame has to be moved after the specimen
+])
+def test_exploring_follows_a_drifting_specimen(swift, decisions, drift, border, least, median, worst):
     """The specimen drifts by Å; where a spectrum was taken on it, which it names, is where the survey showed the pixel.
 
     Within 0.3 Å, while it drifts by 0.5 Å in each second.
@@ -743,11 +747,11 @@ def test_exploring_follows_a_drifting_specimen(swift, decisions):
     rng = np.random.default_rng(9)
     positions = np.column_stack([rng.uniform(0, 90, (900, 2)), np.zeros(900)])
     swift.simulator.microscope.load(Specimen(positions, np.full(900, 14), "scattered Si", (), (90.0, 90.0)))
-    drift = np.array([0.4, -0.3])  # Å per second
-    swift.simulator.microscope.conditions = Conditions(drift=tuple(drift), damage=False, readout=0.0)
+    swift.simulator.microscope.conditions = Conditions(drift=drift, damage=False, readout=0.0)  # Å per second
     swift.name_places()
     frame = Frame(fov=40.0, shape=(128, 128), dwell_us=2.0, centre=(5.0, -3.0), rotation=0.3)
-    points = np.stack(np.meshgrid(np.arange(24, 104, 8), np.arange(24, 104, 8), indexing="ij"), axis=-1).reshape(-1, 2)
+    along = np.linspace(border, 127 - border, 10).astype(int)
+    points = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
     settings = Settings(
         frame, exposure_s=0.02, points=48, batch=6, first=6, candidates=points, drift_every=6,
         explorer={"surrogate": "gp", "seed": 1},
@@ -757,12 +761,48 @@ def test_exploring_follows_a_drifting_specimen(swift, decisions):
     assert swift.runner.outcome == "completed", swift.runner.error
     aimed = np.column_stack([run.column("probe_x"), run.column("probe_y")])
     moved = aimed - frame.pixels_to_plane(exploration.points)
-    assert np.linalg.norm(moved[-1]) > 0.6  # it did drift
+    assert np.linalg.norm(moved[-1]) > least  # it did drift
     measured = named_places(run.column("eels"))
     start = measured - frame.pixels_to_plane(exploration.points)
     error = np.linalg.norm(start - np.median(start, axis=0), axis=1)  # the drift until the survey belongs to it
-    assert np.median(error) < 0.1
-    assert error.max() < 0.3
+    assert np.median(error) < median
+    assert error.max() < worst
+    assert len(run.events()) == len(exploration.points) == 48 - len(exploration.left_out)
+
+
+def test_no_place_is_exposed_twice_not_even_when_the_user_asks_for_it(swift, decisions):
+    said, clicked = [], []
+
+    def force(exploration):
+        candidates = exploration.settings.candidates
+        away = np.linalg.norm(candidates[:, None] - exploration.points, axis=-1).min(axis=1)
+        clicked.append(tuple(candidates[away.argmax()].tolist()))
+        for point in (clicked[0], clicked[0], (clicked[0][0] + 1, clicked[0][1]), exploration.points[0]):
+            try:
+                exploration.force(point)
+            except StemAeError as error:
+                said.append(str(error))
+
+    rows = np.arange(8, 56, 2)
+    settings = Settings(
+        FRAME, exposure_s=0.003, points=24, first=4, batch=5,
+        candidates=np.stack(np.meshgrid(rows, rows, indexing="ij"), axis=-1).reshape(-1, 2),
+        explorer={"surrogate": "gp", "feature": 0.2, "min_distance": 4.0},
+    )  # fmt: skip
+    swift.name_places()
+    exploration = Exploration(
+        swift.microscope, decisions, settings, lambda frame: float(named_places(frame.data[None])[0, 0])
+    )
+    exploration._measured = lambda: force(exploration) if len(exploration.points) == 6 else None
+    swift.run(exploration.plan())
+    assert swift.runner.outcome == "completed", swift.runner.error
+    assert len(said) == 1
+    assert "points stay 4 Å apart" in said[0]
+    assert exploration.points[6] == clicked[0]
+    places = FRAME.pixels_to_plane(exploration.points)
+    apart = np.linalg.norm(places[:, None] - places, axis=-1) + 99 * np.eye(len(places))
+    assert len(places) == 24
+    assert apart.min() >= 4.0 - 1e-9
 
 
 def test_the_user_can_force_a_point_and_look_for_something_else(swift, decisions):

@@ -68,7 +68,9 @@ class Explorer:
     beta : float
         Weight of the standard deviation in ``"ucb"``.
     min_distance : float
-        In Å: no candidate nearer than this to a measured one is asked for.
+        In Å: no candidate nearer than this to a measured one is asked for. The default is about the probe's diameter:
+        it keeps exposures apart on an atomic scale, and is no restriction on a grid of nanometres. 0: only the
+        measured candidates themselves are closed.
     travel : float
         What a move across the whole specimen costs, in units of the gain of the best candidate over the median one.
     dose_per_point, dose_budget : float, optional
@@ -90,7 +92,7 @@ class Explorer:
         length_scale: float | None = None,
         feature: float = 0.02,
         beta: float = 2.0,
-        min_distance: float = 0.0,
+        min_distance: float = path.APART,
         travel: float = 0.0,
         dose_per_point: float = 0.0,
         dose_budget: float = np.inf,
@@ -121,6 +123,7 @@ class Explorer:
         self._surrogate = self._make_surrogate()
         self._index: list[int] = []
         self._values: list[float] = []
+        self._open = np.ones(len(self.candidates), dtype=bool)  # which candidates may still be exposed
         self._prediction: Prediction | None = None
         self._acquisition: FloatArray | None = None
 
@@ -161,13 +164,13 @@ class Explorer:
         """Map of what a measurement is worth, before travel; places that may not be measured carry its minimum."""
         if self._acquisition is None:
             self._acquisition = self._score(self._predict(), *self._known(), self._map_rng)
-        gain, open_ = self._acquisition, self._open(self._index)
-        return self._windows.as_map(np.where(open_, gain, gain.min()))
+        gain = self._acquisition
+        return self._windows.as_map(np.where(self._open, gain, gain.min()))
 
     @property
     def affordable(self) -> int:
         """How many more points the dose budget and the candidates allow."""
-        left = int(self._open(self._index).sum())
+        left = int(self._open.sum())
         if self.dose_per_point > 0 and np.isfinite(self.dose_budget):
             spent = len(self._index) * self.dose_per_point
             left = min(left, int((self.dose_budget - spent) / self.dose_per_point + 1e-9))
@@ -191,12 +194,12 @@ class Explorer:
         index, values = self._known()
         prediction = self._predict().copy()
         under_way = self._indices(pending)
+        open_ = self._open & ~self._near(under_way)
         for place in under_way:
             index, values = np.append(index, place), np.append(values, prediction.mean[place])
             prediction.believe(place)
         taken = [*self._index, *under_way]
         for _ in range(min(batch, max(self.affordable - len(under_way), 0))):
-            open_ = self._open([*taken, *chosen])
             if not open_.any():
                 break
             gain = self._score(prediction, index, values, self._rng)
@@ -207,6 +210,7 @@ class Explorer:
                 gain = path.gain_less_travel(gain, distance, open_, self.travel)
             best = int(self._rng.choice(np.flatnonzero(open_ & (gain >= gain[open_].max()))))
             chosen.append(best)
+            open_ &= ~self._near([best])
             if len(chosen) < batch:
                 index, values = np.append(index, best), np.append(values, prediction.mean[best])
                 prediction.believe(best)
@@ -234,6 +238,7 @@ class Explorer:
             raise StemAeError("An infinite value was told: give NaN for a measurement that failed.")
         self._index += index
         self._values += numbers.tolist()
+        self._open &= ~self._near(index)
         self._prediction = self._acquisition = None
 
     def with_values(self, values: ArrayLike) -> Explorer:
@@ -273,13 +278,9 @@ class Explorer:
         now = situation(prediction, values, index, self.feature, self.beta, rng)
         return self._acquire(now) if len(self._known()[0]) else uncertainty(now)
 
-    def _open(self, index: list[int]) -> NDArray[np.bool_]:
-        """Return which candidates may still be exposed."""
-        open_ = np.ones(len(self.candidates), dtype=bool)
-        open_[index] = False
-        if self.min_distance > 0 and index:
-            open_ &= ~path.within(self._position, self._position[index], self.min_distance)
-        return open_
+    def _near(self, index: list[int]) -> NDArray[np.bool_]:
+        """Return which candidates are exposed, or nearly so, when those at ``index`` are."""
+        return path.within(self._position, self._position[index], self.min_distance)
 
 
 _acquisition_of = acquisition  # the constructor's parameter of this name is part of the contract

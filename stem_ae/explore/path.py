@@ -8,12 +8,23 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+APART = 1.0
+"""Å between two exposures, if nothing else is said.
+
+About the diameter of a corrected probe with its source size, so that no exposure adds to the dose of another one; less
+than atomic columns are apart, so that each of them may be measured.
+"""
+
 
 def within(points: FloatArray, places: FloatArray, radius: float) -> NDArray[np.bool_]:
-    """Return for each of ``points (N, 2)`` whether it lies closer than ``radius`` to one of ``places (n, 2)``, in Å."""
+    """Return for each of ``points (N, 2)`` whether it lies closer than ``radius`` to one of ``places (n, 2)``, in Å.
+
+    The same place is always too close, and points of a grid whose step is ``radius`` never are.
+    """
     near = np.zeros(len(points), dtype=bool)
+    limit = max(radius * (1 - 1e-9), 1e-9)
     for place in places:
-        near |= np.hypot(*(points - place).T) < radius
+        near |= np.hypot(*(points - place).T) < limit
     return near
 
 

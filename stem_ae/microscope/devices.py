@@ -491,18 +491,20 @@ class Drift(_Device):
     def add(self, image: Image) -> tuple[float, float]:
         """Take an image in and return the drift (x, y in Å) that it shows; the first one is the reference.
 
+        Its frame may be moved after the specimen, so that both show the same part of it however far it has gone.
+
         Raises
         ------
         StemAeError
-            If it is not of the reference's frame.
+            If it is not of the reference's frame, moved or not.
         """
         if self._reference is None:
             self._reference = image
-        if image.frame != self._reference.frame:
+        frame, first = image.frame, self._reference.frame
+        if dataclasses.replace(frame, centre=first.centre) != first:
             raise StemAeError("Drift is measured with one and the same frame: reset before another one is used.")
-        frame = image.frame
         row, column = shift_between(self._reference.data, image.data)
-        moved = frame.pixels_to_plane((row, column)) - frame.pixels_to_plane((0.0, 0.0))
+        moved = frame.pixels_to_plane((row, column)) - first.pixels_to_plane((0.0, 0.0))
         # The middle of the frame was exposed half a frame ago.
         self._track.append((image.time_s - frame.seconds / 2, float(moved[0]), float(moved[1])))
         return self._track[-1][1], self._track[-1][2]

@@ -64,7 +64,8 @@ def points(
         yield from follow.start()
         for place in xy:
             yield from follow.again()
-            yield from stubs.measure(microscope, device, follow.now(place))
+            reached = yield from follow.reach(place)
+            yield from stubs.measure(microscope, device, reached or follow.now(place))
 
     told = {"frame": dataclasses.asdict(frame), "camera": camera, "exposure_s": exposure_s, "places": xy}
     return stubs.as_run(microscope, "points", plan(), **told, **settings)
@@ -121,6 +122,8 @@ def _part(frame: Frame, shape: tuple[int, int], first: int, count: int, exposure
 class Follower:
     """Moves places with the specimen, which is scanned again every so many points.
 
+    The frame is moved, too, so that the specimen does not leave it.
+
     Parameters
     ----------
     microscope : Microscope
@@ -149,9 +152,32 @@ class Follower:
     def again(self, points: int = 1) -> Plan:
         """Scan again if it is time; call before every point, or so many of them."""
         if self._every and self._since >= self._every:
-            yield from stubs.measure_drift(self._microscope, self._frame)
-            self._since = 0
+            yield from self._rescan()
         self._since += points
+
+    def reach(self, place: ArrayLike) -> Generator[Msg, Any, tuple[float, float] | None]:
+        """Return where a place of the survey image is by now, None if it cannot be reached.
+
+        If it is about to leave the last scan, the specimen is scanned again first, which brings it back.
+        """
+        if self._every and not self._is_inside(self.now(place)):
+            yield from self._rescan()
+            if not self._is_inside(self.now(place)):
+                return None
+        return self.now(place)
+
+    def _rescan(self) -> Plan:
+        # A sub-scan stays where the whole frame has it.
+        moved = self._frame if self._frame.within else dataclasses.replace(
+            self._frame, centre=self.now(self._frame.centre)
+        )
+        yield from stubs.measure_drift(self._microscope, moved)
+        self._since = 0
+
+    def _is_inside(self, place: tuple[float, float]) -> bool:
+        image = self._microscope.scan.image
+        fractions = image.frame.field.to_fraction(place) if image else np.zeros(2)
+        return bool(np.all((fractions >= 0) & (fractions <= 1)))
 
     def now(self, place: ArrayLike) -> tuple[float, float]:
         """Return where a place of the survey image is by now."""

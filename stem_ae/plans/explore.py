@@ -14,6 +14,7 @@ from bluesky.utils import Msg
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.errors import StemAeError
+from stem_ae.explore import path
 from stem_ae.explore.objective import Objective
 from stem_ae.explore.remote import Decision, DecisionProcess
 from stem_ae.microscope.devices import Microscope, Note
@@ -107,6 +108,8 @@ class Exploration:
         """What the camera gave there."""
         self.numbers: list[tuple[float, ...]] = []
         """The properties there."""
+        self.left_out: list[Point] = []
+        """Not measured, because the specimen has carried them out of the field of view."""
         self.objective = Objective.of(look_for)
         self._columns = ["property", *(f"property_{k}" for k in range(2, len(self.objective.properties) + 1))]
         self._microscope, self._process = microscope, process
@@ -125,8 +128,20 @@ class Exploration:
     # --- what the user may do meanwhile, from any thread --------------------------------------------------------------
 
     def force(self, point: Point) -> None:
-        """Measure a candidate next, whatever the explorer thinks."""
-        self._forced.append((int(point[0]), int(point[1])))
+        """Measure a candidate next, whatever the explorer thinks.
+
+        Raises
+        ------
+        StemAeError
+            If it was exposed already, or lies too near to a place that was.
+        """
+        wanted = (int(point[0]), int(point[1]))
+        if self._is_exposed(wanted):
+            raise StemAeError(
+                f"The beam has been there: points stay {self._apart:g} Å apart. Choose another place, or a smaller "
+                "distance for the next run."
+            )
+        self._forced.append(wanted)
 
     def look_for(self, look_for: Callable[[CameraFrame], float] | Objective[CameraFrame]) -> None:
         """Look for another property, or others, from now on; what was measured is valued anew."""
@@ -179,7 +194,8 @@ class Exploration:
                 self._process.revalue(self.values[: self._told])
         points, values = self.points[self._told :], self.values[self._told :]
         self._told = len(self.points)
-        return self._process.step(points, values, batch, pending)
+        under_way = [*np.asarray(pending, np.int64).reshape(-1, 2).tolist(), *self.left_out]
+        return self._process.step(points, values, batch, under_way)
 
     def _suppose(self) -> list[Future[Decision]]:
         """Ask what is believed of the properties beside the first."""
@@ -201,14 +217,29 @@ class Exploration:
         queue = collections.deque(batch)
         while queue or self._forced:
             self._at = self._forced.popleft() if self._forced else queue.popleft()
+            if self._is_exposed(self._at):  # by what was forced meanwhile
+                continue
             yield from follow.again()
-            place = follow.now(settings.frame.pixels_to_plane(self._at))
+            place = yield from follow.reach(settings.frame.pixels_to_plane(self._at))
+            if place is None:
+                self.left_out.append(self._at)
+                continue
             yield from stubs.measure(microscope, camera, place, note=self._note)
             assert camera.latest is not None
             self.points.append(self._at)
             self.frames.append(camera.latest)
             self.numbers.append(self.objective.numbers(camera.latest))
             self._measured()
+
+    @property
+    def _apart(self) -> float:
+        """Å between two points, at least."""
+        return float(self.settings.explorer.get("min_distance", path.APART))
+
+    def _is_exposed(self, point: Point) -> bool:
+        sampling = self.settings.frame.sampling
+        places = np.reshape(self.points, (-1, 2)) * sampling
+        return bool(path.within(np.multiply([point], sampling), places, self._apart)[0])
 
     def _describe_point(self) -> dict[str, float]:
         frame = self._microscope.camera(self.settings.camera).latest
