@@ -6,7 +6,7 @@ import pytest
 from stem_ae import elit
 from stem_ae.atoms import Atoms2D
 from stem_ae.descriptors.learnt import learnt_features
-from stem_ae.descriptors.patches import LocalShape, PrincipalComponents
+from stem_ae.descriptors.patches import CircularHarmonics, LocalShape, PrincipalComponents
 from stem_ae.descriptors.rvae import RotationInvariantVAE
 from stem_ae.descriptors.unmixing import Unmixing, clearest, nfindr
 from stem_ae.descriptors.windows import Windows, cut, regular_centres
@@ -87,6 +87,27 @@ def mixtures(rng, n=400, channels=60, noise=0.0):
     abundance = rng.dirichlet([0.4] * 3, n)
     abundance[:3] = np.eye(3)  # a pure spectrum of each
     return parts, abundance, abundance @ parts + rng.normal(0, noise, (n, channels)) if noise else abundance @ parts
+
+
+def test_circular_harmonics_know_a_gap_whichever_way_it_runs():
+    size = 16
+    y, x = np.indices((size, size)) - size // 2
+
+    def gap(width, angle):
+        across = x * np.cos(angle) + y * np.sin(angle)
+        return 1 / (1 + np.exp((width / 2 - np.abs(across)) / 0.7))
+
+    harmonics = CircularHarmonics(size)
+    angles = np.linspace(0, np.pi, 13)
+    narrow, wide = (harmonics.transform(np.stack([gap(width, a) for a in angles])) for width in (3.0, 5.0))
+    within = np.linalg.norm(narrow - narrow.mean(axis=0), axis=1).max()
+    assert within < 0.25 * np.linalg.norm(narrow.mean(axis=0) - wide.mean(axis=0))
+    np.testing.assert_allclose(harmonics.transform(np.ones((1, size, size))).reshape(4, 5), [[1, 0, 0, 0, 0]] * 4,
+                               atol=1e-12)  # fmt: skip
+    three = 1 + np.cos(3 * np.arctan2(y, x)) * (np.hypot(y, x) > 2)  # threefold
+    assert harmonics.transform(three[None]).reshape(4, 5)[2, 1:].argmax() == 2
+    shifted = np.roll(gap(3.0, 0.0), 3, axis=1)
+    assert np.linalg.norm(harmonics.transform(shifted[None])[0] - narrow[0]) > 5 * within
 
 
 def test_nfindr_finds_the_pure_spectra_and_their_shares():

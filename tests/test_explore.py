@@ -396,6 +396,30 @@ def test_a_needle_is_found_and_the_intervals_hold():
     assert 0.9 < np.mean(within) < 0.99
 
 
+@pytest.mark.parametrize("surrogate", ["gp", "dkl", "auto"])
+@pytest.mark.parametrize("acquisition_name", ["ei", "thompson"])
+def test_every_tensor_is_made_on_the_device_asked_for(surrogate, acquisition_name):
+    """What is made without saying where would be on the default device, here one that holds no numbers."""
+    image, target = scene(size=40)
+    settings = {"surrogate": surrogate, "acquisition": acquisition_name, "patch": 12, "seed": 1}
+    plain = run(Explorer(image, **settings), target, 35)
+    with torch.device("meta"):
+        assert torch.ones(1).is_meta
+        elsewhere = run(Explorer(image, device="cpu", **settings), target, 35)
+        np.testing.assert_array_equal(elsewhere.mean, plain.mean)
+    np.testing.assert_array_equal(elsewhere.points, plain.points)
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    image, _ = scene(size=40)
+    with pytest.raises(StemAeError, match="cpu"):
+        Explorer(image, device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Explorer(image, device="auto").ask(2).shape == (2, 2)
+    with pytest.raises(StemAeError, match="cannot compute on 'cuda' here: choose the device cpu or auto"):
+        Explorer(image, device="cuda")
+
+
 def test_a_step_is_fast_enough_to_sit_between_exposures():
     image = np.random.default_rng(0).normal(size=(79, 79))
     image = ndimage.gaussian_filter(image, 2)

@@ -1,4 +1,4 @@
-"""Descriptors of image patches that need no training: principal components and rotation-invariant local shape."""
+"""Descriptors of image patches that need no training: principal components, and what a patch is like however turned."""
 
 from __future__ import annotations
 
@@ -99,3 +99,48 @@ class LocalShape:
         f, fy, fx, fyy, fxx, fxy = np.moveaxis(jets, -1, 0)
         invariants = [f, np.hypot(fy, fx), fyy + fxx, np.hypot(fyy - fxx, 2 * fxy)]
         return np.stack(invariants, axis=-1).reshape(len(patches), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CircularHarmonics:
+    """What surrounds a patch's centre, however it is turned: moduli of circular harmonics on rings.
+
+    On each ring, Gaussian in radius, the mean and the modulus of the ``m``-fold Fourier coefficients along the angle
+    (Hsu & Arsenault, Appl. Opt. 21, 4016 (1982)). Where :class:`LocalShape` knows the centre and its slopes, these know
+    the whole patch: two particles with a gap between them are the same thing in whichever direction the gap runs.
+
+    Parameters
+    ----------
+    size : int
+        Edge of the patches in pixels.
+    rings, orders : int
+        Number of rings, and of harmonics from 0 on.
+    """
+
+    size: int
+    rings: int = 4
+    orders: int = 5
+
+    @property
+    def filters(self) -> NDArray[np.complex128]:
+        """Columns ``(size * size, rings * orders)``; those of order 1 and more are blind to a uniform patch."""
+        offset = np.arange(self.size) - self.size // 2
+        y, x = offset[:, None], offset[None, :]
+        radius, angle = np.hypot(y, x), np.arctan2(y, x)
+        width = self.size / 2 / self.rings
+        columns = []
+        for middle in width * (np.arange(self.rings) + 0.5):
+            ring = np.exp(-2 * ((radius - middle) / width) ** 2) * (radius < self.size / 2)
+            ring /= ring.sum()
+            for order in range(self.orders):
+                harmonic = ring * np.exp(1j * order * angle)
+                columns.append((harmonic - ring * (harmonic.sum() if order else 0.0)).ravel())
+        return np.stack(columns, axis=1)
+
+    def transform(self, patches: FloatArray) -> FloatArray:
+        """Return the invariants ``(k, rings * orders)`` of patches ``(k, size, size)``, in the patches' units."""
+        flat, filters = patches.reshape(len(patches), -1), self.filters
+        real, imaginary = flat @ filters.real, flat @ filters.imag
+        mean = np.arange(filters.shape[1]) % self.orders == 0  # has a sign
+        invariants: FloatArray = np.where(mean, real, np.hypot(real, imaginary))
+        return invariants

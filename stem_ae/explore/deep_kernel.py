@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stem_ae.explore.gaussian_process import GaussianProcess, fit_points, negative_log_likelihood
+from stem_ae.explore.gaussian_process import CPU, GaussianProcess, fit_points, negative_log_likelihood
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -30,13 +30,12 @@ class Bend(nn.Module):
 
     def __init__(self, width: int, hidden: int = 48) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width)
-        ).to(torch.float64)
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
+        first, middle, last = (
+            nn.Linear(a, b, device=CPU) for a, b in ((width, hidden), (hidden, hidden), (hidden, width))
+        )  # begun on the CPU: the same seed gives the same network everywhere
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(first, nn.SiLU(), middle, nn.SiLU(), last).to(torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the bent inputs; groups come with unit total variance, the layers want about one per entry."""
@@ -67,21 +66,21 @@ class DeepKernel:
         self._widths = [group.shape[1] for group in self._plain]
         self._inputs = torch.cat(self._plain, dim=1)
         torch.manual_seed(seed)
-        self._fresh = Bend(self._inputs.shape[1])
+        self._fresh = Bend(self._inputs.shape[1]).to(process.device)
         self._net = copy.deepcopy(self._fresh)
         self.active = False  # whether the network is in use
 
     def train(self, index: IntArray, y: FloatArray, steps: int) -> None:
         """Train on standardised values ``y`` at candidates ``index`` and bend the process's inputs accordingly."""
         if len(index) >= LEAST_POINTS:
-            self._train(index, torch.as_tensor(y), steps)
+            self._train(index, self.process.tensor(y), steps)
         with torch.no_grad():
             groups = torch.split(self._net(self._inputs), self._widths, dim=1) if self.active else self._plain
         self.process.groups[: self._bent] = list(groups)
 
     def _train(self, index: IntArray, y: Tensor, steps: int) -> None:
         chosen = fit_points(len(index))
-        held = torch.as_tensor(held_out(len(index))[chosen])
+        held = torch.as_tensor(held_out(len(index))[chosen], device=y.device)
         index, y = index[chosen], y[chosen]
         inputs = self._inputs[index]
         with torch.no_grad():

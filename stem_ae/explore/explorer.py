@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import as_sampling
 from stem_ae.descriptors.fourier import FourierModulus
-from stem_ae.descriptors.patches import LocalShape, PrincipalComponents
+from stem_ae.descriptors.patches import CircularHarmonics, LocalShape, PrincipalComponents
 from stem_ae.descriptors.windows import Windows, as_image, regular_centres
 from stem_ae.errors import StemAeError
 from stem_ae.explore import path
 from stem_ae.explore.acquisition import AcquisitionName, acquisition, situation, uncertainty
-from stem_ae.explore.gaussian_process import KernelName
+from stem_ae.explore.gaussian_process import DeviceName, KernelName, device_of
 from stem_ae.explore.surrogates import (
     AutomaticSurrogate,
     Candidates,
@@ -75,6 +76,8 @@ class Explorer:
         What a move across the whole specimen costs, in units of the gain of the best candidate over the median one.
     dose_per_point, dose_budget : float, optional
         In any one unit (electrons, s, C): no more points are asked for than the budget pays.
+    device : "cpu", "cuda" or "auto"
+        Where the surrogate is computed; "auto" takes a GPU if there is one.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Explorer:
         travel: float = 0.0,
         dose_per_point: float = 0.0,
         dose_budget: float = np.inf,
+        device: DeviceName = "cpu",
     ) -> None:
         image = as_image(image)
         if not 0 <= feature < 1:
@@ -114,7 +118,8 @@ class Explorer:
             raise StemAeError("A candidate is given twice: give each (row, column) once.")
         self._position = self.candidates * np.array(self.sampling)
         self._seed = seed
-        known = _known_before(surrogate, self._windows, self._position, features)
+        groups = _descriptors(surrogate, self._windows, features)
+        known = Candidates(self._position, groups, device_of(device))
         self._make_surrogate = functools.partial(_make_surrogate, surrogate, known, kernel, length_scale, seed)
         self._begin()
 
@@ -293,11 +298,11 @@ def _default_centres(image: FloatArray, patch: int) -> IntArray:
     return centres
 
 
-def _known_before(name: str, windows: Windows, position: FloatArray, features: ArrayLike | None) -> Candidates:
-    """Return what a surrogate may know of the candidates before anything is measured."""
+def _descriptors(name: str, windows: Windows, features: ArrayLike | None) -> tuple[FloatArray, ...]:
+    """Return what a surrogate is told of the image."""
     if name == "gp":
-        return Candidates(position, ())
-    return Candidates(position, _describe(windows) if features is None else (_given(features, len(windows)),))
+        return ()
+    return _describe(windows) if features is None else (_given(features, len(windows)),)
 
 
 def _make_surrogate(
@@ -315,21 +320,25 @@ def _make_surrogate(
 
 
 def _describe(windows: Windows) -> tuple[FloatArray, ...]:
-    """Return the built-in descriptors: components of the patches and of their Fourier modulus, and local shape.
+    """Return the built-in descriptors: patches, their Fourier modulus, their circular harmonics, local shape.
 
     The first know where in the patch things are, the second what lattice there is wherever its origin, the third what
-    the patch's middle is like however it is turned. The surrogate learns which of them matter.
+    there is however it is turned, the fourth what the patch's middle is like, however turned and more finely. The
+    surrogate learns which of them matter.
     """
-    shape, modulus = LocalShape(windows.size), FourierModulus(windows.size)
-    patches = PrincipalComponents.fit(windows.blocks(), COMPONENTS)
-    spectra = PrincipalComponents.fit((modulus.transform(block) for block in windows.blocks()), COMPONENTS)
-    parts = [
-        (patches.transform(block), spectra.transform(modulus.transform(block)), shape.transform(block))
-        for block in windows.blocks()
+    shape = LocalShape(windows.size)
+    views: list[Callable[[FloatArray], FloatArray]] = [
+        lambda block: block.reshape(len(block), -1), FourierModulus(windows.size).transform,
+        CircularHarmonics(windows.size).transform,
+    ]  # fmt: skip
+    reduced = [PrincipalComponents.fit(map(view, windows.blocks()), COMPONENTS) for view in views]
+    groups = [
+        np.concatenate([components.transform(view(block)) for block in windows.blocks()])
+        for components, view in zip(reduced, views, strict=True)
     ]
-    projected, fourier, local = (np.concatenate(group) for group in zip(*parts, strict=True))
+    local = np.concatenate([shape.transform(block) for block in windows.blocks()])
     spread = local.std(axis=0)
-    return projected, fourier, local / np.where(spread > 1e-9 * spread.max(initial=0.0), spread, 1.0)
+    return *groups, local / np.where(spread > 1e-9 * spread.max(initial=0.0), spread, 1.0)
 
 
 def _given(features: ArrayLike, count: int) -> FloatArray:

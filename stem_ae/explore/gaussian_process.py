@@ -16,7 +16,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -25,10 +25,12 @@ from stem_ae.errors import StemAeError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 KernelName = Literal["rbf", "matern52", "rq"]
+DeviceName = Literal["cpu", "cuda", "auto"]
 
 JITTER = 1e-6  # of the variance of the data: the least noise, which keeps the Cholesky factor well conditioned
 FIT_POINTS = 200  # hyper-parameters are learnt from at most so many points; all points predict
 BLOCK = 8192  # candidates predicted at once
+CPU = torch.device("cpu")
 
 
 def _rbf(d2: Tensor, _: Tensor) -> Tensor:
@@ -48,6 +50,20 @@ def _rational_quadratic(d2: Tensor, alpha: Tensor) -> Tensor:
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rbf": _rbf, "matern52": _matern52, "rq": _rational_quadratic,
 }
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of a name; "auto" is a GPU if PyTorch can use one.
+
+    Raises
+    ------
+    StemAeError
+        If there is none of this name.
+    """
+    usable = torch.cuda.is_available()
+    if name not in ("cpu", "cuda", "auto") or (name == "cuda" and not usable):
+        raise StemAeError(f"PyTorch cannot compute on {name!r} here: choose the device cpu{', cuda' * usable} or auto.")
+    return torch.device("cuda" if usable and name != "cpu" else "cpu")
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -92,22 +108,29 @@ class GaussianProcess:
     trend : (N, d) array, optional
     length : float, optional
         Fixes the length scale of every group, in the groups' units, instead of learning it.
+    device : torch.device
+        Where to compute. The hyper-parameters stay with the CPU, where they are optimised.
     """
 
     def __init__(
         self, groups: Sequence[FloatArray], kernel: KernelName = "matern52", trend: FloatArray | None = None,
-        length: float | None = None,
+        length: float | None = None, device: torch.device = CPU,
     ) -> None:
         if kernel not in KERNELS:
             raise StemAeError(f"There is no kernel {kernel!r}: choose one of {', '.join(KERNELS)}.")
-        self.groups = [torch.as_tensor(group, dtype=torch.float64) for group in groups]
-        self.trend = None if trend is None else torch.as_tensor(trend, dtype=torch.float64)
+        self.device = device
+        self.groups = [self.tensor(group) for group in groups]
+        self.trend = None if trend is None else self.tensor(trend)
         self.kernel_name = kernel
         fixed = None if length is None else _Parameter(math.log(length), 1.0, math.log(length), math.log(length))
         self._space = [fixed or _LENGTH] * len(self.groups) + [_SIGNAL, _NOISE]
         self._space += [] if self.trend is None else [_TREND_LENGTH, _TREND_SIGNAL]
         self._space += [_ALPHA] if kernel == "rq" else []
-        self.log_parameters = torch.tensor([parameter.mean for parameter in self._space], dtype=torch.float64)
+        self.log_parameters = torch.tensor([one.mean for one in self._space], dtype=torch.float64, device=CPU)
+
+    def tensor(self, array: ArrayLike) -> Tensor:
+        """Return an array of numbers as a tensor where this process computes."""
+        return torch.as_tensor(array, dtype=torch.float64, device=self.device)
 
     def __len__(self) -> int:
         return len(self.groups[0])
@@ -137,7 +160,11 @@ class GaussianProcess:
         scaled = torch.cat([x * torch.exp(-p) for x, p in zip(inputs, self.log_parameters, strict=False)], 1)
         trend_d2 = None if self.trend is None else squared_distance(self.trend[index], self.trend[index])
         k = self._combine(squared_distance(scaled, scaled), trend_d2, self.log_parameters)
-        return k + self.noise * torch.eye(len(index), dtype=torch.float64)
+        return k + self.noise * self.identity(len(index))
+
+    def identity(self, n: int) -> Tensor:
+        """Return the ``(n, n)`` identity matrix."""
+        return torch.eye(n, dtype=torch.float64, device=self.device)
 
     @property
     def noise(self) -> float:
@@ -161,24 +188,23 @@ class GaussianProcess:
         index, y = index[chosen], y[chosen]
         d2 = torch.stack([squared_distance(group[index], group[index]) for group in self.groups])
         trend_d2 = None if self.trend is None else squared_distance(self.trend[index], self.trend[index])
-        target, g = torch.as_tensor(y), len(self.groups)
-        prior_mean = torch.tensor([s.mean for s in self._space], dtype=torch.float64)
-        prior_sigma = torch.tensor([s.sigma for s in self._space], dtype=torch.float64)
+        target, g = self.tensor(y), len(self.groups)
+        prior_mean, prior_sigma = self.tensor([(s.mean, s.sigma) for s in self._space]).T
 
         def negative_log_posterior(values: FloatArray) -> tuple[float, FloatArray]:
-            p = torch.tensor(values, requires_grad=True)
+            p = self.tensor(values).requires_grad_()
             k = self._combine(torch.tensordot(torch.exp(-2 * p[:g]), d2, dims=1), trend_d2, p)
-            k = k + (torch.exp(p[g + 1]) + JITTER) * torch.eye(len(target), dtype=torch.float64)
+            k = k + (torch.exp(p[g + 1]) + JITTER) * self.identity(len(target))
             value, slope = negative_log_likelihood(k.detach(), target)
             penalty = 0.5 * (((p - prior_mean) / prior_sigma) ** 2).sum()
             ((slope * k).sum() + penalty).backward()  # type: ignore[no-untyped-call]
-            return value + float(penalty.detach()), cast(Tensor, p.grad).numpy()
+            return value + float(penalty.detach()), cast(Tensor, p.grad).cpu().numpy()
 
         found = minimize(
             negative_log_posterior, self.log_parameters.numpy(), jac=True, method="L-BFGS-B",
             bounds=[(s.low, s.high) for s in self._space], options={"maxiter": steps, "maxfun": steps + 10},
         )
-        self.log_parameters = torch.as_tensor(found.x)
+        self.log_parameters = torch.as_tensor(found.x, device=CPU)
 
     def condition(self, index: IntArray, y: FloatArray) -> Posterior:
         """Return what standardised values ``y`` at candidates ``index`` say of all candidates."""
@@ -209,15 +235,15 @@ class Posterior:
     def __init__(self, process: GaussianProcess, index: IntArray, y: FloatArray) -> None:
         self.process, self._index = process, index
         self._factor = torch.linalg.cholesky(
-            process.covariance(index, index) + process.noise * torch.eye(len(index), dtype=torch.float64)
+            process.covariance(index, index) + process.noise * process.identity(len(index))
         )
-        self._y = torch.as_tensor(y, dtype=torch.float64)
+        self._y = process.tensor(y)
 
     @functools.cached_property
     def _white(self) -> Tensor:
         """``L⁻¹ K(measured, all)``: most of the work, not needed to leave one out."""
         total = len(self.process)
-        white = torch.empty((len(self._index), total), dtype=torch.float64)
+        white = self._factor.new_empty((len(self._index), total))
         for start in range(0, total, BLOCK):
             block = slice(start, min(start + BLOCK, total))
             white[:, block] = self._solve(self.process.covariance(self._index, block))
@@ -226,13 +252,13 @@ class Posterior:
     @functools.cached_property
     def mean(self) -> FloatArray:
         """Expected value of all candidates, ``(N,)``."""
-        mean: FloatArray = (self._white.T @ self._solve(self._y[:, None])[:, 0]).numpy()
+        mean: FloatArray = (self._white.T @ self._solve(self._y[:, None])[:, 0]).cpu().numpy()
         return mean
 
     @functools.cached_property
     def variance(self) -> FloatArray:
         """Variance of the noise-free value of all candidates, ``(N,)``."""
-        variance: FloatArray = (self.process.variance - (self._white**2).sum(0)).clamp_min(1e-12).numpy()
+        variance: FloatArray = (self.process.variance - (self._white**2).sum(0)).clamp_min(1e-12).cpu().numpy()
         return variance
 
     def _solve(self, right: Tensor) -> Tensor:
@@ -246,7 +272,7 @@ class Posterior:
         """
         inverse = torch.cholesky_inverse(self._factor)
         variance = 1.0 / inverse.diagonal()
-        return (variance * (inverse @ self._y)).numpy(), variance.sqrt().numpy()
+        return (variance * (inverse @ self._y)).cpu().numpy(), variance.sqrt().cpu().numpy()
 
     def copy(self) -> Posterior:
         """Return a copy whose beliefs stay its own; the work done so far is shared."""
@@ -264,7 +290,7 @@ class Posterior:
         row = self.process.covariance(at, slice(None))[0] - self._white.T @ self._white[:, chosen]
         row = row / math.sqrt(self.variance[chosen] + self.process.noise)
         self._white, self.mean = torch.cat([self._white, row[None]]), mean
-        self.variance = np.maximum(self.variance - row.numpy() ** 2, 1e-12)
+        self.variance = np.maximum(self.variance - row.cpu().numpy() ** 2, 1e-12)
 
     def draw(self, count: int, rng: np.random.Generator, features: int = 512) -> FloatArray:
         """Return ``count`` functions drawn from the posterior, ``(count, N)``.
@@ -274,9 +300,9 @@ class Posterior:
         """
         process, n = self.process, len(self._index)
         prior = _fourier_draws(process, count, features, rng)
-        noise = torch.as_tensor(rng.normal(0.0, math.sqrt(process.noise), (n, count)))
+        noise = process.tensor(rng.normal(0.0, math.sqrt(process.noise), (n, count)))
         innovation = self._solve(self._y[:, None] - prior[:, self._index].T - noise)
-        draws: FloatArray = (prior + innovation.T @ self._white[:n]).numpy()
+        draws: FloatArray = (prior + innovation.T @ self._white[:n]).cpu().numpy()
         return draws
 
 
@@ -285,14 +311,15 @@ def _fourier_draws(process: GaussianProcess, count: int, features: int, rng: np.
     parts = [(process.scaled(slice(None)), math.exp(p[g]))]
     if process.trend is not None:
         parts.append((process.trend * math.exp(-p[g + 2]), math.exp(p[g + 3])))
-    draws = torch.zeros((count, len(process)), dtype=torch.float64)
+    draws = process.groups[0].new_zeros((count, len(process)))
     for inputs, signal in parts:
-        frequency = rng.normal(size=(inputs.shape[1], features)) * _spectral_scale(process, features, rng)
-        phase = torch.as_tensor(rng.uniform(0, 2 * math.pi, features))
-        weight = torch.as_tensor(rng.normal(size=(features, count))) * math.sqrt(2.0 * signal / features)
+        scale = _spectral_scale(process, features, rng)
+        frequency = process.tensor(rng.normal(size=(inputs.shape[1], features)) * scale)
+        phase = process.tensor(rng.uniform(0, 2 * math.pi, features))
+        weight = process.tensor(rng.normal(size=(features, count))) * math.sqrt(2.0 * signal / features)
         for start in range(0, len(process), BLOCK):
             block = slice(start, start + BLOCK)
-            draws[:, block] += (torch.cos(inputs[block] @ torch.as_tensor(frequency) + phase) @ weight).T
+            draws[:, block] += (torch.cos(inputs[block] @ frequency + phase) @ weight).T
     return draws
 
 

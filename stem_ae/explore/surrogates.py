@@ -11,11 +11,12 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
 from stem_ae.explore.deep_kernel import DeepKernel, held_out
-from stem_ae.explore.gaussian_process import GaussianProcess, KernelName, Posterior
+from stem_ae.explore.gaussian_process import CPU, GaussianProcess, KernelName, Posterior
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -37,10 +38,13 @@ class Candidates:
         In Å.
     groups : tuple of (N, d) arrays
         Descriptors of what the image shows there, any units.
+    device : torch.device
+        Where to compute.
     """
 
     position: FloatArray
     groups: tuple[FloatArray, ...]
+    device: torch.device = CPU
 
 
 class Prediction:
@@ -152,7 +156,8 @@ class PositionSurrogate(_Regression):
         if length_scale is not None and not (np.isfinite(length_scale) and length_scale > 0):
             raise StemAeError(f"The length scale {length_scale!r} is not valid: give a positive number in Å.")
         self.process = GaussianProcess(
-            [_centred(candidates.position) / unit], kernel, length=None if length_scale is None else length_scale / unit
+            [_centred(candidates.position) / unit], kernel,
+            length=None if length_scale is None else length_scale / unit, device=candidates.device,
         )
 
 
@@ -163,8 +168,9 @@ class DescriptorSurrogate(_Regression):
         super().__init__()
         position = _centred(candidates.position) / _spread(candidates.position)
         self.process = GaussianProcess(
-            [*(_unit(group) for group in candidates.groups), position / np.sqrt(2.0)], kernel, trend=position
-        )
+            [*(_unit(group) for group in candidates.groups), position / np.sqrt(2.0)], kernel, trend=position,
+            device=candidates.device,
+        )  # fmt: skip
 
 
 class DeepKernelSurrogate(DescriptorSurrogate):
