@@ -29,6 +29,8 @@ _NODE_SPACING = 8.0  # Å between the nodes of the background
 _LARGEST_STEP = 0.15  # Å per iteration
 _LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has lost it
 _NEIGHBOURS = 3  # that are as unknown as the atom itself when its covariance is stated
+_NOISE_WIDTH = 4.0  # Å: noise is measured over twice this
+_LEAST_EXCESS = 0.4
 _PRECISION = 0.03  # of each step's linear equations: the next step corrects what is left
 _DAMPING = 0.01  # of the conjugate gradients, relative to each unknown's own information
 
@@ -415,10 +417,14 @@ def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
 
 
 def _with_noise(frame: _Frame, state: _State, model: _Model) -> _State:
-    """Fit ``variance = gain * (mu - lowest) + floor`` to the squared residual, in groups of like brightness."""
-    every = max(1, frame.data.size // 8000)
-    mean = model.mean.ravel()[::every]
-    square = (frame.data.ravel()[::every] - mean) ** 2
+    """Fit ``variance = gain * (mu - lowest) + floor`` to the squared noise, in groups of like brightness.
+
+    The noise is what squares of four pixels differ by in both directions at once: there, neither what the model misses
+    nor what it has taken up of the noise counts.
+    """
+    every = max(1, frame.data.size // 32000)
+    mean = _in_fours(model.mean, 0.25, 0.25)[::every]
+    square = _in_fours(frame.data - model.mean, 0.5, -0.5)[::every] ** 2
     lowest = float(np.percentile(mean, 1))
     groups = np.array_split(np.argsort(mean), 10)
     brightness = np.array([mean[g].mean() for g in groups], dtype=float) - lowest
@@ -429,6 +435,14 @@ def _with_noise(frame: _Frame, state: _State, model: _Model) -> _State:
     if gain <= 0:
         gain, floor = 0.0, spread.mean()
     return dataclasses.replace(state, gain=float(gain), floor=max(float(floor), 0.05 * spread.min()), lowest=lowest)
+
+
+def _in_fours(image: Image, same: float, other: float) -> Image:
+    """Return a combination of the four pixels of each square, flat: equal along its diagonals."""
+    h, w = (2 * (n // 2) for n in image.shape)
+    even, odd = image[:h:2], image[1:h:2]
+    result: Image = same * (even[:, :w:2] + odd[:, 1:w:2]) + other * (even[:, 1:w:2] + odd[:, :w:2])
+    return result.ravel()
 
 
 def _beyond_the_edge(frame: _Frame, state: _State) -> FloatArray:
@@ -507,7 +521,7 @@ def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     matrix = matrix * scale[:, :, None] * scale[:, None, :] + 1e-3 * np.eye(matrix.shape[-1])
     right = np.broadcast_to(np.eye(matrix.shape[-1])[:, :3], (n, matrix.shape[-1], 3))
     inverse = np.linalg.solve(matrix, right)[:, :3] * scale[:, :3, None] * scale[:, None, :3]
-    result: FloatArray = inverse * _noise_correlation(frame, model, weight)
+    result: FloatArray = inverse * _excess(frame, state, model, weight)[:, None, None]
     return result
 
 
@@ -531,13 +545,16 @@ def _overlap(
     return blocks
 
 
-def _noise_correlation(frame: _Frame, model: _Model, weight: Image) -> float:
-    """Return how many pixels share their noise: 1 for independent counting, more where the image was smoothed."""
+def _excess(frame: _Frame, state: _State, model: _Model, weight: Image) -> FloatArray:
+    """Return by how much the noise around each atom exceeds that of counting, on the scale of an atom, ``(N,)``.
+
+    Residuals that neighbouring pixels share: where the image was smoothed, where contamination has a grain, where the
+    model does not fit.
+    """
     residual = (frame.data - model.mean) * np.sqrt(weight)
-    variance = float((residual**2).mean())
-    total = 1.0
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        a = residual[dy:, max(dx, 0) : residual.shape[1] + min(dx, 0)]
-        b = residual[: residual.shape[0] - dy, max(-dx, 0) : residual.shape[1] - max(dx, 0)]
-        total += 2 * float((a * b).mean()) / variance
-    return max(1.0, total)
+    power = residual * ndimage.uniform_filter(residual, 3, mode="constant") * 9
+    for _ in range(2):
+        power = ndimage.uniform_filter(power, [max(1, round(_NOISE_WIDTH / step)) for step in frame.step[::-1]])
+    pixel = np.rint((state.positions - frame.origin) / frame.step).astype(int)
+    x, y = np.clip(pixel, 0, np.array(power.shape[::-1]) - 1).T
+    return np.maximum(power[y, x], _LEAST_EXCESS).astype(float)
