@@ -40,6 +40,9 @@ NEW = [
     Case("7 nm defocus", "mos2", AberratedProbe(defocus=70.0), 1e6),
     Case("10 nm defocus", "mos2", AberratedProbe(defocus=100.0), 1e6),
     Case("10 nm astigmatism", "mos2", AberratedProbe(astigmatism=(100.0, 0.0)), 1e6),
+    Case("defocus and astigmatism", "mos2", AberratedProbe(defocus=60.0, astigmatism=(30.0, 50.0)), 1e6),
+    Case("10 nm defocus", "graphene", AberratedProbe(defocus=100.0), 3e6),
+    Case("8 nm astigmatism", "graphene", AberratedProbe(astigmatism=(40.0, -70.0)), 3e6),
     Case("wide probe, sigma 1.0 Å", "graphene", GaussianProbe(1.0), 3e6),
 ]
 KNOWN = {

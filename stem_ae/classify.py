@@ -120,6 +120,28 @@ def _are_apart(means: FloatArray, variances: FloatArray, weights: FloatArray, at
     return bool((gaps > _APART).all() and weights.min() * atoms >= max(2.0, _RARE * atoms))
 
 
+def confirmed(atoms: Atoms2D) -> NDArray[np.bool_]:
+    """Return for each atom whether its class is also what its intensity and its neighbours' speak for.
+
+    A Gaussian mixture with one component for each class that has atoms enough, started from these, is fitted to an
+    atom's own intensity and the mean of its three nearest neighbours'. Atoms of rarer classes are not confirmed.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    counts = np.bincount(atoms.labels, minlength=len(atoms.species))
+    classes = np.flatnonzero(counts >= 5)
+    if not len(classes) or len(atoms) <= _NEAREST:
+        return np.zeros(len(atoms), bool)
+    nearest = cKDTree(atoms.positions).query(atoms.positions, k=_NEAREST + 1)[1][:, 1:]
+    seen = np.column_stack([atoms.intensity, atoms.intensity[nearest].mean(1)])
+    seen /= max(float(np.median(np.abs(atoms.intensity))), 1e-30)
+    start = np.array([np.median(seen[atoms.labels == k], axis=0) for k in classes])
+    mixture = GaussianMixture(len(classes), means_init=start, weights_init=counts[classes] / counts[classes].sum(),
+                              covariance_type="tied", reg_covar=1e-5, random_state=0)
+    result: NDArray[np.bool_] = classes[mixture.fit_predict(seen)] == atoms.labels
+    return result
+
+
 def by_neighbours(atoms: Atoms2D) -> Atoms2D:
     """Classify by how many neighbours an atom has within 1.3 times the typical distance.
 

@@ -1,10 +1,11 @@
 """Iterative training on the running experiment: an ensemble that learns today's microscope from its frames.
 
-No labels are needed. First the forward model is fitted again: among probes and doses, those are kept whose simulated
-frames have the power spectrum of the real one. Training then goes on from the ensemble's own weights with
+No labels are needed. First the forward model is fitted again: the probes and doses whose simulated frames look like the
+real one. Training then goes on from the ensemble's own weights with
 
 * specimens of the model's material, imaged with those probes and doses,
-* the frames themselves, labelled by what the ensemble is sure of (the sharpened mean of its members),
+* the frames themselves, labelled by what the ensemble is sure of and a Gaussian mixture of the atoms' intensities, and
+  of their neighbours', agrees with,
 * the conditions of the first training, so that what was known stays known,
 
 and is repeated until the ensemble finds no more atoms that it is sure of.
@@ -16,7 +17,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,16 +25,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import as_sampling
+from stem_ae.classify import confirmed
 from stem_ae.elit import synthesis, training
 from stem_ae.elit.build import familiar_to
 from stem_ae.elit.ensemble import Ensemble
+from stem_ae.elit.forward_model import refit
 from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
-from stem_ae.elit.preprocess import Image, as_image, grid_length, repair, resample, to_working_grid
+from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
 from stem_ae.errors import StemAeError
-from stem_ae.imaging.probe import AberratedProbe, GaussianProbe, Probe
-
-FloatArray = NDArray[np.float64]
 
 Progress = Callable[[float, str], None]
 """Called with the fraction that is done and what is being done; raise from it to stop."""
@@ -42,16 +41,6 @@ Progress = Callable[[float, str], None]
 _SIZE = 64  # working pixels per side of a training patch: smaller than at first, for more steps in the same time
 _SURE = 0.8  # probability above which a found atom counts as known
 _GAIN = 1.01  # another round is worth while if it found one atom in a hundred more
-_KEPT_PROBES = 6
-_SPECIMENS = 8  # on which each candidate is tried: some have holes or many defects, the frame may not
-
-_CANDIDATES: tuple[Probe, ...] = (
-    *(GaussianProbe(sigma) for sigma in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)),
-    *(AberratedProbe(defocus=c10) for c10 in (40.0, 70.0, 100.0, 130.0, 160.0, 200.0, 250.0, 300.0)),
-    *(AberratedProbe(defocus=-c10) for c10 in (70.0, 130.0)),
-    *(AberratedProbe(astigmatism=(60 * np.cos(t), 60 * np.sin(t))) for t in (0.0, np.pi / 2, np.pi, 3 * np.pi / 2)),
-    *(AberratedProbe(astigmatism=(120 * np.cos(t), 120 * np.sin(t))) for t in (0.0, np.pi / 2, np.pi, 3 * np.pi / 2)),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +101,7 @@ def adapt(
     frames = [repair(as_image(frame)) for frame in _as_frames(image)]
     step = as_sampling(sampling)
     progress(0.0, "fitting probe and dose to the frame")
-    today = refit(frames[0], step, material, ensemble.sampling, seed)
+    today = refit(frames[0], step, material, seed)
     best, sure = ensemble, _count_sure(ensemble, frames, step)
     history = [sure]
     for round_ in range(effort.rounds):
@@ -125,6 +114,10 @@ def adapt(
         best, sure = better, now
         if saturated:
             break
+    if best is not ensemble:
+        progress(0.97, "learning what is familiar now")
+        conditions = (today, material.conditions)
+        best = Ensemble(best.members, best.description, familiar_to(best, material, conditions, seed, frames=32))
     progress(1.0, f"sure of {history[0]} atoms before, {sure} now")
     return _with_provenance(best, ensemble, today, history)
 
@@ -137,66 +130,6 @@ def _as_frames(image: ArrayLike | Sequence[ArrayLike]) -> list[ArrayLike]:
 def _count_sure(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> int:
     found = (ensemble.predict(frame, sampling, refine=False) for frame in frames)
     return sum(int((p.presence > _SURE).sum()) for p in found)
-
-
-# --- the forward model ------------------------------------------------------------------------------------------------
-
-
-def refit(
-    image: Image, sampling: tuple[float, float], material: Material, working: float, seed: int
-) -> synthesis.Conditions:
-    """Return the conditions whose simulated frames look like this one in their power spectrum.
-
-    The radially averaged power is, for each candidate probe, a multiple of that of the material without noise, plus
-    white noise as the resampling passes it on. The noise is read where no lattice has signal, the multiple is fitted,
-    and the candidates, each on several random specimens, are ranked by the difference of the logarithms; noise and
-    multiple together give the dose.
-    """
-    scale = float(np.sqrt(np.prod(sampling)))
-    extent = float(np.clip(min(image.shape[0] * sampling[0], image.shape[1] * sampling[1]), 16.0, 40.0))
-    pixels = int(extent / scale)
-    top, left = (image.shape[0] - pixels) // 2, (image.shape[1] - pixels) // 2
-    observed = _spectrum(image[top : top + pixels, left : left + pixels], scale, working)
-    rng = np.random.default_rng(seed)
-    noise = _spectrum(rng.normal(size=(pixels, pixels)).astype(np.float32), scale, working)
-    quiet = observed[_QUIET:] / noise[_QUIET:]
-    variance = float(np.median(quiet))  # of each image pixel, in the image's own units squared
-    ranked = []
-    for probe, k in itertools.product(_CANDIDATES, range(_SPECIMENS)):
-        clean = synthesis.expected(material.make_specimen, extent, scale, probe, np.random.default_rng([seed, k]))
-        signal = _spectrum(clean.astype(np.float32), scale, working)
-        above = observed - variance * noise
-        gain2 = max(float((above * signal).sum() / (signal**2).sum()), 1e-30)
-        model = gain2 * signal + variance * noise
-        # counts = electrons * fraction, image = counts * gain: variance = gain^2 * electrons * mean(fraction)
-        electrons = gain2 * float(clean.mean()) / max(variance, 1e-30)
-        ranked.append((float(np.mean((np.log(model) - np.log(observed)) ** 2)), probe, electrons / scale**2))
-    ranked.sort(key=lambda item: item[0])
-    kept = [item for item in ranked if item[0] < 2 * ranked[0][0]][:_KEPT_PROBES]
-    doses = [dose for _, _, dose in kept]
-    return dataclasses.replace(
-        material.conditions,
-        probes=tuple(probe for _, probe, _ in kept),
-        log_dose=(min(doses) / 2, max(doses) * 2),
-        log_sampling=(0.9 * scale, 1.1 * scale),
-    )
-
-
-_RINGS = 50  # of 0.05 / Å
-_QUIET = 34  # from here on, 1.9 / Å, probes pass no signal
-
-
-def _spectrum(image: Image, sampling: float, working: float) -> FloatArray:
-    """Return the radially averaged power on the working grid, in rings of 0.05 / Å up to Nyquist's frequency."""
-    n = grid_length(image.shape[0], sampling, working)
-    frame = resample(image, (sampling, sampling), (n, n), (working, working))
-    power = np.abs(np.fft.fft2((frame - frame.mean()) * np.outer(np.hanning(n), np.hanning(n)))) ** 2
-    f = np.fft.fftfreq(n, working)
-    ring = (np.hypot(f[:, None], f[None, :]) / 0.05).astype(int)
-    inside = (ring < _RINGS) & (ring > 3)  # slower than 5 Å there are gradients and hydrocarbon
-    count = np.maximum(np.bincount(ring[inside], minlength=_RINGS), 1)
-    result: FloatArray = (np.bincount(ring[inside], power[inside], _RINGS) / count)[4:]
-    return result
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -213,8 +146,8 @@ def _one_round(
     progress: Progress,
     round_: int,
 ) -> Ensemble:
-    start = round_ / effort.rounds
-    share = 1 / effort.rounds
+    share = 0.85 / effort.rounds
+    start = 0.1 + share * round_
     number = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
     progress(start, f"round {round_ + 1}: simulating today's images")
     parts = [_simulated(ensemble, material, today, effort.patches, number)]
@@ -234,16 +167,14 @@ def _one_round(
         def report(step: int, steps: int, loss: float) -> None:
             with lock:
                 done[k] = step / steps
-                fraction = start + share * (0.1 + 0.85 * float(done.mean()))
+                fraction = start + share * (0.1 + 0.9 * float(done.mean()))
                 progress(fraction, f"round {round_ + 1}: training {count} networks, loss {loss:.3f}")
 
         return training.train_member(images, targets, recipe, number + k, ensemble.members[k], progress=report)
 
     with _one_thread_each(count) as pool:
         members = list(pool.map(train, range(count)))
-    result = Ensemble(members, ensemble.description, ensemble.familiar)
-    conditions = (today, material.conditions)
-    return Ensemble(members, ensemble.description, familiar_to(result, material, conditions, number, frames=32))
+    return Ensemble(members, ensemble.description, ensemble.familiar)
 
 
 @contextlib.contextmanager
@@ -269,24 +200,32 @@ def _simulated(
 def _from_frames(
     ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float], count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """Return patches of the frames, labelled by the ensemble: its mean, and firm blobs where it is sure of an atom."""
+    """Return patches of the frames with what the ensemble makes of them."""
+    labelled = [_labelled(ensemble, frame, sampling) for frame in frames]
     images, targets = [], []
     for _ in range(count):
-        frame = frames[int(rng.integers(len(frames)))]
-        working = to_working_grid(frame, sampling, ensemble.sampling)
-        prediction = ensemble.predict(frame, sampling, refine=False)
-        sure = prediction.presence > _SURE
-        xy, names = prediction.atoms.positions[sure], prediction.atoms[sure].symbols
-        firm = synthesis.target(xy, names, ensemble.species, working.shape, ensemble.sampling)[1:]
-        soft = np.maximum(prediction.working_probability, firm)
-        soft /= np.maximum(soft.sum(0), 1.0)
-        label = np.concatenate([1 - soft.sum(0, keepdims=True), soft])
-        padding = [(0, max(0, _SIZE - n)) for n in working.shape]
-        working, label = np.pad(working, padding), np.pad(label, [(0, 0), *padding], mode="edge")
-        y, x = (int(rng.integers(n - _SIZE + 1)) for n in working.shape)
-        images.append(working[y : y + _SIZE, x : x + _SIZE].astype(np.float16))
-        targets.append(np.rint(label[:, y : y + _SIZE, x : x + _SIZE] * 255).astype(np.uint8))
+        image, target = labelled[int(rng.integers(len(labelled)))]
+        y, x = (int(rng.integers(n - _SIZE + 1)) for n in image.shape)
+        images.append(image[y : y + _SIZE, x : x + _SIZE])
+        targets.append(target[:, y : y + _SIZE, x : x + _SIZE])
     return np.stack(images), np.stack(targets)
+
+
+def _labelled(
+    ensemble: Ensemble, frame: Image, sampling: tuple[float, float]
+) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """Return a frame and its labels: the members' mean, and a firm blob for each atom that the ensemble is sure of."""
+    image = to_working_grid(frame, sampling, ensemble.sampling)
+    prediction = ensemble.predict(frame, sampling)
+    sure = (prediction.presence > _SURE) & confirmed(prediction.atoms)
+    atoms = prediction.atoms[sure]
+    firm = synthesis.target(atoms.positions, atoms.symbols, ensemble.species, image.shape, ensemble.sampling)[1:]
+    soft = np.maximum(prediction.working_probability, firm)
+    soft /= np.maximum(soft.sum(0), 1.0)
+    label = np.concatenate([1 - soft.sum(0, keepdims=True), soft])
+    padding = [(0, max(0, _SIZE - n)) for n in image.shape]
+    image, label = np.pad(image, padding), np.pad(label, [(0, 0), *padding], mode="edge")
+    return image.astype(np.float16), np.rint(label * 255).astype(np.uint8)
 
 
 def _with_provenance(
