@@ -281,8 +281,12 @@ class _Windows:
 
     def image(self, values: NDArray[np.float32]) -> Image:
         """Return the sum of all windows, without the margin."""
+        return self.trimmed(self.flat(values))
+
+    def trimmed(self, flat: NDArray[np.float32]) -> Image:
+        """Return an image without the margin, from a flat one."""
         (h, w), m = self.shape, self.margin
-        return self.flat(values).reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
+        return flat.reshape(h + 2 * m, w + 2 * m)[m : m + h, m : m + w]
 
     def padded(self, image: Image) -> NDArray[np.float32]:
         """Return an image with the margin, flat."""
@@ -372,7 +376,7 @@ def _step(frame: _Frame, state: _State, seeds: FloatArray) -> _State:
     """One Gauss-Newton step for all unknowns."""
     model = _Model.at(frame, state)
     state = _with_noise(frame, state, model)
-    change = _solve(frame, state, model)
+    change = _solve(state, model, frame.data - model.mean)
     n = len(state.positions)
     move = change[: 2 * n].reshape(2, n).T
     positions = state.positions + _shortened(move, _LARGEST_STEP)
@@ -399,11 +403,14 @@ def _changed_probe(probe: FloatArray, change: FloatArray, pixel: float) -> Float
     return result
 
 
-def _solve(frame: _Frame, state: _State, model: _Model) -> FloatArray:
-    """Solve the damped normal equations by conjugate gradients, every unknown scaled to unit information."""
+def _solve(state: _State, model: _Model, residual: Image) -> FloatArray:
+    """Return the change of all unknowns that explains a residual best.
+
+    The damped normal equations are solved by conjugate gradients, every unknown scaled to unit information.
+    """
     weight = state.weight(model.mean)
     flat = model.windows.padded(weight)
-    gradient = model.backward(model.windows.padded(weight * (frame.data - model.mean)))
+    gradient = model.backward(model.windows.padded(weight * residual))
     scale = 1 / np.sqrt(np.maximum(model.diagonal(weight), 1e-30))
 
     def information(unknowns: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -478,7 +485,8 @@ def _summary(frame: _Frame, state: _State, seeds: FloatArray, count: int) -> Fit
     """Return the fit of the first ``count`` atoms; the others lie beyond the edge."""
     model = _Model.at(frame, state)
     state = _with_noise(frame, state, model)
-    covariance = _covariance(frame, state, model)[:count]
+    covariance = _covariance(frame, state, model)
+    covariance = (covariance * _correction(frame, state, model, covariance)[:, None, None])[:count]
     lost = np.linalg.norm(state.positions - seeds, axis=1)[:count] > 0.99 * _LARGEST_MOVE
     lost |= ~np.isfinite(covariance).all((1, 2)) | (np.diagonal(covariance, axis1=1, axis2=2) <= 0).any(1)
     return Fit(
@@ -521,8 +529,7 @@ def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     matrix = matrix * scale[:, :, None] * scale[:, None, :] + 1e-3 * np.eye(matrix.shape[-1])
     right = np.broadcast_to(np.eye(matrix.shape[-1])[:, :3], (n, matrix.shape[-1], 3))
     inverse = np.linalg.solve(matrix, right)[:, :3] * scale[:, :3, None] * scale[:, None, :3]
-    result: FloatArray = inverse * _excess(frame, state, model, weight)[:, None, None]
-    return result
+    return np.asarray(inverse, dtype=float)
 
 
 def _overlap(
@@ -545,16 +552,32 @@ def _overlap(
     return blocks
 
 
-def _excess(frame: _Frame, state: _State, model: _Model, weight: Image) -> FloatArray:
-    """Return by how much the noise around each atom exceeds that of counting, on the scale of an atom, ``(N,)``.
+def _correction(frame: _Frame, state: _State, model: _Model, covariance: FloatArray) -> FloatArray:
+    """Return what each atom's covariance ``(N, 3, 3)`` must be multiplied by, ``(N,)``.
 
-    Residuals that neighbouring pixels share: where the image was smoothed, where contamination has a grain, where the
-    model does not fit.
+    The noise of counting is drawn anew and fitted like the image, one linear step. What the atoms move by shows what
+    all the others, the background and the probe being unknown costs. What is left, compared with what the image's fit
+    leaves around each atom, shows by how much its noise exceeds that of counting on the scale of an atom: where the
+    image was smoothed, where contamination has a grain, where the model does not fit.
     """
-    residual = (frame.data - model.mean) * np.sqrt(weight)
-    power = residual * ndimage.uniform_filter(residual, 3, mode="constant") * 9
-    for _ in range(2):
-        power = ndimage.uniform_filter(power, [max(1, round(_NOISE_WIDTH / step)) for step in frame.step[::-1]])
+    n = len(state.positions)
+    weight = state.weight(model.mean)
+    noise = np.random.default_rng(0).standard_normal(weight.shape, np.float32) / np.sqrt(weight)
+    change = _solve(state, model, noise)
+    stated = np.diagonal(covariance, axis1=1, axis2=2)[:, :2]
+    moved = change[: 2 * n].reshape(2, n).T ** 2
+    others = float(np.median(moved / stated)) / 0.4549
+    fitted = model.windows.trimmed(model.forward(np.asarray(change, np.float32)))
+    usual = float(np.mean(_power((noise - fitted) * np.sqrt(weight), frame.step)))
+    power = _power((frame.data - model.mean) * np.sqrt(weight), frame.step)
     pixel = np.rint((state.positions - frame.origin) / frame.step).astype(int)
     x, y = np.clip(pixel, 0, np.array(power.shape[::-1]) - 1).T
-    return np.maximum(power[y, x], _LEAST_EXCESS).astype(float)
+    return others * np.maximum(power[y, x] / usual, _LEAST_EXCESS).astype(float)
+
+
+def _power(residual: Image, step: FloatArray) -> Image:
+    """Return what neighbouring pixels of a residual share, around each pixel."""
+    power = residual * ndimage.uniform_filter(residual, 3, mode="constant") * 9
+    for _ in range(2):
+        power = ndimage.uniform_filter(power, [max(1, round(_NOISE_WIDTH / size)) for size in step[::-1]])
+    return power
