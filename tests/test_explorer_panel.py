@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -178,30 +179,49 @@ def test_another_property_can_be_looked_for_while_and_after_it_runs(swift):
     assert np.corrcoef(across, np.arange(len(across)))[0, 1] > 0.9
 
 
-def test_a_second_property_has_a_map_and_with_a_weight_it_is_looked_for(swift):
+def test_other_properties_have_maps_and_with_a_weight_they_are_looked_for(swift):
     model = swift.model
-    model.second_index = model.second_names.index("band integral")
-    model.second_words = "580-620"
+    swift.click("add")
+    swift.click("add")
+    second, third = model.others.items
+    assert (second.names[second.name_index], third.names[third.name_index]) == ("peak ratio", "peak maximum")
+    assert third.words == "10-30"
+    second.name_index = second.names.index("band integral")
+    assert second.words == "284-320"
+    second.words, third.words = "580-620", "180-220"
     swift.click("start")
     swift.finish()
     assert model.texts.status == "Done · beam blanked", model.texts
     assert "band integral = " in model.texts.value
     assert "band integral (580-620) = " in model.texts.value
-    swift.pump(lambda: swift.items("second"))
-    swift.pump(lambda: swift.item("second").metadata["stem_ae"]["measured"] == 24)
-    second, mean = swift.item("second"), swift.item("mean")
+    assert "peak maximum = " in model.texts.value
+    swift.pump(lambda: len(swift.items("other")) == 2)
+    swift.pump(lambda: all(item.metadata["stem_ae"]["measured"] == 24 for item in swift.items("other")))
+    others = {item.metadata["stem_ae"]["property"]: item for item in swift.items("other")}
+    mean = swift.item("mean")
     slope = lambda item, axis: np.corrcoef(item.xdata.data.mean(axis=1 - axis), np.arange(item.xdata.data.shape[axis]))  # noqa: E731
-    assert slope(second, 0)[0, 1] > 0.9  # grows downwards
-    assert slope(mean, 1)[0, 1] > 0.9  # to the right
-    assert second.source is mean.source
-    model.weight = "-1"  # what would it have done: to the right and up
-    swift.pump(lambda: swift.item("mean").metadata["stem_ae"].get("weight") == "-1")
+    assert slope(others["band integral"], 0)[0, 1] > 0.9  # grows downwards
+    assert slope(others["peak maximum"], 1)[0, 1] > 0.9  # to the right
+    assert slope(mean, 1)[0, 1] > 0.9
+    assert others["band integral"].source is others["peak maximum"].source is mean.source
+    run = Run(mean.metadata["stem_ae"]["run"])
+    assert [one["words"] for one in run.start["settings"]["others"]] == ["580-620", "180-220"]
+    np.testing.assert_array_equal(run.column("property_3"), [row[2] for row in model.exploration.numbers])
+    model.remove_property(third)
+    second.weight = "-1"  # what would it have done: to the right and up
+    swift.pump(lambda: swift.item("mean").metadata["stem_ae"].get("others", [{}])[0].get("weight") == "-1")
     swift.pump(lambda: slope(swift.item("mean"), 0)[0, 1] < -0.9)
     assert slope(swift.item("mean"), 1)[0, 1] > 0.9
-    (start,) = [d for n, d in Run(mean.metadata["stem_ae"]["run"]).documents if n == "start"]
-    assert start["settings"]["second_words"] == "580-620"
-    model.weight = "much"
+    assert "peak maximum" not in model.texts.value
+    second.weight = "much"
     assert "has to be a number" in model.texts.message
+    second.weight, second.words = "0", "180-220"
+    assert "is there twice" in model.texts.value
+    second.words = "580-620"
+    model.camera_index = 1
+    assert not model.others.items
+    model.camera_index = 0
+    assert [row.words for row in model.others.items] == ["580-620"]
 
 
 def test_another_property_can_be_looked_for_after_a_stop_and_a_preview(swift):
@@ -301,7 +321,9 @@ def test_settings_are_kept_and_damaged_ones_do_no_harm(swift, store):
     swift.model.camera_index = 1
     swift.model.property_index = swift.model.property_names.index("virtual detector")
     swift.model.property_words = "30-50"
-    swift.pump(lambda: "30-50" in store.get(explorer_settings.KEY, ""))
+    swift.click("add")
+    swift.model.others.items[0].weight = "0.5"
+    swift.pump(lambda: "30-50" in store.get(explorer_settings.KEY, "") and "0.5" in store[explorer_settings.KEY])
 
     class Store:
         def get_persistent_string(self, key, default_value=None):
@@ -309,8 +331,15 @@ def test_settings_are_kept_and_damaged_ones_do_no_harm(swift, store):
 
     again = explorer_settings.Settings.load(Store())
     assert (again.acquisition, again.camera, again.property_words) == ("uncertainty", "diffraction", "30-50")
-    assert again.scalarizers() == {"virtual detector": scalarize.VirtualDetector(30.0, 50.0)}
-    for damaged in ("{", "[]", json.dumps({"camera": "x-ray", "points": 3, "words": "no"})):
+    assert again.scalarizers() == {
+        "virtual detector": scalarize.VirtualDetector(30.0, 50.0),
+        "centre of mass": scalarize.CentreOfMass("magnitude"),
+    }
+    assert [one.weight for one in again.objective().properties] == [1.0, 0.5]
+    store[explorer_settings.KEY] = json.dumps({"beside": {"eels": [{"name": "x"}, 3], "diffraction": "none"}})
+    for camera in explorer_settings.CAMERAS:
+        assert not dataclasses.replace(explorer_settings.Settings.load(Store()), camera=camera).others
+    for damaged in ("{", "[]", json.dumps({"camera": "x-ray", "points": 3, "words": "no", "device": "tpu"})):
         store[explorer_settings.KEY] = damaged
         assert explorer_settings.Settings.load(Store()) == explorer_settings.Settings()
 

@@ -18,8 +18,8 @@ from .keeping import METADATA_KEY
 
 MAPS = {
     "mean": ("Prediction", "plasma"), "std": ("Uncertainty", "magma"), "acquisition": ("Worth measuring", "magma"),
-    "second": ("Also predicted", "plasma"),
 }  # fmt: skip
+_OTHER = ("Also predicted", "plasma")
 _REGION = Geometry.FloatRect(Geometry.FloatPoint(0.1, 0.1), Geometry.FloatSize(0.8, 0.8))
 
 
@@ -56,7 +56,7 @@ class Items:
             graphic = Graphics.RectangleGraphic()
             graphic.label, graphic.bounds = "explore", region
             self.__display_item(self.survey).add_graphic(graphic)
-        self.__put(self.survey, 0)
+        self.__put(self.survey, is_survey=True)
         if is_explored:
             self.explored, self.__maps = self.survey, {}
 
@@ -79,7 +79,7 @@ class Items:
         if self.sample not in self.__window.document_model.data_items or self.sample is None:
             self.sample = self.__add(xdata, f"Explorer: newest {'spectrum' if frame.data.ndim == 1 else 'pattern'}")
             self.__display_item(self.sample).set_display_property("y_style", "log")  # or only the zero loss is seen
-            self.__put(self.sample, 4)
+            self.__put(self.sample)
         else:
             self.sample.set_xdata(xdata)
         self.__go_live(self.sample)
@@ -114,11 +114,11 @@ class Items:
         for name in ("mean", "std", "acquisition"):
             self.__show_map(name, getattr(decision, name), candidates, sampling, about)
 
-    def show_second(
-        self, decision: Decision, candidates: NDArray[np.int64], sampling: float, about: dict[str, typing.Any]
+    def show_other(
+        self, key: str, decision: Decision, candidates: NDArray[np.int64], sampling: float, about: dict[str, typing.Any]
     ) -> None:
-        """Show what is believed of the second property."""
-        self.__show_map("second", decision.mean, candidates, sampling, {"measured": decision.measured, **about})
+        """Show what is believed of a property beside the first; the same ``key``, the same map."""
+        self.__show_map(key, decision.mean, candidates, sampling, {"measured": decision.measured, **about})
 
     def __show_map(
         self,
@@ -134,8 +134,9 @@ class Items:
         step = float(rows[1] - rows[0]) * sampling
         first = (float(rows[0]) * sampling, float(columns[0]) * sampling)
         survey = str(self.explored.uuid) if self.explored else ""
-        xdata = _image(values, step, first, {"kind": name, "survey": survey, **about})
-        (title, colors), item = MAPS[name], self.__maps.get(name)
+        kind = name if name in MAPS else "other"
+        xdata = _image(values, step, first, {"kind": kind, "survey": survey, **about})
+        (title, colors), item = MAPS.get(name, _OTHER), self.__maps.get(name)
         if item is None:
             item = self.__maps[name] = self.__add(xdata, f"{title} ({about['property']})")
             item.source = self.explored  # goes with it
@@ -143,7 +144,7 @@ class Items:
                 channel.color_map_id = colors
             self.__transactions.append(self.__window.document_model.item_transaction(item))
             self.__go_live(item)
-            self.__put(item, list(MAPS).index(name) + 1)
+            self.__put(item)
         elif item in self.__window.document_model.data_items:  # otherwise the user has deleted it
             item.title = f"{title} ({about['property']})"
             self.__go_live(item)
@@ -182,12 +183,12 @@ class Items:
         assert display_item
         return display_item
 
-    def __put(self, item: DataItem.DataItem, place: int) -> None:
+    def __put(self, item: DataItem.DataItem, is_survey: bool = False) -> None:
         """Show an item in a display panel: the survey in the first one, others only where nothing is shown."""
         workspace = self.__window.workspace_controller
         panels = workspace.display_panels if workspace else []
         empty = [panel for panel in panels if panel.display_panel_type == "empty"]
-        if place == 0 and panels:
+        if is_survey and panels:
             panels[0].set_display_panel_data_item(item)
         elif empty:
             empty[0].set_display_panel_data_item(item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import threading
 import typing
@@ -13,7 +14,7 @@ import numpy as np
 import platformdirs
 from nion.swift import DisplayPanel, DocumentController
 from nion.swift.model import DataItem, DisplayItem
-from nion.utils import Geometry, Observable
+from nion.utils import Geometry, ListModel, Observable
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
@@ -25,7 +26,7 @@ from .atoms_model import BAD, GOOD, OFF, WAITING
 from .canvas import Overlays
 from .explorer_items import Items
 from .explorer_overlay import WayMarks, way_and_words
-from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Settings, bands_of, value_of
+from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Other, Settings, bands_of, value_of
 from .simulate_model import number
 
 if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a second
@@ -35,8 +36,6 @@ if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a secon
 
 DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point…", "tune": "Focusing…",
          "explore": "Exploring…"}  # fmt: skip
-NOTHING = ""
-SECOND = ("second_names", "second_index", "second_words", "has_second")
 UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"
 _TUNING_FOV, _TUNING_PIXELS, _TUNING_DWELL_US = 20.0, 128, 4.0  # Å; small and quick, fine enough to see the focus
 
@@ -81,6 +80,63 @@ def _chosen(name: str, choices: tuple[str, ...]) -> property:
             self.settings_changed(f"{name}_index")
 
     return property(get, put)
+
+
+class OtherProperty(Observable.Observable):
+    """A property beside the first one, as the panel lists it.
+
+    Parameters
+    ----------
+    other : Other
+    settings : Settings
+    key : str
+        Its own as long as it is listed.
+    changed : callable
+        Called after the user has changed it.
+    """
+
+    def __init__(self, other: Other, settings: Settings, key: str, changed: typing.Callable[[], None]) -> None:
+        super().__init__()
+        self.other, self.key = other, key
+        self.names = list(PROPERTIES[settings.camera])
+        self.__settings, self.__changed = settings, changed
+
+    @property
+    def name_index(self) -> int:
+        """Which of the names it is."""
+        return self.names.index(self.other.name)
+
+    @name_index.setter
+    def name_index(self, index: int | None) -> None:
+        if index is not None and index != self.name_index:
+            name = self.names[index]
+            self.__change(name=name, words=self.__settings.first_words(name))
+
+    @property
+    def words(self) -> str:
+        """Its bands, angles or expression."""
+        return self.other.words
+
+    @words.setter
+    def words(self, words: str | None) -> None:
+        self.__change(words=words)
+
+    @property
+    def weight(self) -> str:
+        """How much it is looked for against the first; 0: it is only shown."""
+        return self.other.weight
+
+    @weight.setter
+    def weight(self, weight: str | None) -> None:
+        self.__change(weight=weight)
+
+    def __change(self, **texts: str | None) -> None:
+        changed = dataclasses.replace(self.other, **{k: text.strip() for k, text in texts.items() if text is not None})
+        if changed != self.other:
+            self.other = changed
+            for name in ("name_index", "words", "weight"):
+                self.notify_property_changed(name)
+            self.__changed()
 
 
 class ExplorerModel(Observable.Observable):
@@ -129,13 +185,19 @@ class ExplorerModel(Observable.Observable):
         self.__decision: Decision | None = None
         self.__candidates: NDArray[np.int64] = np.empty((0, 2), np.int64)
         self.__forced: list[tuple[int, int]] = []
-        self.__second: Decision | None = None
-        self.__shown: tuple[typing.Any, ...] = (None, None, None, None)
+        self.__objective: typing.Any = None
+        self.__believed_of: dict[str, Decision] = {}
+        self.__shown_of: dict[str, Decision] = {}
+        self.__shown: tuple[typing.Any, ...] = (None, None, None)
         self.__trials = ""
         self.__lock = threading.Lock()
         self.__closed = False
         self.__overlays = Overlays(window, self.__marks_for, way_and_words)
         manager = DisplayPanel.DisplayPanelManager()
+        self.others: ListModel.ListModel[OtherProperty] = ListModel.ListModel()
+        """What is looked at beside the first property, as listed."""
+        self.__keys = itertools.count(2)
+        self.__list_others()
         self.__listeners: list[typing.Any] = [manager.image_display_clicked_event.listen(self.__clicked)]
         self.__describe()
 
@@ -165,8 +227,9 @@ class ExplorerModel(Observable.Observable):
         if index is not None and index != self.camera_index:
             self.settings.camera = CAMERAS[index]
             self.__sample = None
-            for name in ("property_names", "property_index", "property_words", *SECOND):
+            for name in ("property_names", "property_index", "property_words"):
                 self.notify_property_changed(name)
+            self.__list_others()
             self.settings_changed("camera_index")
 
     @property
@@ -206,53 +269,28 @@ class ExplorerModel(Observable.Observable):
         self.__describe()
         self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
 
-    @property
-    def second_names(self) -> list[str]:
-        """What can be looked at beside it; the first one is nothing."""
-        return ["nothing else", *self.property_names]
+    def add_property(self) -> None:
+        """Look at another property as well: the first one in the list that is not looked at yet."""
+        taken = {self.settings.property_name, *(row.other.name for row in self.others.items)}
+        name = next((one for one in self.property_names if one not in taken), self.property_names[0])
+        self.others.append_item(self.__row(Other(name, self.settings.first_words(name))))
+        self.__others_changed()
 
-    @property
-    def second_index(self) -> int:
-        """Which of them is looked at."""
-        return [NOTHING, *self.property_names].index(self.settings.second_name)
+    def remove_property(self, row: OtherProperty) -> None:
+        """Look at a property no more; its map stays as it is."""
+        self.others.remove_item(self.others.items.index(row))
+        self.__others_changed()
 
-    @second_index.setter
-    def second_index(self, index: int | None) -> None:
-        if index is not None and index != self.second_index:
-            self.settings.seconds[self.settings.camera] = [NOTHING, *self.property_names][index]
-            for name in ("second_words", "has_second"):
-                self.notify_property_changed(name)
-            self.settings_changed("second_index")
-            self.__look_for()
+    def __row(self, other: Other) -> OtherProperty:
+        return OtherProperty(other, self.settings, f"other {next(self.__keys)}", self.__others_changed)
 
-    @property
-    def has_second(self) -> bool:
-        """Whether a second property is looked at."""
-        return bool(self.settings.second_name)
+    def __list_others(self) -> None:
+        self.others.items = [self.__row(other) for other in self.settings.others]
 
-    @property
-    def second_words(self) -> str:
-        """Its bands, angles or expression."""
-        return self.settings.second_words
-
-    @second_words.setter
-    def second_words(self, words: str | None) -> None:
-        if words is not None and words.strip() != self.second_words:
-            self.settings.words[f"{self.settings.camera}/{self.settings.second_name}/second"] = words.strip()
-            self.settings_changed("second_words")
-            self.__look_for()
-
-    @property
-    def weight(self) -> str:
-        """How much it is looked for against the first; 0: it is only shown."""
-        return self.settings.weight
-
-    @weight.setter
-    def weight(self, text: str | None) -> None:
-        if text is not None and text.strip() != self.weight:
-            self.settings.weight = text.strip()
-            self.settings_changed("weight")
-            self.__look_for()
+    def __others_changed(self) -> None:
+        self.settings.others = [row.other for row in self.others.items]
+        self.settings_changed("others")
+        self.__look_for()
 
     # --- what the user does -----------------------------------------------------------------------------------------
 
@@ -304,8 +342,12 @@ class ExplorerModel(Observable.Observable):
             return
         nearest = self.__candidates[np.abs(self.__candidates - (row, column)).max(axis=1).argmin()]
         point = (int(nearest[0]), int(nearest[1]))
+        try:
+            self.exploration.force(point)
+        except StemAeError as error:
+            self.__say(str(error))
+            return
         self.__forced.append(point)
-        self.exploration.force(point)
         self.__overlays.refresh()
 
     def __clicked(
@@ -367,7 +409,8 @@ class ExplorerModel(Observable.Observable):
         objective = self.settings.objective()
         settings = self.__exploration_settings(microscope.instrument.user_frame())
         self.items.finish()
-        self.__decision, self.__second, self.__forced, self.__image = None, None, [], None
+        self.__decision, self.__forced, self.__image = None, [], None
+        self.__objective, self.__believed_of = objective, {}
         self.exploration = Exploration(
             microscope, self.__process, settings, objective, self.__surveyed, self.__ask_for_update, self.__decided,
             self.__supposed,
@@ -382,11 +425,11 @@ class ExplorerModel(Observable.Observable):
         self.__candidates = candidates_in(self.items.region, frame.shape, patch, max(step, 1))
         explorer: dict[str, typing.Any] = {
             "surrogate": s.surrogate, "acquisition": s.acquisition, "patch": patch, "dose_per_point": s.dose_per_point,
-            "feature": number(s.feature, "The share looked for") / 100,
+            "feature": number(s.feature, "The share looked for") / 100, "device": s.device,
         }  # fmt: skip
         for name, what in (("min_distance", "The distance between points"), ("travel", "What travel costs")):
-            if (text := getattr(s, name)) not in ("", "0"):
-                explorer[name] = number(text, what)
+            if text := getattr(s, name):
+                explorer[name] = 0.0 if text == "0" else number(text, what)
         if s.dose_budget:
             explorer["dose_budget"] = number(s.dose_budget, "The dose budget")
         points = int(number(s.points, "The number of points"))
@@ -410,6 +453,7 @@ class ExplorerModel(Observable.Observable):
             self.__show_sample(self.settings.scalarizers())
             if self.exploration is None or self.exploration.settings.camera != self.settings.camera:
                 return
+            self.__objective, self.__believed_of = objective, {}
             self.exploration.look_for(objective)
             if not self.is_running and len(self.exploration.frames) >= 2:
                 self.exploration.believe().add_done_callback(self.__believed)
@@ -437,7 +481,9 @@ class ExplorerModel(Observable.Observable):
         self.__ask_for_update()
 
     def __supposed(self, number: int, decision: Decision) -> None:
-        self.__second = decision
+        others = self.others.items
+        if self.exploration and self.exploration.objective is self.__objective and number <= len(others):
+            self.__believed_of[others[number - 1].key] = decision  # otherwise the list has changed since it was asked
         self.__ask_for_update()
 
     def __tried(self, count: int, sharpness: float) -> None:
@@ -456,7 +502,8 @@ class ExplorerModel(Observable.Observable):
         exploration, runner = self.exploration, self.__runner
         if runner and runner.state == "idle" and self.__doing in ("survey", "preview"):
             self.__take_over(runner)
-        image, decision = self.__image, self.__decision
+        image, decision, folder = self.__image, self.__decision, str(runner.run_folder) if runner else ""
+        sampling = exploration.settings.frame.sampling[0] if exploration else 1.0
         frame = exploration.frames[-1] if exploration and exploration.frames and self.__doing == "explore" else None
         if image and image is not self.__shown[0]:
             self.items.show_survey(image, self.__doing == "explore")
@@ -464,14 +511,14 @@ class ExplorerModel(Observable.Observable):
             self.__sample = frame
             self.__try_to_show_sample()
         if decision and decision is not self.__shown[2] and exploration:
-            about = {"run": str(runner.run_folder) if runner else "", **self.__about()}
-            self.items.show_maps(decision, self.__candidates, exploration.settings.frame.sampling[0], about)
-        second = self.__second
-        if second and second is not self.__shown[3] and exploration and self.has_second:
-            about = {"property": self.settings.second_name, "words": self.settings.second_words,
-                     "run": str(runner.run_folder) if runner else ""}  # fmt: skip
-            self.items.show_second(second, self.__candidates, exploration.settings.frame.sampling[0], about)
-        self.__shown = (image, frame, decision, second)
+            self.items.show_maps(decision, self.__candidates, sampling, {"run": folder, **self.__about()})
+        for row in self.others.items:
+            believed = self.__believed_of.get(row.key)
+            if believed and exploration and believed is not self.__shown_of.get(row.key):
+                self.__shown_of[row.key] = believed
+                about = {"property": row.other.name, "words": row.words, "run": folder}
+                self.items.show_other(row.key, believed, self.__candidates, sampling, about)
+        self.__shown = (image, frame, decision)
         if not self.is_running:
             self.items.finish()
         self.__forced = [point for point in self.__forced if exploration and point not in exploration.points]
@@ -506,13 +553,11 @@ class ExplorerModel(Observable.Observable):
                 value_of(one, self.__sample)
         self.__describe()
 
-    def __about(self) -> dict[str, str]:
+    def __about(self) -> dict[str, typing.Any]:
         """Return what is looked for, in words."""
-        settings = self.settings
-        about = {"property": settings.property_name, "words": settings.property_words}
-        if settings.second_name:
-            about |= {"second": settings.second_name, "second_words": settings.second_words, "weight": settings.weight}
-        return about
+        others = [dataclasses.asdict(other) for other in self.settings.others]
+        about = {"property": self.settings.property_name, "words": self.settings.property_words}
+        return {**about, "others": others} if others else about
 
     def __marks_for(self, item: DataItem.DataItem) -> WayMarks | None:
         exploration = self.exploration
@@ -584,6 +629,7 @@ class ExplorerModel(Observable.Observable):
         parts = [f"{len(exploration.points)} of {exploration.settings.points} points"]
         parts += [f"best {known.max():.4g}"] if len(known) else []
         parts += [f"last decision {decision.seconds:.2f} s"] if decision else []
+        parts += [f"{len(out)} left out: drifted out of the field"] if (out := exploration.left_out) else []
         return " · ".join(parts)
 
 

@@ -10,7 +10,7 @@ from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
 from .atoms_panel import LABEL_WIDTH, QUIET, IfConverter, TextConverter
-from .explorer_model import ExplorerModel
+from .explorer_model import ExplorerModel, OtherProperty
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -57,6 +57,41 @@ def _button(text: str, name: str, tool_tip: str, enabled: str = "is_idle") -> De
     )  # fmt: skip
 
 
+class OtherHandler(Declarative.Handler):
+    """The view on a property beside the first one."""
+
+    def __init__(self, item: OtherProperty, model: ExplorerModel) -> None:
+        super().__init__()
+        self.item, self.__model = item, model
+        self.ui_view = u.create_column(
+            _row(
+                _("And also"),
+                u.create_combo_box(
+                    items_ref="@binding(item.names)", current_index="@binding(item.name_index)", name="other_combo"
+                ),
+                _unit(_("weight")),
+                u.create_line_edit(text="@binding(item.weight)", width=36, name="other_weight_edit"),
+                tool_tip=_(
+                    "Another property of the same measurements, which gets a map of its own. With a weight it is "
+                    "looked for as well: all count in standard deviations; below zero its low values are looked for."
+                ),
+            ),
+            _row(
+                "", u.create_line_edit(text="@binding(item.words)", name="other_words_edit", width=240),
+                u.create_push_button(
+                    text="✕", style="minimal", on_clicked="remove_clicked", name="other_remove_button",
+                    tool_tip=_("Look at it no more; its map stays"),
+                ),
+                tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
+            ),
+            spacing=4,
+        )  # fmt: skip
+
+    def remove_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Look at it no more."""
+        self.__model.remove_property(self.item)
+
+
 class HelpWindow(Declarative.WindowHandler):
     """Explains the panel."""
 
@@ -101,6 +136,12 @@ class ExplorerHandler(Declarative.Handler):
         self.model.close()
         super().close()
 
+    def create_handler(
+        self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
+    ) -> Declarative.HandlerLike | None:
+        """Return the view of one property beside the first."""
+        return OtherHandler(item, self.model) if component_id == "other" else None
+
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
 
     def __survey_view(self) -> Declarative.UIDescription:
@@ -138,24 +179,14 @@ class ExplorerHandler(Declarative.Handler):
                 "", u.create_line_edit(text="@binding(model.property_words)", name="property_words_edit", width=240),
                 tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
             ),
-            _row(
-                _("And also"),
-                u.create_combo_box(
-                    items_ref="@binding(model.second_names)", current_index="@binding(model.second_index)",
-                    name="second_combo",
-                ),
-                u.create_row(
-                    _unit(_("weight")), _field("weight", 36), spacing=6, visible="@binding(model.has_second)"
-                ),
-                tool_tip=_(
-                    "A second property of the same measurements, which gets a map of its own. With a weight it is "
-                    "looked for as well: both count in standard deviations; below zero its low values are looked for."
-                ),
-            ),
+            u.create_column(items="model.others.items", item_component_id="other", spacing=4),
             u.create_row(
                 u.create_spacing(LABEL_WIDTH + 6),
-                u.create_line_edit(text="@binding(model.second_words)", name="second_words_edit", width=240),
-                u.create_stretch(), visible="@binding(model.has_second)",
+                u.create_push_button(
+                    text=_("Look at another property as well"), style="minimal", on_clicked="add_clicked",
+                    name="add_button", tool_tip=_("It gets a map of its own, and with a weight it is looked for, too"),
+                ),
+                u.create_stretch(),
             ),
             _fine_print("value"),
             spacing=4,
@@ -237,6 +268,10 @@ class ExplorerHandler(Declarative.Handler):
     def preview_clicked(self, widget: Declarative.UIWidget) -> None:
         """Measure one point."""
         self.model.preview()
+
+    def add_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Look at another property as well."""
+        self.model.add_property()
 
     def tune_clicked(self, widget: Declarative.UIWidget) -> None:
         """Focus."""

@@ -45,6 +45,16 @@ FIRST_WORDS = {
 _FIRST_EXPRESSION = {"eels": "band(284, 320) / band(220, 280)", "diffraction": "detector(40, 64)"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """A property that is looked at beside the first one."""
+
+    name: str
+    words: str
+    weight: str = "0"
+    """Against the first: 0 is only shown, below zero its low values are looked for."""
+
+
 @dataclasses.dataclass
 class Settings:
     """The settings, with the values of a first start; numbers as the user types them."""
@@ -54,11 +64,9 @@ class Settings:
     properties: dict[str, str] = dataclasses.field(default_factory=dict)
     """Chosen property for each camera."""
     words: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of each property, as ``camera/property``; of the second one as ``camera/property/second``."""
-    seconds: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Chosen second property for each camera; none: only one is looked at."""
-    weight: str = "0"
-    """Of the second property against the first: 0 is only shown, below zero its low values are looked for."""
+    """Of each property, as ``camera/property``."""
+    beside: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
+    """For each camera what is looked at beside it, as :class:`Other`."""
     surrogate: str = "dkl"
     acquisition: str = "ei"
     feature: str = "2"
@@ -72,10 +80,12 @@ class Settings:
     dose_budget: str = ""
     """Millions of electrons; empty: no limit."""
     drift_every: str = "0"
-    min_distance: str = "0"
+    min_distance: str = "1"
     """Å between two points, at least."""
     travel: str = "0"
     """What a move across the whole specimen costs, in units of the gain of the best point over a middling one."""
+    device: str = "cpu"
+    """Where the surrogate is computed; no widget: those who have a GPU for it set it in the settings file."""
     folder: str = ""
     """Where runs are written to; empty: among the user's data."""
 
@@ -89,21 +99,26 @@ class Settings:
     @property
     def property_words(self) -> str:
         """Its bands, angles or expression."""
-        name = self.property_name
-        first = FIRST_WORDS.get(name, _FIRST_EXPRESSION[self.camera])
-        return self.words.get(f"{self.camera}/{name}", first)
+        return self.words.get(f"{self.camera}/{self.property_name}", self.first_words(self.property_name))
+
+    def first_words(self, name: str) -> str:
+        """Return what the words of a property are at first."""
+        return FIRST_WORDS.get(name, _FIRST_EXPRESSION[self.camera])
 
     @property
-    def second_name(self) -> str:
-        """What is looked at beside it with the chosen camera, or nothing."""
-        name = self.seconds.get(self.camera, "")
-        return name if name in PROPERTIES[self.camera] else ""
+    def others(self) -> list[Other]:
+        """What is looked at beside it with the chosen camera."""
+        names, texts = PROPERTIES[self.camera], [field.name for field in dataclasses.fields(Other)]
+        stored = self.beside.get(self.camera, [])
+        return [
+            Other(**{text: str(one[text]) for text in texts})
+            for one in (stored if isinstance(stored, list) else [])
+            if isinstance(one, dict) and one.get("name") in names and one.keys() >= set(texts)
+        ]
 
-    @property
-    def second_words(self) -> str:
-        """Its bands, angles or expression."""
-        first = FIRST_WORDS.get(self.second_name, _FIRST_EXPRESSION[self.camera])
-        return self.words.get(f"{self.camera}/{self.second_name}/second", first)
+    @others.setter
+    def others(self, others: list[Other]) -> None:
+        self.beside[self.camera] = [dataclasses.asdict(one) for one in others]
 
     @property
     def exposure_s(self) -> float:
@@ -124,9 +139,12 @@ class Settings:
             If the words are not understood.
         """
         found = {self.property_name: read_property(self.camera, self.property_name, self.property_words)}
-        if second := self.second_name:
-            name = second if second not in found else f"{second} ({self.second_words})"
-            found[name] = read_property(self.camera, second, self.second_words)
+        for other in self.others:
+            name = other.name if other.name not in found else f"{other.name} ({other.words})"
+            scalarizer = read_property(self.camera, other.name, other.words)
+            if scalarizer in found.values():
+                raise StemAeError(f"{name} is there twice: change the words of one, or remove it.")
+            found[name] = scalarizer
         return found
 
     def objective(self) -> Objective[CameraFrame]:
@@ -138,16 +156,18 @@ class Settings:
             If the words or the weight are not understood.
         """
         try:
-            weights = (1.0, float(self.weight or 0.0))
+            weights = [1.0, *(float(other.weight or 0.0) for other in self.others)]
         except ValueError:
-            raise StemAeError(f"The weight has to be a number, not “{self.weight}”; 0: it is only shown.") from None
-        each = zip(self.scalarizers().values(), weights, strict=False)
+            raise StemAeError("A weight has to be a number, such as 1 or -0.5; 0: it is only shown.") from None
+        each = zip(self.scalarizers().values(), weights, strict=True)
         return Objective(tuple(Property(functools.partial(value_of, one), weight) for one, weight in each))
 
     @classmethod
     def load(cls, store: Store) -> Settings:
         """Return what was stored; values that this version does not understand are left at their first ones."""
-        known = {"camera": CAMERAS, "surrogate": SURROGATES, "acquisition": ACQUISITIONS}
+        known = {
+            "camera": CAMERAS, "surrogate": SURROGATES, "acquisition": ACQUISITIONS, "device": ("cpu", "cuda", "auto"),
+        }  # fmt: skip
         return stored(cls(), store, KEY, known)
 
     def save(self, store: Store) -> None:

@@ -237,7 +237,7 @@ class Posterior:
         self._factor = torch.linalg.cholesky(
             process.covariance(index, index) + process.noise * process.identity(len(index))
         )
-        self._y = process.tensor(y)
+        self.y = process.tensor(y)
 
     @functools.cached_property
     def _white(self) -> Tensor:
@@ -252,7 +252,7 @@ class Posterior:
     @functools.cached_property
     def mean(self) -> FloatArray:
         """Expected value of all candidates, ``(N,)``."""
-        mean: FloatArray = (self._white.T @ self._solve(self._y[:, None])[:, 0]).cpu().numpy()
+        mean: FloatArray = (self._white.T @ self._solve(self.y[:, None])[:, 0]).cpu().numpy()
         return mean
 
     @functools.cached_property
@@ -272,7 +272,13 @@ class Posterior:
         """
         inverse = torch.cholesky_inverse(self._factor)
         variance = 1.0 / inverse.diagonal()
-        return (variance * (inverse @ self._y)).cpu().numpy(), variance.sqrt().cpu().numpy()
+        return (variance * (inverse @ self.y)).cpu().numpy(), variance.sqrt().cpu().numpy()
+
+    def log_likelihood(self) -> float:
+        """Return ``log p(y)``, the marginal likelihood of the measured values (Rasmussen & Williams eq. 5.8)."""
+        half = self._solve(self.y[:, None])
+        determinant = self._factor.diagonal().log().sum()
+        return float(-0.5 * (half**2).sum() - determinant) - 0.5 * len(self._index) * math.log(2 * math.pi)
 
     def copy(self) -> Posterior:
         """Return a copy whose beliefs stay its own; the work done so far is shared."""
@@ -301,7 +307,7 @@ class Posterior:
         process, n = self.process, len(self._index)
         prior = _fourier_draws(process, count, features, rng)
         noise = process.tensor(rng.normal(0.0, math.sqrt(process.noise), (n, count)))
-        innovation = self._solve(self._y[:, None] - prior[:, self._index].T - noise)
+        innovation = self._solve(self.y[:, None] - prior[:, self._index].T - noise)
         draws: FloatArray = (prior + innovation.T @ self._white[:n]).cpu().numpy()
         return draws
 

@@ -85,12 +85,13 @@ class DecisionProcess:
         """Give all measurements so far other values, as if another property had been looked for."""
         return self._thread.submit(self._decide, {"do": "revalue"}, {"values": np.asarray(values, float)})
 
-    def suppose(self, values: ArrayLike) -> Future[Decision]:
+    def suppose(self, values: ArrayLike, number: int = 1) -> Future[Decision]:
         """Return what is believed of another property, with these values at all measurements so far.
 
-        The experiment goes on as it was.
+        The experiment goes on as it was. Properties with different numbers are learnt side by side.
         """
-        return self._thread.submit(self._decide, {"do": "suppose"}, {"values": np.asarray(values, float)})
+        request = {"do": "suppose", "number": number}
+        return self._thread.submit(self._decide, request, {"values": np.asarray(values, float)})
 
     def _decide(self, request: dict[str, Any], arrays: processes.Arrays) -> Decision:
         start = time.perf_counter()

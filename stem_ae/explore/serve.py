@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ class Server:
 
     def __init__(self) -> None:
         self._explorer: Explorer | None = None
-        self._other: Explorer | None = None
+        self._others: dict[int, Explorer] = {}
         self._tuner: Tuner | None = None
 
     def answer(self, request: dict[str, Any], arrays: processes.Arrays) -> Answer:
@@ -32,7 +31,7 @@ class Server:
         do = request["do"]
         given: dict[str, Any] = {**arrays, **request.get("settings", {})}
         if do == "explore":
-            self._explorer, self._other = Explorer(**given), None
+            self._explorer, self._others = Explorer(**given), {}
             return {}, {"candidates": self._explorer.candidates}
         if do == "tune":
             self._tuner = Tuner(**given)
@@ -45,20 +44,19 @@ class Server:
         if do == "revalue":
             self._explorer = self._explorer.with_values(arrays["values"])
         if do == "suppose":
-            return self._step(self._supposed(self._explorer, arrays["values"]), {}, {})
+            return self._step(self._supposed(self._explorer, request["number"], arrays["values"]), {}, {})
         return self._step(self._explorer, request, arrays)
 
-    def _supposed(self, explorer: Explorer, values: NDArray[np.float64]) -> Explorer:
+    def _supposed(self, explorer: Explorer, number: int, values: NDArray[np.float64]) -> Explorer:
         """Return the explorer of another property of the same points; it goes on where it was, if it can."""
-        other = self._other
+        other = self._others.get(number)
         known = 0 if other is None else len(other.measured)
         goes_on = other is not None and np.array_equal(other.measured, explorer.measured[:known])
         if other is None or not goes_on or not np.array_equal(other.values, values[:known], equal_nan=True):
-            self._other = explorer.with_values(values)
+            self._others[number] = explorer.with_values(values)
         elif len(values) > known:
             other.tell(explorer.points[known:], values[known:])
-        assert self._other is not None
-        return self._other
+        return self._others[number]
 
     @staticmethod
     def _step(explorer: Explorer, request: dict[str, Any], arrays: processes.Arrays) -> Answer:
@@ -71,28 +69,5 @@ class Server:
         return {"measured": len(explorer.measured)}, {"points": points, **maps}
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the other side is gone."""
-    server = Server()
-    while True:
-        try:
-            request, arrays = processes.receive(requests)
-        except EOFError:
-            return
-        try:
-            values, result = server.answer(request, arrays)
-        except Exception as error:  # the other side must hear of it, whatever it is
-            values, result = processes.failure(error), {}
-        try:
-            processes.send(answers, values, result)
-        except OSError:
-            return
-
-
-def main() -> None:
-    """Serve on the standard streams."""
-    serve(sys.stdin.buffer, processes.answer_stream())
-
-
 if __name__ == "__main__":
-    main()
+    processes.serve(Server().answer)

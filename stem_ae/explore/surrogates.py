@@ -71,10 +71,14 @@ class Prediction:
         """Standard deviation of one measurement."""
         return self._scale * float(np.sqrt(self._posterior.process.noise))
 
-    def log_score(self) -> float:
-        """Mean log density of each measured value as predicted from the others: what surrogates are compared by."""
+    def left_out_score(self) -> float:
+        """Mean log density of each measured value as predicted from the others (standardised)."""
         error, sigma = self._posterior.leave_one_out()
-        return float(np.mean(-0.5 * (error / sigma) ** 2 - np.log(sigma)))
+        return float(np.mean(-0.5 * (error / sigma) ** 2 - np.log(sigma)) - 0.5 * np.log(2 * np.pi))
+
+    def likelihood_score(self) -> float:
+        """Log marginal likelihood of the measured values (standardised), per value."""
+        return self._posterior.log_likelihood() / len(self._posterior.y)
 
     def copy(self) -> Prediction:
         """Return a copy whose beliefs stay its own."""
@@ -211,7 +215,7 @@ class AutomaticSurrogate:
         """Return the chosen surrogate's prediction."""
         if len(values) >= max(1.25 * self._judged, 10):
             judged = {**self._all, "dkl": self._judge}
-            scores = {name: one.predict(index, values).log_score() for name, one in judged.items()}
+            scores = {name: one.predict(index, values).left_out_score() for name, one in judged.items()}
             self.chosen, self._judged = max(scores, key=scores.__getitem__), len(values)
         return self._all[self.chosen].predict(index, values)
 

@@ -116,6 +116,7 @@ class Exploration:
         self._surveyed, self._measured, self._decided, self._supposed = surveyed, measured, decided, supposed
         self._forced: collections.deque[Point] = collections.deque()
         self._told = 0
+        self._supposing: list[Future[Decision]] = []
         self._next: Objective[CameraFrame] | None = None
         self._at: Point = (0, 0)
         self._note = Note(microscope.instrument, "property", self._describe_point)
@@ -175,7 +176,8 @@ class Exploration:
             batch = [(int(row), int(column)) for row, column in decision.points]
             left = settings.points - len(self.points) - len(batch)
             deciding = self._ask(min(settings.batch, left), batch) if self.points and left > 0 else None
-            self._suppose()  # behind the decision, which must not wait
+            if all(future.done() for future in self._supposing):
+                self._suppose()  # behind the decision, which must not wait; nor must the next one
             yield from self._measure(batch, follow)
             left = settings.points - len(self.points)
             if deciding is None and left <= 0:
@@ -201,13 +203,16 @@ class Exploration:
         """Ask what is believed of the properties beside the first."""
         futures = []
         for number in range(1, len(self.objective.properties)) if self._told >= _LEAST_SUPPOSED else ():
-            future = self._process.suppose([row[number] for row in self.numbers[: self._told]])
-            future.add_done_callback(functools.partial(self._tell_supposed, number))
+            future = self._process.suppose([row[number] for row in self.numbers[: self._told]], number)
+            future.add_done_callback(functools.partial(self._tell_supposed, number, self.objective))
             futures.append(future)
+        self._supposing = futures
         return futures
 
-    def _tell_supposed(self, number: int, done: Future[Decision]) -> None:
-        if not done.cancelled() and done.exception() is None:  # a decision that fails is noticed by who waits for one
+    def _tell_supposed(self, number: int, of: Objective[CameraFrame], done: Future[Decision]) -> None:
+        if done.cancelled() or done.exception():  # a decision that fails is noticed by who waits for one
+            return
+        if of is self.objective:
             self._supposed(number, done.result())
 
     def _measure(self, batch: list[Point], follow: Follower) -> Plan:
