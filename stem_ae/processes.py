@@ -136,6 +136,24 @@ def _exactly(pipe: IO[bytes], size: int) -> bytes:
 # --- errors through pipes -------------------------------------------------------------------------------------------
 
 
+def serve(answer: Callable[[dict[str, Any], Arrays], tuple[Mapping[str, Any], Arrays]]) -> None:
+    """Answer the requests that come by the standard streams, until the other side is gone."""
+    answers = answer_stream()
+    while True:
+        try:
+            request, arrays = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            values, result = answer(request, arrays)
+        except Exception as error:  # the other side must hear of it, whatever it is
+            values, result = failure(error), {}
+        try:
+            send(answers, values, result)
+        except OSError:
+            return
+
+
 class RemoteError(Exception):
     """Something failed in another process in a way that nobody foresaw.
 

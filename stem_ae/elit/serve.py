@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from typing import IO, Any
+from typing import Any
 
 from stem_ae import elit, processes
 from stem_ae.classify import Examples
@@ -59,28 +58,5 @@ class Server:
         return facts, {}
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the other side is gone."""
-    server = Server()
-    while True:
-        try:
-            request, arrays = processes.receive(requests)
-        except EOFError:
-            return
-        try:
-            values, arrays = server.answer(request, arrays)
-        except Exception as error:  # the other side must hear of it, whatever it is
-            values, arrays = processes.failure(error), {}
-        try:
-            processes.send(answers, values, arrays)
-        except OSError:
-            return
-
-
-def main() -> None:
-    """Serve on the standard streams."""
-    serve(sys.stdin.buffer, processes.answer_stream())
-
-
 if __name__ == "__main__":
-    main()
+    processes.serve(Server().answer)

@@ -18,9 +18,8 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import ase
 import numpy as np
@@ -260,28 +259,5 @@ def _in_image(result: Result) -> processes.Arrays:
     return {"before": before[seen], "after": after[seen], "squared": squared, "numbers": atoms.numbers[seen]}
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the other side is gone."""
-    server = Server()
-    while True:
-        try:
-            request, arrays = processes.receive(requests)
-        except EOFError:
-            return
-        try:
-            values, arrays = server.answer(request, arrays)
-        except Exception as error:  # the other side must hear of it, whatever it is
-            values, arrays = dict(processes.failure(error)), {}
-        try:
-            processes.send(answers, values, arrays)
-        except OSError:
-            return
-
-
-def main() -> None:
-    """Serve on the standard streams."""
-    serve(sys.stdin.buffer, processes.answer_stream())
-
-
 if __name__ == "__main__":
-    main()
+    processes.serve(Server().answer)
