@@ -12,13 +12,9 @@ import pytest
 from stem_ae import Atoms2D, StemAeError
 from stem_ae.imaging import specimens
 from stem_ae.imaging.probe import AberratedProbe
-from stem_ae.imaging.scan_field import ScanField
-from stem_ae.imaging.virtual_microscope import Beam as Column
-from stem_ae.imaging.virtual_microscope import Conditions, VirtualMicroscope
 from stem_ae.manipulate import (
     ClosedLoop,
     Do,
-    EjectionRun,
     Interrupted,
     Limits,
     Observer,
@@ -34,52 +30,17 @@ from stem_ae.manipulate import (
 )  # fmt: skip
 from stem_ae.manipulate.aim import Track, repeat_distance
 from stem_ae.manipulate.beam import NO_COUNTS
+from stem_ae.manipulate.columns import ColumnModel, Evidence, Measured
 from stem_ae.manipulate.guard import Guard
 from stem_ae.manipulate.ledger import DoseLedger
-from stem_ae.manipulate.verify import Verification
-from stem_ae.manipulate.virtual import SimulatedClock, VirtualBeam
+from stem_ae.manipulate.verify import Belief, Verification
+from tests.rigs import Disulfide
 
-FIELD = ScanField((30.0, 30.0))
 SPECIES = ("Mo", "S2", "S1")
 
 
-class Bench:
-    """A virtual microscope whose atoms are found without a network, with errors of 3 pm."""
-
-    def __init__(self, seed=0, drift=1 / 60, damage=True, vacancies=0.0):
-        self.clock = SimulatedClock()
-        specimen = specimens.mos2((45.0, 45.0), vacancies, 0.0, rotation=7.0, seed=seed)
-        conditions = Conditions(drift=(drift, 0.0), damage=damage)
-        self.microscope = VirtualMicroscope(specimen, conditions, seed, self.clock)
-        self.beam = VirtualBeam(self.microscope, self.clock, FIELD, Column(current_pa=60.0), seed=seed)
-        self.rng = np.random.default_rng(seed)
-        self.beam.unblank()
-        self.survey = self.beam.survey(1e4)
-        self.beam.blank()
-        self.atoms = self.find(self.survey.image, self.survey.sampling)
-
-    def find(self, image, sampling):
-        frame = self.microscope._last_frame
-        xy, names = frame.truth()
-        labels = np.array([SPECIES.index(name) for name in names])
-        weight = np.array([0.041, 0.0168, 0.0084])[labels] * frame.electrons
-        covariance = np.tile(np.eye(2) * 9e-4, (len(xy), 1, 1))
-        found = xy + self.rng.normal(0, 0.03, xy.shape)
-        return Atoms2D(found, covariance, labels, SPECIES, np.eye(3)[labels], weight, image.shape, sampling)
-
-    def near(self, *places):
-        s2 = targets.of_class(self.atoms, "S2")
-        away = np.linalg.norm(self.atoms.positions[s2][None] - np.array(places)[:, None], axis=2)
-        return self.atoms.positions[s2[away.argmin(axis=1)]]
-
-    def run(self, policy, **options):
-        run = EjectionRun(self.beam, self.find, policy, start=(self.survey, self.atoms), **options)
-        run.guard.arm()
-        return run
-
-
 def test_a_line_is_drawn_logged_and_replayed(tmp_path):
-    bench = Bench(seed=1)
+    bench = Disulfide(seed=1)
     row = bench.near((8, 15), (14, 15), (20, 15))
     log = RunLog(tmp_path / "run.jsonl")
     run = bench.run(ClosedLoop(row, ["S1"] * 3), log=log)
@@ -102,7 +63,7 @@ def test_a_line_is_drawn_logged_and_replayed(tmp_path):
 
 def test_a_log_that_a_crash_cut_off_is_read_to_its_last_line(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
-    run = (bench := Bench(seed=2)).run(OpenLoop(bench.near((15, 15))), log=log)
+    run = (bench := Disulfide(seed=2)).run(OpenLoop(bench.near((15, 15))), log=log)
     run.run()
     text = log.path.read_text(encoding="utf-8")
     cut = text[: text.index('"blanked"') + 30]
@@ -133,7 +94,7 @@ def fail():
 
 @pytest.mark.parametrize("how", ["stop", "failure", "lost signal", "disarm"])
 def test_however_an_exposure_ends_the_beam_is_off_and_the_log_says_why(how, tmp_path):
-    bench = Bench(seed=3, damage=False)
+    bench = Disulfide(seed=3, damage=False)
     log = RunLog(tmp_path / "run.jsonl")
     deeds = {
         "stop": lambda: run.stop(), "failure": fail, "disarm": lambda: run.guard.disarm(),
@@ -156,7 +117,7 @@ def test_however_an_exposure_ends_the_beam_is_off_and_the_log_says_why(how, tmp_
 
 
 def test_stop_blanks_at_once_while_others_are_at_work():
-    bench = Bench(seed=4, damage=False)
+    bench = Disulfide(seed=4, damage=False)
     slow = bench.beam.read
     bench.beam.read = lambda: (time.sleep(0.002), slow())[1]
     run = bench.run(OpenLoop(bench.near((15, 15), (20, 20))))
@@ -174,7 +135,7 @@ def test_stop_blanks_at_once_while_others_are_at_work():
 
 
 def test_a_pause_blanks_and_the_target_is_tried_again():
-    bench = Bench(seed=5)
+    bench = Disulfide(seed=5)
     site = bench.near((15, 15))
     run = bench.run(OpenLoop(site), observer=Doing(lambda: run.guard.pause(), after=3))
     run.step()
@@ -189,7 +150,7 @@ def test_a_pause_blanks_and_the_target_is_tried_again():
 
 
 def test_without_arming_there_is_no_beam():
-    bench = Bench(seed=6)
+    bench = Disulfide(seed=6)
     run = bench.run(OpenLoop(bench.near((15, 15))))
     run.guard.disarm()
     opened = bench.beam.unblank
@@ -203,13 +164,13 @@ def test_without_arming_there_is_no_beam():
 
 
 def test_dose_caps_hold():
-    bench = Bench(seed=7, damage=False)
+    bench = Disulfide(seed=7, damage=False)
     site = bench.near((15, 15))
     run = bench.run(OpenLoop(site), limits=Limits(total_electrons=2e7))
     assert run.run() == "done"
     assert run.attempts[0].outcome is Outcome.MAXIMUM_DOSE
     assert run.ledger.electrons <= 2e7 * 1.05  # one more reading, the blanker, and the verification's refusal
-    bench = Bench(seed=7, damage=False)
+    bench = Disulfide(seed=7, damage=False)
     run = bench.run(OpenLoop(site), limits=Limits(local_dose=1e7))
     run.run()
     assert run.attempts[0].outcome is Outcome.MAXIMUM_DOSE
@@ -254,7 +215,7 @@ def strictly(line):
 
 
 def test_an_uncertain_aim_is_not_fired_at(tmp_path):
-    bench = Bench(seed=8)
+    bench = Disulfide(seed=8)
     log = RunLog(tmp_path / "run.jsonl")
     limits = Limits(total_electrons=float("inf"))
     run = bench.run(OpenLoop(bench.near((15, 15))), settings=RunSettings(aim_limit=0.01), limits=limits, log=log)
@@ -268,7 +229,7 @@ def test_an_uncertain_aim_is_not_fired_at(tmp_path):
 
 
 def test_a_specimen_out_of_sight_for_long_is_not_fired_at():
-    bench = Bench(seed=9)
+    bench = Disulfide(seed=9)
     run = bench.run(OpenLoop(bench.near((15, 15))))
     bench.clock.advance(30.0)
     with pytest.raises(StemAeError, match="take a new image"):
@@ -277,7 +238,7 @@ def test_a_specimen_out_of_sight_for_long_is_not_fired_at():
 
 
 def test_who_knows_the_drift_may_look_away_for_longer():
-    bench = Bench(seed=9, drift=0.05)
+    bench = Disulfide(seed=9, drift=0.05)
     known = Track()
     for t in range(10):
         known.add(float(t), np.array([0.05 * t, 0.0]))
@@ -327,6 +288,27 @@ def found(symbols, positions, sure=0.97):
     )
 
 
+LEVELS = {"Mo": 0.041, "S2": 0.017, "S1": 0.0085, "": 0.0}
+MODEL = ColumnModel(AberratedProbe(), LEVELS, dict.fromkeys(LEVELS, 2e-4), 0.06)
+PLACES = np.array([[6.0, 6.0], [9.2, 6.0], [6.0, 9.2]])
+LADDER = ("S2", "S1", "")
+
+
+def shown(names, images=1, error=0.0025):
+    """Return what images say in which each column is as bright as its class, known with this error in Å²."""
+    evidence = Evidence(MODEL, len(names))
+    amplitude = np.array([LEVELS[name] for name in names])
+    for _ in range(images):
+        evidence.add(Measured(np.arange(len(names)), amplitude, np.full((len(names), len(LEVELS)), error**2)))
+    return evidence
+
+
+def verification(outcome, names=("S2", "S2", "S2"), expected=1e-3):
+    before = found(names, PLACES[: len(names)])
+    belief = Belief.of(before, LADDER, shown(names, error=0.0015))
+    return Verification(before, 0, outcome, belief, np.full(len(names), expected))
+
+
 @pytest.mark.parametrize(
     ("after", "outcome", "verdict"),
     [
@@ -335,26 +317,79 @@ def found(symbols, positions, sure=0.97):
     ],
 )  # fmt: skip
 def test_verdicts(after, outcome, verdict):
-    places = np.array([[6.0, 6.0], [9.2, 6.0], [6.0, 9.2]])
-    before = found(["S2", "S2", "S2"], places)
-    check = Verification(before, 0, outcome, ("S2", "S1", ""))
+    check = verification(outcome)
     assert not check.is_clear
-    names = [after, "S2", "S1"]
-    seen = [k for k, name in enumerate(names) if name]
-    for _ in range(3):
-        check.add(found([names[k] for k in seen], places[seen]), (0, 0, 12, 12))
+    check.look(shown([after, "S2", "S1"], images=3))
     assert check.is_clear
     assert check.verdict is verdict
     (bystander,) = check.bystanders()
     assert (bystander.before, bystander.after) == ("S2", "S1")
-    assert check.updated().counts()["S1"] == 1 + (after == "S1")
+    atoms, belief, kept = check.updated()
+    assert atoms.counts()["S1"] == 1 + (after == "S1")
+    assert len(belief.chance) == len(atoms) == kept.sum() == 3 - (after == "")
 
 
-def test_one_doubtful_image_condemns_no_bystander():
-    places = np.array([[6.0, 6.0], [9.2, 6.0]])
-    check = Verification(found(["S2", "S2"], places), 0, Outcome.STEP, ("S2", "S1", ""))
-    check.add(found(["S1", "S1"], places, sure=0.7), (0, 0, 12, 12))
+def test_what_was_said_is_not_said_again():
+    check = verification(Outcome.STEP)
+    check.look(shown(["S1", "S1", "S2"], images=3))
+    assert len(check.bystanders()) == 1
+    atoms, belief, _ = check.updated()
+    later = Verification(atoms, 2, Outcome.STEP, belief, np.full(3, 1e-3))
+    later.look(shown(["S1", "S1", "S1"], images=3))
+    assert later.verdict is Verdict.ONE
+    assert not later.bystanders()
+
+
+def test_a_loss_that_one_stay_leaves_open_is_named_by_the_next():
+    check = verification(Outcome.STEP)
+    check.look(shown(["S1", "S1", "S2"]))
     assert not check.bystanders()
+    assert not check.is_clear
+    atoms, belief, _ = check.updated()
+    later = Verification(atoms, 2, Outcome.STEP, belief, np.full(3, 1e-3))
+    later.look(shown(["S1", "S1", "S1"], images=2))
+    assert [change.position for change in later.bystanders()] == [(9.2, 6.0)]
+
+
+def test_one_doubtful_image_condemns_no_bystander_and_the_dose_decides_how_doubtful_it_is():
+    for expected, named in ((1e-5, 0), (0.3, 1)):
+        check = verification(Outcome.STEP, expected=expected)
+        check.look(shown(["S1", "S1", "S2"], error=0.0025))
+        assert len(check.bystanders()) == named
+
+
+def test_a_column_that_the_survey_misread_is_corrected_but_accuses_nobody():
+    before = found(("S2", "S2", "S2"), PLACES)
+    belief = Belief.of(before, LADDER, shown(("S2", "S1", "S2"), error=0.0015))
+    check = Verification(before, 0, Outcome.STEP, belief, np.full(3, 1e-3))
+    check.look(shown(["S1", "S1", "S2"], images=3))
+    assert check.is_clear
+    assert not check.bystanders()
+    assert check.updated()[0].counts()["S1"] == 2
+
+
+def test_counts_tell_columns_apart_as_well_as_they_can():
+    """Amplitudes of drifting images are right, and scatter as their variance says."""
+    bench = Disulfide(seed=11, damage=False, vacancies=0.1, drift=0.05)
+    weights = {"Mo": 0.04, "S2": 0.015, "S1": 0.008}
+    model = ColumnModel.learnt(bench.atoms, bench.survey, bench.beam.probe, weights, LADDER)
+    molybdenum, disulfide, sulphide, nothing = model.levels
+    assert (molybdenum, disulfide) == pytest.approx((0.0413, 0.0170), rel=0.03)  # of the image model
+    assert sulphide == pytest.approx(0.0085, rel=0.1)  # there are few of them
+    assert nothing == 0
+    assert model.noise == pytest.approx(1.0, abs=0.1)
+    bench.clock.advance(12.0)  # 0.6 Å
+    bench.beam.unblank()
+    pulls = []
+    for x, y in ((10.0, 10.0), (19.0, 11.0), (12.0, 18.0), (20.0, 20.0)):
+        scan = bench.beam.scan((x - 5.0, y - 5.0, x + 5.0, y + 5.0), 5e3)
+        measured = model.looked_at(scan, bench.atoms, bench.atoms.positions, 1.5)
+        label = bench.atoms.labels[measured.index]
+        assert len(label) > 10
+        away = measured.amplitude - model.levels[label]
+        pulls += (away / np.sqrt(measured.variance[np.arange(len(label)), label])).tolist()
+    assert np.std(pulls) == pytest.approx(1.0, abs=0.25)
+    assert abs(np.mean(pulls)) < 0.4
 
 
 def view(symbols, positions, tried=(), surveys=1, changed=False):
@@ -375,7 +410,7 @@ def test_closed_loop_tries_what_is_missing_and_looks_again():
 
 
 def test_a_rehearsal_has_the_atoms_where_they_were_found():
-    bench = Bench(seed=10, vacancies=0.1)
+    bench = Disulfide(seed=10, vacancies=0.1)
     specimen = rehearsal.specimen_of(bench.atoms)
     assert specimen.extent == pytest.approx((30.0, 30.0))
     columns, names = specimen.columns()

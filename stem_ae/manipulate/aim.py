@@ -34,6 +34,7 @@ _FAR = 7.0  # Å: crystals that repeat after more than this are not mistaken for
 _MOST = 0.75  # of the atoms: a shift that takes so many to their like is the lattice's
 _UNSTEADY = 0.003  # Å/s: drift is not so constant that it would be known better than this for long
 _INCREDIBLE = 1e-5  # chance of residuals as large as these, below which the neighbours are not believed
+_CONTRARY = 3.0  # ... unless their variance is no larger than this, over what was stated: then they were overrated
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -279,8 +280,8 @@ class LockOn:
             raise StemAeError(
                 f"Only {neighbours} neighbours of the target were recognised: scan a larger surrounding or re-image."
             )
-        solution, covariance, misfit = self._solve()
-        if misfit < _INCREDIBLE:
+        solution, covariance, contradictory = self._solve()
+        if contradictory:
             raise StemAeError("The neighbours have not moved as one: something changed here, take a new image.")
         at_target = self._rows(self.target[None], np.array([time_s]))
         shift = self._known.at(time_s) + at_target @ solution
@@ -312,8 +313,11 @@ class LockOn:
         rows: FloatArray = np.stack([x, y], axis=1).reshape(-1, 8)
         return rows
 
-    def _solve(self) -> tuple[FloatArray, FloatArray, float]:
-        """Return the estimate (8,), its covariance, and the chance of residuals that are at least as large."""
+    def _solve(self) -> tuple[FloatArray, FloatArray, bool]:
+        """Return the estimate (8,), its covariance, and whether the neighbours contradict one another.
+
+        Neighbours that scatter more than was stated count for as much less (Birge's ratio).
+        """
         seen, positions, covariances, times = (np.concatenate(part) for part in zip(*self._observations, strict=True))
         rows = self._rows(self._anchors[seen], times)
         moved = (positions - self._anchors[seen]).reshape(-1)
@@ -329,8 +333,9 @@ class LockOn:
         residual = moved - rows @ solution
         chi2 = float(residual @ linalg.cho_solve(factor, residual) + self._prior @ solution[2:] ** 2)
         # The priors count as six observations: two parameters, the shift, are free.
-        misfit = float(stats.chi2.sf(chi2, len(moved) + 6 - 8))
-        return solution, covariance, misfit
+        freedom = len(moved) + 6 - 8
+        contradictory = bool(stats.chi2.sf(chi2, freedom) < _INCREDIBLE and chi2 > _CONTRARY * freedom)
+        return solution, covariance * max(chi2 / freedom, 1.0), contradictory
 
 
 def common_shift(positions: FloatArray, anchors: FloatArray, spacing: float) -> FloatArray:

@@ -17,15 +17,14 @@ from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
-from stem_ae.manipulate.beam import Region
+from stem_ae.manipulate.columns import Evidence
 from stem_ae.manipulate.exposure import Outcome
 from stem_ae.manipulate.policy import Do, View, checked_sites
-from stem_ae.manipulate.verify import CLEAR, RIM, SAME, Change, Verdict, likelihood
+from stem_ae.manipulate.verify import BOND, CLEAR, Change, Verdict
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_BOND = 1.9  # Å: neighbours in the sheet are closer than this in projection
 _PRIOR = {Outcome.STEP: (0.02, 0.95), Outcome.ABNORMAL: (0.4, 0.4)}  # chance that it stayed, that it came to the beam
 _NO_STEP = (0.9, 0.05)
 
@@ -59,12 +58,18 @@ def exchanged(atoms: Atoms2D, one: int, other: int) -> Atoms2D:
 
 def _neighbours(atoms: Atoms2D, atom: int) -> IntArray:
     away = np.linalg.norm(atoms.positions - atoms.positions[atom], axis=1)
-    near: IntArray = np.flatnonzero((away < _BOND) & (away > 0))
+    near: IntArray = np.flatnonzero((away < BOND) & (away > 0))
     return near
 
 
+def _occupants(view: View, sites: FloatArray) -> NDArray[np.str_]:
+    """Return the class of the atom at each site; empty where there is none."""
+    distance, nearest = cKDTree(view.atoms.positions).query(sites)
+    return np.where(distance < BOND / 2, np.array([*view.atoms.symbols, ""])[nearest], "")
+
+
 class MoveVerification:
-    """Collects images after an exposure that was to move a dopant, and says where it is: Bayes' rule over its places.
+    """Says where a dopant is after an exposure that was to move it: Bayes' rule over its places.
 
     Parameters
     ----------
@@ -86,23 +91,15 @@ class MoveVerification:
         """Where the dopant may be: where it was, at the target, at another neighbour. The last chance: it is gone."""
         stayed, moved = _PRIOR.get(outcome, _NO_STEP)
         rest = (1 - stayed - moved) / (len(others) + 1)
-        self._odds = np.log([stayed, moved, *[rest] * len(others), rest])
+        self._prior = self._odds = np.log([stayed, moved, *[rest] * len(others), rest])
         self._is_judged = False
 
-    def add(self, found: Atoms2D, region: Region) -> None:
-        """Take in an image; see :meth:`stem_ae.manipulate.verify.Verification.add`."""
-        x0, y0, x1, y1 = region
-        x, y = self._atoms.positions[self._places].T
-        if not np.all((x > x0 + RIM) & (x < x1 - RIM) & (y > y0 + RIM) & (y < y1 - RIM)):
+    def look(self, evidence: Evidence) -> None:
+        """Take in what all images since the exposure say."""
+        if not evidence.seen[self._places].all():
             return
-        tree = cKDTree(found.positions) if len(found) else None
-        for k, atom in enumerate(self._places):
-            distance, nearest = tree.query(self._atoms.positions[atom]) if tree else (np.inf, 0)
-            is_there = bool(distance < SAME)
-            as_host = np.log(likelihood(found, int(nearest), is_there, self._host))
-            as_dopant = np.log(likelihood(found, int(nearest), is_there, self._dopant))
-            self._odds = self._odds + as_host
-            self._odds[k] += as_dopant - as_host
+        as_host, as_dopant = evidence.log_likelihood((self._host, self._dopant))[self._places].T
+        self._odds = self._prior + np.append(as_dopant - as_host, 0.0)
         self._is_judged = True
 
     @property
@@ -188,11 +185,11 @@ class MoveDopants:
         """The goal that the last exposure was for."""
         tree = cKDTree(self.sites)
         distance, self._goals = tree.query(checked_sites(goals))
-        if distance.max() > _BOND / 2 or len(np.unique(self._goals)) < len(self._goals):
+        if distance.max() > BOND / 2 or len(np.unique(self._goals)) < len(self._goals):
             raise StemAeError("A goal is no site of the lattice, or is given twice: click on an atom for each.")
         self._kept = np.zeros(len(self.sites), bool)
         self._kept[tree.query(np.asarray(keep, float).reshape(-1, 2))[1]] = True
-        pairs = tree.query_pairs(_BOND, output_type="ndarray")
+        pairs = tree.query_pairs(BOND, output_type="ndarray")
         ends = np.concatenate([pairs, pairs[:, ::-1]]).T
         self._links = csr_array((np.ones(len(ends[0])), ends), shape=(len(self.sites),) * 2)
 
@@ -217,7 +214,7 @@ class MoveDopants:
 
     def ways(self, view: View) -> dict[int, list[int]]:
         """Return the way of a dopant to each goal that one can reach: sites, from the dopant's own to the goal's."""
-        species = self._occupants(view)
+        species = _occupants(view, self.sites)
         movers = np.flatnonzero((species == self._dopant) & ~self._kept)
         if not len(movers):
             return {}
@@ -225,11 +222,6 @@ class MoveDopants:
         steps = np.array([[len(way) if way else 10 * len(self.sites) for way in ways] for ways in found])
         pairs = zip(*linear_sum_assignment(steps), strict=True)
         return {int(goal): found[mover][goal] for mover, goal in pairs if found[mover][goal]}
-
-    def _occupants(self, view: View) -> NDArray[np.str_]:
-        """Return the class of the atom at each site."""
-        distance, nearest = cKDTree(view.atoms.positions).query(self.sites)
-        return np.where(distance < _BOND / 2, np.array([*view.atoms.symbols, ""])[nearest], "")
 
     def _ways_from(self, mover: int, species: NDArray[np.str_]) -> list[list[int]]:
         """Return a dopant's shortest way to each goal; an empty one if there is none."""
@@ -247,3 +239,64 @@ class MoveDopants:
                 way.append(int(before[way[-1]]))
             ways.append(way[::-1] if way[-1] == mover else [])
         return ways
+
+
+class RemoveDopants:
+    """Shines on dopants until host atoms have taken their places, and goes after those that jump to a neighbour.
+
+    Parameters
+    ----------
+    sites : (N, 2) array
+        The lattice: all atoms in the first survey that the beam may be sent to, in Å.
+    dopants : (K, 2) array
+        Those to remove, in Å in the first survey; each is one of the sites.
+    dopant : str
+        Their class.
+    tries : int
+        How often the beam is sent to each at most.
+    surveys : int
+        How many there may be, the first one included.
+
+    Raises
+    ------
+    StemAeError
+        If a dopant is at no site, or is given twice.
+    """
+
+    def __init__(
+        self, sites: ArrayLike, dopants: ArrayLike, dopant: str = "Si", tries: int = 20, surveys: int = 10
+    ) -> None:
+        self.sites, self._dopant, self._tries, self._surveys = checked_sites(sites), dopant, tries, surveys
+        tree = cKDTree(self.sites)
+        distance, places = tree.query(checked_sites(dopants))
+        if distance.max() > BOND / 2 or len(np.unique(places)) < len(places):
+            raise StemAeError("A dopant is at no site of the lattice, or is given twice: click on an atom for each.")
+        self._neighbours: list[list[int]] = tree.query_ball_point(self.sites, BOND)
+        self._places: list[int] = places.tolist()
+        self._left = [tries] * len(places)
+        self._before: NDArray[np.bool_] | None = None
+        self.serving = 0
+        """Which of the dopants the last exposure was for."""
+
+    def next(self, view: View) -> int | Do:
+        """Return the place of a dopant that is still there, or a survey at the end."""
+        occupied = _occupants(view, self.sites) == self._dopant
+        if self._before is not None:
+            self._places = [self._followed(place, occupied & ~self._before, occupied) for place in self._places]
+        self._before = occupied
+        there = [k for k, place in enumerate(self._places) if occupied[place] and self._left[k]]
+        if not there:
+            return Do.SURVEY if view.changed and view.surveys < self._surveys else Do.END
+        self.serving = max(there, key=lambda k: self._left[k])
+        self._left[self.serving] -= 1
+        return self._places[self.serving]
+
+    def _followed(self, place: int, new: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> int:
+        """Return where the dopant of a place is now: at a neighbour that had none, if it has left."""
+        if occupied[place]:
+            return place
+        return next((k for k in self._neighbours[place] if new[k]), place)
+
+    def missing(self, view: View) -> list[int]:
+        """Return the dopants that are still there."""
+        return [k for k, place in enumerate(self._places) if view.species_at(self.sites[place]) == self._dopant]

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
+from stem_ae.imaging.damage import fluence
 from stem_ae.manipulate.aim import LIMIT, Course, Drift, LockOn, Track, common_shift, repeat_distance
 from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts, Region, Scan
+from stem_ae.manipulate.columns import ColumnModel, Evidence
 from stem_ae.manipulate.exposure import FROM_OUTSIDE, Exposure, ExposureSettings, Outcome
 from stem_ae.manipulate.guard import Guard, Interrupted, Limits
 from stem_ae.manipulate.ledger import DoseLedger
@@ -22,7 +24,7 @@ from stem_ae.manipulate.levels import atoms_left, move_levels, signal_levels, we
 from stem_ae.manipulate.moves import MoveVerification, dopant_beside
 from stem_ae.manipulate.policy import Do, Policy, View
 from stem_ae.manipulate.runlog import RunLog
-from stem_ae.manipulate.verify import Change, Verdict, Verification
+from stem_ae.manipulate.verify import Belief, Change, Verdict, Verification
 
 FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
@@ -208,6 +210,10 @@ class EjectionRun:
         self._surveys, self._changed = 0, False
         self._track = Track(track.velocity_deviation, velocity=track.now.velocity) if track else Track()
         self._repeat = 0.0  # Å
+        self._columns: ColumnModel | None = None
+        self._belief = Belief(self._settings.ladder, np.zeros((0, 0, 0)))
+        self._dose = np.zeros(0)  # e/Å² at each atom of the map when it was verified last
+        self._ejected, self._fluence = 0, 0.0  # atoms, and e/Å² on the targets that it took
         self._weights: dict[str, float] = {}
         self._background = 0.0
         self._levels: dict[str, tuple[float, ...]] = {}
@@ -343,8 +349,22 @@ class EjectionRun:
         self._atoms, self._surveys, self._changed = atoms, self._surveys + 1, False
         if not self._weights:  # later surveys show the same, and each exposure scales the levels to its own start
             self._weights, self._background = weights_from_frame(found, scan, self._settings.ladder)
+        self._learn_columns(scan, found)
         self._write("survey", dose=scan.dose, counts=found.counts(), refilled=refilled, drift=self._drift)
         self._observer.surveyed(scan, found, self._drift.at(scan.start_s))
+
+    def _learn_columns(self, scan: Scan, found: Atoms2D) -> None:
+        """Learn from a survey how many counts each class of column gives, and what that says about each column."""
+        self._columns = ColumnModel.learnt(found, scan, self._beam.probe, self._weights, self._settings.ladder)
+        evidence = Evidence(self._columns, len(found))
+        evidence.add(self._columns.surveyed(scan, found))
+        self._belief = Belief.of(found, self._settings.ladder, evidence)
+        self._dose = self._dose_now()
+
+    def _dose_now(self) -> FloatArray:
+        """Return the dose in e/Å² that each atom of the map has received."""
+        assert self._atoms is not None
+        return self.ledger.at(self._atoms.positions)
 
     def _follow(self, found: Atoms2D, times: FloatArray) -> None:
         """Bring the drift up to date with all atoms of a survey."""
@@ -439,6 +459,7 @@ class EjectionRun:
                 refusal = error
                 continue
             self._track.add(course.time_s, course.drift.shift)
+            self._belief = self._belief.given(self._looked_at(scan))
             return course
         raise refusal or StemAeError("The target is too close to the field's edge for a re-scan beside it.")
 
@@ -574,6 +595,8 @@ class EjectionRun:
     def _fired(self, number: int, exposure: Exposure, position: FloatArray) -> None:
         """Write down what was spent, however the exposure ended."""
         self.ledger.exposed(position, exposure.electrons)
+        self._fluence += exposure.electrons * float(fluence(self._beam.probe, (0.0, 0.0), np.zeros((1, 2)))[0])
+        self._ejected += {Outcome.STEP: 1, Outcome.DOUBLE: 2}.get(exposure.outcome or Outcome.STOPPED, 0)
         self._write(
             "blanked", number=number, outcome=exposure.outcome, electrons=exposure.electrons,
             exposure_s=exposure.elapsed_s,
@@ -584,11 +607,13 @@ class EjectionRun:
     def _verify(self, site: int, atom: int, outcome: Outcome) -> tuple[Verdict, tuple[Change, ...]]:
         """Scan the target and its neighbours until it is clear what has become of them."""
         assert self._atoms is not None
-        settings = self._settings
+        assert self._columns is not None
+        settings, dose = self._settings, self._dose_now()
+        evidence = Evidence(self._columns, len(self._atoms))
         verification: Verification | MoveVerification = (
             MoveVerification(self._atoms, atom, outcome, settings.dopant)
             if settings.dopant
-            else Verification(self._atoms, atom, outcome, settings.ladder)
+            else Verification(self._atoms, atom, outcome, self._belief, self._per_dose * (dose - self._dose))
         )
         with contextlib.suppress(Interrupted, StemAeError):  # what is known by then is kept
             for _ in range(settings.verify_scans):
@@ -596,20 +621,30 @@ class EjectionRun:
                 region = self._inside((float(x), float(y)), _AROUND, _AROUND, (True, True))
                 if region is None or verification.is_clear:
                     break
-                self._look(verification, region, site)
+                scan = self._scan(region, settings.verify_dose)
+                self._observer.verifying(site, scan)
+                verification.look(self._looked_at(scan, evidence))
         bystanders = tuple(verification.bystanders())
-        verdict, self._atoms = verification.verdict, verification.updated()
+        verdict = verification.verdict
+        self._dose = dose
+        if isinstance(verification, Verification):
+            self._atoms, self._belief, kept = verification.updated()
+            self._dose = dose[kept]
+        else:
+            self._atoms = verification.updated()
         return verdict, bystanders
 
-    def _look(self, verification: Verification | MoveVerification, region: Region, site: int) -> None:
-        scan = self._scan(region, self._settings.verify_dose)
-        self._observer.verifying(site, scan)
-        found = self._find(scan.image, scan.sampling)
-        drift = self._drift.at(scan.times_s(found))
-        positions = found.positions + scan.origin - drift
+    @property
+    def _per_dose(self) -> float:
+        """How many atoms a column loses per e/Å²: as the targets did, with one more to be on the safe side."""
+        return (self._ejected + 1) / self._fluence if self._fluence else 0.0
+
+    def _looked_at(self, scan: Scan, evidence: Evidence | None = None) -> Evidence:
+        """Return what an image says about each column of the map, with what others have said."""
         assert self._atoms is not None
-        if len(found):
-            positions = positions - common_shift(positions, self._atoms.positions, self._repeat / 2)
-        x0, y0, x1, y1 = scan.region
-        x, y = self._drift.at(scan.start_s)
-        verification.add(dataclasses.replace(found, positions=positions), (x0 - x, y0 - y, x1 - x, y1 - y))
+        assert self._columns is not None
+        evidence = evidence or Evidence(self._columns, len(self._atoms))
+        rows_s = (self._atoms.positions[:, 1] - scan.origin[1]) / scan.sampling * scan.line_s
+        drift = self._drift.at(scan.start_s + np.clip(rows_s, 0.0, scan.image.shape[0] * scan.line_s))
+        evidence.add(self._columns.looked_at(scan, self._atoms, self._atoms.positions + drift, self._repeat / 2))
+        return evidence

@@ -1,7 +1,9 @@
 """What an exposure has done, from images afterwards: Bayes' rule over the classes that each column may have now.
 
-Columns change along a *ladder*, such as ``("S2", "S1", "")``: one class becomes the next as an atom leaves. Each image
-multiplies the odds; images are taken until they are clear.
+Columns change along a *ladder*, such as ``("S2", "S1", "")``: one class becomes the next as an atom leaves. How likely
+that is beside the beam follows from the dose that each column has received. Images are taken until the odds are clear
+on either side, as in Wald's sequential test (Ann. Math. Stat. 16 (1945) 117): until a loss is certain, or until so few
+losses can have gone unnoticed that another image is not worth its dose.
 """
 
 from __future__ import annotations
@@ -11,24 +13,25 @@ import enum
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
-from stem_ae.manipulate.beam import Region
+from stem_ae.manipulate.columns import Evidence
 from stem_ae.manipulate.exposure import Outcome
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-SAME = 0.7  # Å between two finds of one column
-_MISSED = 0.01  # chance that a column is not found at all, or that one is found where there is none
-_DOUBT = 0.02  # no single image makes a class less likely than this
 CLEAR = 0.95
-_BYSTANDER = (0.0, 2e-3, 1e-4)  # chance that a column next to the exposure lost none (the rest), one, two
-_GAINED = 1e-4  # ... that it was refilled
-RIM = 0.8  # Å: columns this close to the image's edge are not judged
+_NAMED = 0.5  # a column that is another one now is reported if it rather has changed than was misread in the survey
+_UNNOTICED = 0.02  # of the losses that were to be expected beside the target: what images may leave open
+_GAINED = 1e-4  # chance that a column was refilled
+_WENT_THERE = 0.1  # ... by the dopant that has left the target beside it
+BOND = 1.9  # Å: neighbours in a sheet are closer than this in projection
+_LEAST = 1e-6  # atoms that a column may have lost however little dose it received
+_AT_TARGET = {Outcome.STEP: (0.02, 0.96, 0.02), Outcome.DOUBLE: (0.02, 0.08, 0.9)}
+_NO_STEP = (0.8, 0.15, 0.05)
 
 
 class Verdict(enum.StrEnum):
@@ -40,7 +43,7 @@ class Verdict(enum.StrEnum):
     REFILLED = "refilled"
     """The signal has stepped, and yet the column is what it was, or more."""
     MOVED = "moved"
-    """The dopant beside the target is at the target now."""
+    """The dopant beside the target is at the target now; or the one that was to be removed is at a neighbour."""
     ASTRAY = "moved elsewhere"
     GONE = "dopant gone"
     UNCLEAR = "unclear"
@@ -66,30 +69,121 @@ class Change:
     probability: float
 
 
-def likelihood(found: Atoms2D, atom: int, is_there: bool, name: str) -> float:
-    """Return how likely a find is where there is a column of this class.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Belief:
+    """What each column was in the survey, and what it is now, as far as images and doses say.
 
     Parameters
     ----------
-    found : Atoms2D
-        What was found in an image.
-    atom : int
-        The nearest find.
-    is_there : bool
-        Whether it is near enough to be this column's.
-    name : str
-        The class; empty: there is no atom.
+    ladder : tuple of str
+        Classes in the order in which one becomes the next; the last is empty: no atom.
+    chance : (N, L, L) array
+        Of having been one class of the ladder and being another now. Columns that are not on the ladder have zeros.
     """
-    if not name:
-        return _MISSED if is_there else 1.0
-    if not is_there:
-        return _MISSED
-    share = float(found.probabilities[atom, found.species.index(name)]) if name in found.species else 0.0
-    return max(share, _DOUBT)
+
+    ladder: tuple[str, ...]
+    chance: FloatArray
+
+    @classmethod
+    def of(cls, atoms: Atoms2D, ladder: Sequence[str], evidence: Evidence) -> Belief:
+        """Return what a survey says: how frequent each class is, and the column's own counts.
+
+        Parameters
+        ----------
+        atoms : Atoms2D
+            What was found.
+        ladder : sequence of str
+            Classes.
+        evidence : Evidence
+            What the survey's counts say; columns that are not among them are what they were found to be.
+        """
+        ladder = tuple(ladder)
+        counts = atoms.counts()
+        frequent = np.array([counts.get(name, 0) + 0.5 for name in ladder]) / (len(atoms) + 1)
+        as_found = np.array([[name == found for name in ladder] for found in atoms.symbols], float)
+        by_counts = frequent * _as_chances(evidence.log_likelihood(ladder))
+        on_ladder = as_found.sum(axis=1) > 0
+        share = np.where(evidence.seen[:, None], by_counts, as_found) * on_ladder[:, None]
+        share = share / np.where(on_ladder, share.sum(axis=1), 1.0)[:, None]
+        return cls(ladder, share[:, :, None] * np.eye(len(ladder)))
+
+    def after(self, change: FloatArray) -> Belief:
+        """Return what is believed after each column has gone from class to class with chances ``(N, L, L)``."""
+        return dataclasses.replace(self, chance=self.chance @ change)
+
+    def given(self, evidence: Evidence) -> Belief:
+        """Return what is believed after images of the columns as they are now."""
+        log_likelihood = np.where(evidence.seen[:, None], evidence.log_likelihood(self.ladder), 0.0)
+        chance = self.chance * _as_chances(log_likelihood)[:, None, :]
+        total = chance.sum(axis=(1, 2), keepdims=True)
+        return dataclasses.replace(self, chance=np.divide(chance, total, out=chance, where=total > 0))
+
+    def forgotten(self, columns: ArrayLike) -> Belief:
+        """Return the same with the past of some columns forgotten: what has become of them was said."""
+        chance, columns = self.chance.copy(), np.asarray(columns, np.int64)
+        chance[columns] = self.now[columns][:, :, None] * np.eye(len(self.ladder))
+        return dataclasses.replace(self, chance=chance)
+
+    def __getitem__(self, columns: NDArray[np.bool_]) -> Belief:
+        """Return the belief about some of the columns."""
+        return dataclasses.replace(self, chance=self.chance[columns])
+
+    @property
+    def on_ladder(self) -> NDArray[np.bool_]:
+        """Which columns it is about, ``(N,)``."""
+        on_ladder: NDArray[np.bool_] = self.chance.sum(axis=(1, 2)) > 0
+        return on_ladder
+
+    @property
+    def now(self) -> FloatArray:
+        """Chance of each class now, ``(N, L)``."""
+        now: FloatArray = self.chance.sum(axis=1)
+        return now
+
+    @property
+    def lost(self) -> FloatArray:
+        """Chance of having lost atoms: one gained, none, one, and so on, ``(N, L + 1)``."""
+        n = len(self.ladder)
+        diagonals = [np.trace(self.chance, offset=k, axis1=1, axis2=2) for k in range(n)]
+        gained = sum(np.trace(self.chance, offset=-k, axis1=1, axis2=2) for k in range(1, n))
+        return np.column_stack([gained, *diagonals])
+
+    @property
+    def changed(self) -> FloatArray:
+        """Chance of being another class than in the survey, ``(N,)``."""
+        changed: FloatArray = self.lost.sum(axis=1) - self.lost[:, 1]
+        return changed
+
+
+def _as_chances(log: FloatArray) -> FloatArray:
+    chances: FloatArray = np.exp(log - log.max(axis=1, keepdims=True))
+    return chances
+
+
+def _changes(losses: FloatArray, gained: FloatArray, steps: int) -> FloatArray:
+    """Return the chances to go from class to class ``(N, L, L)``.
+
+    Parameters
+    ----------
+    losses : (N, 3) array
+        Chances to lose none, one and two atoms.
+    gained : (N,) array
+        Chance to gain one, where there is room for it.
+    steps : int
+        Classes.
+    """
+    change = np.zeros((len(losses), steps, steps))
+    for start in range(steps):
+        for lost in range(losses.shape[1]):
+            change[:, start, min(start + lost, steps - 1)] += losses[:, lost]
+        if start:
+            change[:, start] *= 1 - gained[:, None]
+            change[:, start, start - 1] += gained
+    return change
 
 
 class Verification:
-    """Collects images around a target after its exposure.
+    """Judges the columns around a target after its exposure.
 
     Parameters
     ----------
@@ -99,112 +193,113 @@ class Verification:
         The column that was exposed.
     outcome : Outcome
         What the exposure's signal said.
-    ladder : sequence of str
-        Classes in the order in which one becomes the next; the last is empty: no atom.
+    before : Belief
+        What was believed before.
+    expected : (N,) array
+        How many atoms each column is expected to have lost beside the target, by its dose.
     """
 
-    def __init__(self, atoms: Atoms2D, target: int, outcome: Outcome, ladder: Sequence[str]) -> None:
+    def __init__(
+        self, atoms: Atoms2D, target: int, outcome: Outcome, before: Belief, expected: FloatArray
+    ) -> None:
         self._atoms, self._target, self._outcome = atoms, target, outcome
-        self._ladder = tuple(ladder)
-        self._on_ladder = [k for k, name in enumerate(atoms.symbols) if name in ladder]
-        if target not in self._on_ladder:
-            raise StemAeError(f"{atoms.symbols[target]} is not one of {', '.join(filter(None, ladder))}.")
-        self._odds = {k: np.log(self._prior(k) + 1e-12) for k in self._on_ladder}
-        self._judged: set[int] = set()
+        if not before.on_ladder[target]:
+            raise StemAeError(f"{atoms.symbols[target]} is not one of {', '.join(filter(None, before.ladder))}.")
+        loss = np.maximum(expected, _LEAST)
+        losses = np.column_stack([np.exp(-loss), loss * np.exp(-loss), -np.expm1(-loss) - loss * np.exp(-loss)])
+        losses[target] = _AT_TARGET.get(outcome, _NO_STEP)
+        self._prior = before.after(_changes(losses, self._gained(before.ladder), len(before.ladder)))
+        self.belief = self._prior
+        """What is believed now."""
+        self._judged = np.zeros(len(atoms), bool)
 
-    def _prior(self, atom: int) -> FloatArray:
-        """Return the chance of each class of the ladder before any image."""
-        losses = _BYSTANDER
-        if atom == self._target:
-            losses = {Outcome.STEP: (0.02, 0.96, 0.02), Outcome.DOUBLE: (0.02, 0.08, 0.9)}.get(
-                self._outcome, (0.8, 0.15, 0.05)
-            )
-        start = self._ladder.index(self._atoms.symbols[atom])
-        chance = np.zeros(len(self._ladder))
-        for lost, share in enumerate(losses):
-            chance[min(start + lost, len(chance) - 1)] += share
-        if start:
-            chance[start - 1] += _GAINED
-        chance[start] += 1 - chance.sum()
-        return chance
+    def _gained(self, ladder: Sequence[str]) -> FloatArray:
+        """Return the chance of each column to have gained an atom: a dopant that leaves may have gone next door."""
+        gained = np.full(len(self._atoms), _GAINED)
+        if ladder[-1]:
+            away = np.linalg.norm(self._atoms.positions - self._atoms.positions[self._target], axis=1)
+            gained[(away < BOND) & (away > 0)] = _WENT_THERE
+        return gained
 
-    def add(self, found: Atoms2D, region: Region) -> None:
-        """Take in an image.
-
-        Parameters
-        ----------
-        found : Atoms2D
-            What was found in it, with positions as in the map of the specimen.
-        region : (float, float, float, float)
-            What the image covers, x0, y0, x1, y1, likewise.
-        """
-        x0, y0, x1, y1 = region
-        x, y = self._atoms.positions.T
-        inside = (x > x0 + RIM) & (x < x1 - RIM) & (y > y0 + RIM) & (y < y1 - RIM)
-        tree = cKDTree(found.positions) if len(found) else None
-        for atom in self._on_ladder:
-            if not inside[atom]:
-                continue
-            distance, nearest = tree.query(self._atoms.positions[atom]) if tree else (np.inf, 0)
-            self._odds[atom] = self._odds[atom] + np.log(self._likelihood(found, int(nearest), distance < SAME))
-            self._judged.add(atom)
-
-    def _likelihood(self, found: Atoms2D, atom: int, is_there: bool) -> FloatArray:
-        """Return how likely this find is for each class of the ladder."""
-        return np.array([likelihood(found, atom, is_there, name) for name in self._ladder])
-
-    def _posterior(self, atom: int) -> FloatArray:
-        weight: FloatArray = np.exp(self._odds[atom] - self._odds[atom].max())
-        posterior: FloatArray = weight / weight.sum()
-        return posterior
+    def look(self, evidence: Evidence) -> None:
+        """Take in what all images since the exposure say."""
+        self.belief = self._prior.given(evidence)
+        self._judged = evidence.seen & self._prior.on_ladder
 
     @property
     def is_clear(self) -> bool:
-        """Whether another image would not help."""
-        if self._target not in self._judged:
+        """Whether another image would not be worth its dose."""
+        if not self._judged[self._target] or self.belief.lost[self._target].max() < CLEAR:
             return False
-        return all(self._posterior(atom).max() >= CLEAR for atom in self._judged)
+        beside = self._beside
+        unresolved = self.belief.changed[beside & ~self._is_another]
+        return float(unresolved.sum()) <= _UNNOTICED * float(self._prior.changed[beside].sum())
 
-    def species(self, atom: int) -> tuple[str, float]:
-        """Return the most likely class of a column now, and its probability."""
-        posterior = self._posterior(atom)
-        return self._ladder[int(posterior.argmax())], float(posterior.max())
+    @property
+    def _beside(self) -> NDArray[np.bool_]:
+        """Which columns beside the target were looked at."""
+        beside: NDArray[np.bool_] = self._judged & (np.arange(len(self._atoms)) != self._target)
+        return beside
+
+    @property
+    def _is_another(self) -> NDArray[np.bool_]:
+        """Which columns are another class now than in the map, ``(N,)``."""
+        now = self.belief.now
+        name = np.array(self.belief.ladder)[now.argmax(axis=1)]
+        another: NDArray[np.bool_] = self._judged & (now.max(axis=1) >= CLEAR) & (name != np.array(self._atoms.symbols))
+        return another
+
+    @property
+    def _has_changed(self) -> NDArray[np.bool_]:
+        changed: NDArray[np.bool_] = self._is_another & (self.belief.changed >= _NAMED)
+        return changed
 
     @property
     def verdict(self) -> Verdict:
         """What has become of the target."""
-        after, probability = self.species(self._target)
-        if self._target not in self._judged or probability < CLEAR:
+        chance = self.belief.lost[self._target]
+        if not self._judged[self._target] or chance.max() < CLEAR:
             return Verdict.UNCLEAR
-        lost = self._ladder.index(after) - self._ladder.index(self._atoms.symbols[self._target])
+        lost = int(chance.argmax()) - 1
         if lost < 0:
             return Verdict.REFILLED
         if lost == 0:
             stepped = self._outcome in (Outcome.STEP, Outcome.DOUBLE)
             return Verdict.REFILLED if stepped else Verdict.NONE
+        if self.belief.ladder[-1] and self._next_door.any():
+            return Verdict.MOVED
         return Verdict.ONE if lost == 1 else Verdict.MORE
 
-    def bystanders(self) -> list[Change]:
-        """Return the other columns that have changed."""
-        return [change for atom, change in self._changes().items() if atom != self._target]
+    @property
+    def _next_door(self) -> NDArray[np.bool_]:
+        """Which columns beside the target have gained an atom."""
+        away = np.linalg.norm(self._atoms.positions - self._atoms.positions[self._target], axis=1)
+        there: NDArray[np.bool_] = self._has_changed & (self.belief.lost[:, 0] >= CLEAR) & (away < BOND) & (away > 0)
+        return there
 
-    def _changes(self) -> dict[int, Change]:
-        changes = {}
-        for atom in sorted(self._judged):
-            before, (after, probability) = self._atoms.symbols[atom], self.species(atom)
-            if after != before and probability >= CLEAR:
-                x, y = self._atoms.positions[atom]
-                changes[atom] = Change((float(x), float(y)), before, after, probability)
+    def bystanders(self) -> list[Change]:
+        """Return the other columns that have changed since the survey, unless that was said before."""
+        changes = []
+        for k in np.flatnonzero(self._beside & self._has_changed).tolist():
+            now = int(self.belief.now[k].argmax())
+            before = int(np.delete(self.belief.chance[k, :, now], now).argmax())
+            before += before >= now
+            x, y = self._atoms.positions[k]
+            ladder, chance = self.belief.ladder, float(self.belief.changed[k])
+            changes.append(Change((float(x), float(y)), ladder[before], ladder[now], chance))
         return changes
 
-    def updated(self) -> Atoms2D:
-        """Return the map of the specimen with what has changed."""
+    def updated(self) -> tuple[Atoms2D, Belief, NDArray[np.bool_]]:
+        """Return the map of the specimen and the belief about it with what has changed, and which columns are left."""
         labels, probabilities = self._atoms.labels.copy(), self._atoms.probabilities.copy()
         gone = np.zeros(len(self._atoms), bool)
-        for atom, change in self._changes().items():
-            if change.after in self._atoms.species:
-                labels[atom] = self._atoms.species.index(change.after)
-                probabilities[atom] = np.eye(len(self._atoms.species))[labels[atom]]
+        for k in np.flatnonzero(self._is_another).tolist():
+            name = self.belief.ladder[int(self.belief.now[k].argmax())]
+            if name in self._atoms.species:
+                labels[k] = self._atoms.species.index(name)
+                probabilities[k] = np.eye(len(self._atoms.species))[labels[k]]
             else:
-                gone[atom] = True
-        return dataclasses.replace(self._atoms, labels=labels, probabilities=probabilities)[~gone]
+                gone[k] = True
+        atoms = dataclasses.replace(self._atoms, labels=labels, probabilities=probabilities)
+        said = np.flatnonzero(self._has_changed | (np.arange(len(self._atoms)) == self._target))
+        return atoms[~gone], self.belief.forgotten(said)[~gone], ~gone
