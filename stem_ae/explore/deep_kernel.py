@@ -16,6 +16,7 @@ FloatArray = NDArray[np.float64]
 
 LEAST_POINTS = 30  # below this there is nothing to judge a network by: the identity is kept
 VALIDATION = 5  # every fifth measurement never trains the network, it decides when training stops
+SURE = 2.0  # standard errors by which a network has to be better than none: the best of several looks flatters it
 LOOK, PATIENCE = 5, 3  # optimiser steps between looks at them; looks without improvement before it stops
 
 
@@ -49,8 +50,8 @@ class DeepKernel:
     Wilson et al., Deep Kernel Learning, AISTATS (2016), trained by marginal likelihood, over-fits when it has more
     weights than data: on tens of points it does worse than its own inputs. Here the network is a correction to good
     inputs, it is warm-started from step to step, it stops when measurements that never train it are predicted worse,
-    and it is set aside unless it predicts them better than no network, by more than the
-    standard error of the difference.
+    and it is set aside unless it predicts them better than no network, by more than twice the standard error of the
+    difference.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ class DeepKernel:
             optimiser.step()
         self._net.load_state_dict(state)
         gain = best - plain
-        self.active = bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+        self.active = bool(gain.mean() > SURE * gain.std() / len(gain) ** 0.5)
 
     def _covariance(self, bent: Tensor, index: IntArray) -> Tensor:
         return self.process.covariance_of(list(torch.split(bent, self._widths, dim=1)), index)

@@ -36,6 +36,8 @@ async def explore(window, output, picture=""):
     model.folder, model.points, model.batch = output, "80", "10"
     model.step = "4"
     model.property_words = "15-45"
+    model.add_property()
+    model.others.items[0].words = "640-700, 15-45"
     await asyncio.sleep(1.0)
     say = lambda: str(model.texts)  # noqa: E731
     model.survey()
