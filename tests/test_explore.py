@@ -61,6 +61,7 @@ def test_posterior_agrees_with_scikit_learn(kernel):
     mean, std = same.predict(x, return_std=True)
     np.testing.assert_allclose(posterior.mean, mean, atol=1e-5)
     np.testing.assert_allclose(posterior.variance + process.noise, std**2, atol=1e-5)
+    assert posterior.log_likelihood() == pytest.approx(same.log_marginal_likelihood_value_, abs=1e-4)
 
 
 def test_leave_one_out_is_what_leaving_one_out_gives():
@@ -250,7 +251,7 @@ def test_mistakes_are_named():
     for wrong in (
         {"surrogate": "forest"}, {"acquisition": "best"}, {"patch": 99}, {"sampling": -1.0}, {"kernel": "cubic"},
         {"feature": 1.5}, {"travel": -1}, {"length_scale": 3.0}, {"surrogate": "gp", "length_scale": 0.0},
-        {"features": np.zeros((3, 2))}, {"candidates": [[20, 20], [20, 20]]},
+        {"surrogate": "auto", "judge": "coin"}, {"features": np.zeros((3, 2))}, {"candidates": [[20, 20], [20, 20]]},
     ):
         with pytest.raises(StemAeError):
             Explorer(image, **wrong)
@@ -338,19 +339,20 @@ def test_given_features_are_used():
     assert 1 - error.var() / np.sin(secret[:, 0]).var() > 0.95
 
 
-def test_auto_takes_position_where_the_image_says_nothing():
+@pytest.mark.parametrize("judge", ["likelihood", "left-out"])
+def test_auto_takes_position_where_the_image_says_nothing(judge):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(40, 40))
     y, x = np.mgrid[:40, :40] / 40
     target = np.sin(5 * x) * np.cos(4 * y)
-    explorer = Explorer(image, surrogate="auto", patch=8)
+    explorer = Explorer(image, surrogate="auto", patch=8, judge=judge)
     points = explorer.candidates[rng.choice(len(explorer.candidates), 60, replace=False)]
     explorer.tell(points, target[tuple(points.T)])
     truth = target[4:37, 4:37]
     assert 1 - np.mean((explorer.mean - truth) ** 2) / truth.var() > 0.95
     assert explorer._surrogate.chosen.startswith("gp")
     blobs, edges = scene()
-    explorer = Explorer(blobs, surrogate="auto")
+    explorer = Explorer(blobs, surrogate="auto", judge=judge)
     points = explorer.candidates[rng.choice(len(explorer.candidates), 60, replace=False)]
     explorer.tell(points, edges[tuple(points.T)])
     explorer.ask()

@@ -22,6 +22,7 @@ from stem_ae.explore.surrogates import (
     Candidates,
     DeepKernelSurrogate,
     DescriptorSurrogate,
+    JudgeName,
     PositionSurrogate,
     Prediction,
     Surrogate,
@@ -45,8 +46,8 @@ class Explorer:
     sampling : float or (float, float)
         Å per pixel, one number or (y, x).
     surrogate : "dkl", "descriptor", "gp" or "auto"
-        Deep kernel on image patches; Gaussian process on descriptors; on position alone; or whichever predicts the
-        measurements so far best.
+        Deep kernel on image patches; Gaussian process on descriptors; on position alone; or whichever of them explains
+        the measurements so far best.
     acquisition : "ei", "pi", "ucb", "uncertainty", "thompson" or "novelty"
         See :mod:`stem_ae.explore.acquisition`.
     patch : int
@@ -76,6 +77,8 @@ class Explorer:
         What a move across the whole specimen costs, in units of the gain of the best candidate over the median one.
     dose_per_point, dose_budget : float, optional
         In any one unit (electrons, s, C): no more points are asked for than the budget pays.
+    judge : "likelihood" or "left-out"
+        What "auto" chooses by: marginal likelihood, or the prediction of left-out measurements.
     device : "cpu", "cuda" or "auto"
         Where the surrogate is computed; "auto" takes a GPU if there is one.
     """
@@ -99,6 +102,7 @@ class Explorer:
         travel: float = 0.0,
         dose_per_point: float = 0.0,
         dose_budget: float = np.inf,
+        judge: JudgeName = "likelihood",
         device: DeviceName = "cpu",
     ) -> None:
         image = as_image(image)
@@ -120,7 +124,7 @@ class Explorer:
         self._seed = seed
         groups = _descriptors(surrogate, self._windows, features)
         known = Candidates(self._position, groups, device_of(device))
-        self._make_surrogate = functools.partial(_make_surrogate, surrogate, known, kernel, length_scale, seed)
+        self._make_surrogate = functools.partial(_make_surrogate, surrogate, known, kernel, length_scale, seed, judge)
         self._begin()
 
     def _begin(self) -> None:
@@ -306,7 +310,7 @@ def _descriptors(name: str, windows: Windows, features: ArrayLike | None) -> tup
 
 
 def _make_surrogate(
-    name: str, candidates: Candidates, kernel: KernelName, length_scale: float | None, seed: int
+    name: str, candidates: Candidates, kernel: KernelName, length_scale: float | None, seed: int, judge: JudgeName
 ) -> Surrogate:
     if name == "gp":
         return PositionSurrogate(candidates, kernel, length_scale)
@@ -316,7 +320,9 @@ def _make_surrogate(
         raise StemAeError('length_scale belongs to surrogate="gp": the others learn theirs.')
     if name == "descriptor":
         return DescriptorSurrogate(candidates, kernel)
-    return DeepKernelSurrogate(candidates, kernel, seed) if name == "dkl" else AutomaticSurrogate(candidates, seed)
+    if name == "dkl":
+        return DeepKernelSurrogate(candidates, kernel, seed)
+    return AutomaticSurrogate(candidates, seed, judge)
 
 
 def _describe(windows: Windows) -> tuple[FloatArray, ...]:

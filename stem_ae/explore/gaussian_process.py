@@ -197,7 +197,7 @@ class GaussianProcess:
             k = k + (torch.exp(p[g + 1]) + JITTER) * self.identity(len(target))
             value, slope = negative_log_likelihood(k.detach(), target)
             penalty = 0.5 * (((p - prior_mean) / prior_sigma) ** 2).sum()
-            ((slope * k).sum() + penalty).backward()  # type: ignore[no-untyped-call]
+            ((slope * k).sum() + penalty).backward()
             return value + float(penalty.detach()), cast(Tensor, p.grad).cpu().numpy()
 
         found = minimize(
@@ -243,7 +243,7 @@ class Posterior:
     def _white(self) -> Tensor:
         """``L⁻¹ K(measured, all)``: most of the work, not needed to leave one out."""
         total = len(self.process)
-        white = self._factor.new_empty((len(self._index), total))
+        white = torch.empty((len(self._index), total), dtype=torch.float64, device=self.process.device)
         for start in range(0, total, BLOCK):
             block = slice(start, min(start + BLOCK, total))
             white[:, block] = self._solve(self.process.covariance(self._index, block))
@@ -317,7 +317,7 @@ def _fourier_draws(process: GaussianProcess, count: int, features: int, rng: np.
     parts = [(process.scaled(slice(None)), math.exp(p[g]))]
     if process.trend is not None:
         parts.append((process.trend * math.exp(-p[g + 2]), math.exp(p[g + 3])))
-    draws = process.groups[0].new_zeros((count, len(process)))
+    draws = torch.zeros((count, len(process)), dtype=torch.float64, device=process.device)
     for inputs, signal in parts:
         scale = _spectral_scale(process, features, rng)
         frequency = process.tensor(rng.normal(size=(inputs.shape[1], features)) * scale)

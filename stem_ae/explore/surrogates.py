@@ -21,6 +21,7 @@ from stem_ae.explore.gaussian_process import CPU, GaussianProcess, KernelName, P
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 SurrogateName = Literal["gp", "descriptor", "dkl", "auto"]
+JudgeName = Literal["likelihood", "left-out"]
 
 COLD, WARM = 40, 15  # optimiser steps for a first fit, and from the last one's result
 NETWORK_COLD, NETWORK_WARM = 40, 10
@@ -194,13 +195,24 @@ class DeepKernelSurrogate(DescriptorSurrogate):
 
 
 class AutomaticSurrogate:
-    """Whichever of the others predicts the left-out measurements best.
+    """Whichever of the others explains the measurements best.
 
     The choice is among position with each kernel, and descriptors; descriptors win as the deep kernel, whose network
-    withdraws by itself where it does not help. It is made anew whenever the measurements have grown by a quarter.
+    withdraws by itself where it does not help (a trained network's marginal likelihood says nothing: training raises
+    it). It is made anew whenever the measurements have grown by a quarter.
+
+    Parameters
+    ----------
+    candidates : Candidates
+    seed : int
+    judge : "likelihood" or "left-out"
+        What is compared: the marginal likelihood, or how well each measurement is predicted from the others.
     """
 
-    def __init__(self, candidates: Candidates, seed: int = 0) -> None:
+    def __init__(self, candidates: Candidates, seed: int = 0, judge: JudgeName = "likelihood") -> None:
+        if judge not in ("likelihood", "left-out"):
+            raise StemAeError(f"Surrogates cannot be judged by {judge!r}: choose likelihood or left-out.")
+        self._score = Prediction.likelihood_score if judge == "likelihood" else Prediction.left_out_score
         self._all: dict[str, _Regression] = {
             "dkl": DeepKernelSurrogate(candidates, seed=seed),
             "gp-matern52": PositionSurrogate(candidates, "matern52"),
@@ -215,7 +227,7 @@ class AutomaticSurrogate:
         """Return the chosen surrogate's prediction."""
         if len(values) >= max(1.25 * self._judged, 10):
             judged = {**self._all, "dkl": self._judge}
-            scores = {name: one.predict(index, values).left_out_score() for name, one in judged.items()}
+            scores = {name: self._score(one.predict(index, values)) for name, one in judged.items()}
             self.chosen, self._judged = max(scores, key=scores.__getitem__), len(values)
         return self._all[self.chosen].predict(index, values)
 
