@@ -75,12 +75,14 @@ def main():
     parser.add_argument("--first", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--points", type=int, nargs="*", default=[20, 50, 100])
+    parser.add_argument("--noise", type=float, default=0.0, help="of measurements, in standard deviations of the map")
+    parser.add_argument("--kinds", nargs="*", help="only these")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for kind, settings, truth, noise in cases(options.first, options.seeds):
-        for n in options.points:
-            results = judge(settings, truth, noise, n, n)
+        for n in options.points if kind in (options.kinds or [kind]) else ():
+            results = judge(settings, truth, max(noise, options.noise * truth.std()), n, n)
             for criterion in CRITERIA:
                 chosen = max(results, key=lambda name, by=criterion: results[name][by])
                 lost = {key: max(r[key] for r in results.values()) - results[chosen][key] for key in ("r2", "density")}
