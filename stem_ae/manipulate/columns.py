@@ -21,6 +21,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import Probe
 from stem_ae.manipulate.beam import Region, Scan
+from stem_ae.manipulate.levels import by_ladder
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -33,7 +34,7 @@ _RELAXED = 0.05  # Å: how far a column may have moved by itself (standard devia
 _TILE = 10.0  # Å: pieces in which a survey is measured
 _AROUND = 1.0  # Å around a piece whose pixels take part; columns farther out have a part in these
 _UNKNOWN = 1.2  # Å: so close to the edge of the map, columns beyond it are seen
-_LEAST_SCATTER = 0.03  # of a class's brightness
+_LEAST_SCATTER = 0.03  # of the most frequent class's brightness
 _WIDEST_BLUR = 0.8  # Å
 _STRAY = 1e-4  # chance that a column's counts are those of no class
 
@@ -117,7 +118,8 @@ class ColumnModel:
         weights : mapping
             Å²: first guess of each class; all there is for those that the survey does not show.
         ladder : sequence of str
-            Classes that are to be told apart; none of them scatters by less than a fraction of the brightest.
+            Classes that are to be told apart, in the order in which one becomes the next; all of them scatter as the
+            most frequent one does.
         """
         guess = {name: weights[name] for name in atoms.species} | {"": 0.0}
         loose = dict.fromkeys(guess, 0.0)
@@ -140,10 +142,12 @@ class ColumnModel:
                 spread = 1.4826 * float(np.median(np.abs(amplitude - levels[name])))
                 counting = noise * float(np.median(measured.variance[here, k]))
                 scatter[name] = float(np.sqrt(max(spread**2 - counting, 0.0)))
+        levels |= by_ladder(levels, atoms.counts(), ladder)
         scale = float(np.median([levels[name] / weights[name] for name in levels]))
         levels = {name: levels.get(name, scale * weights[name]) for name in atoms.species} | {"": 0.0}
-        least = _LEAST_SCATTER * max(levels[name] for name in ladder if name in levels)
-        return cls(probe, levels, {name: max(scatter.get(name, 0.0), least) for name in levels}, blur, noise)
+        usual = max((name for name in ladder if name in scatter), key=lambda name: atoms.counts()[name])
+        scatter |= dict.fromkeys(ladder, max(scatter[usual], _LEAST_SCATTER * levels[usual]))  # few may be misread
+        return cls(probe, levels, {name: scatter.get(name, scatter[usual]) for name in levels}, blur, noise)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.imaging.probe import Probe
 from stem_ae.manipulate.beam import Scan
 
+_AS_MANY = 5  # columns that count as much as what the ladder says
 _REACH = 10.0  # Å: how far the tails of the probe are followed
 
 
@@ -94,7 +95,7 @@ def move_levels(
 def weights_from_frame(atoms: Atoms2D, scan: Scan, ladder: Sequence[str]) -> tuple[dict[str, float], float]:
     """Return what :func:`signal_levels` needs, as this image shows it: each class's cross section, and the background.
 
-    Classes of the ladder that the image does not show are taken to hold equal atoms.
+    Classes of the ladder that the image hardly shows are taken to hold equal atoms.
 
     Parameters
     ----------
@@ -117,16 +118,42 @@ def weights_from_frame(atoms: Atoms2D, scan: Scan, ladder: Sequence[str]) -> tup
         for k, name in enumerate(atoms.species)
         if np.any(atoms.labels == k)
     }
-    known = [name for name in ladder if name in weights]
-    for name in (name for name in ladder if name in atoms.species and name not in weights):
-        if not known:
-            raise StemAeError(f"The image shows none of {', '.join(filter(None, ladder))}: choose other targets.")
-        weights[name] = weights[known[0]] * atoms_left(name, ladder) / atoms_left(known[0], ladder)
+    weights |= by_ladder(weights, atoms.counts(), ladder)
     for name in atoms.species:
         weights.setdefault(name, 0.0)  # there is none: nothing depends on it
     area = scan.image.size * scan.sampling**2
     in_atoms = sum(weights[name] * count for name, count in atoms.counts().items()) / area
     return weights, max(float(scan.image.mean()) / scan.electrons - in_atoms, 0.0)
+
+
+def by_ladder(seen: Mapping[str, float], counts: Mapping[str, int], ladder: Sequence[str]) -> dict[str, float]:
+    """Return the cross sections of the classes of a ladder, all of whose atoms are alike.
+
+    What few columns have shown, perhaps misread ones, is drawn to what the most frequent class says.
+
+    Parameters
+    ----------
+    seen : mapping
+        Å²: of the classes that an image shows.
+    counts : mapping
+        How many columns of each class it shows.
+    ladder : sequence of str
+        Classes in the order in which one becomes the next as atoms leave. Unless the last one is empty, something takes
+        the atoms' places, and nothing is known of classes that were not seen.
+    """
+    known = [name for name in ladder if name in seen]
+    if not known:
+        raise StemAeError(f"The image shows none of {', '.join(filter(None, ladder))}: choose other targets.")
+    if ladder[-1]:
+        return {name: seen[name] for name in known}
+    usual = max(known, key=lambda name: counts[name])
+    one = seen[usual] / atoms_left(usual, ladder)
+    return {
+        name: (seen.get(name, 0.0) * counts[name] + one * atoms_left(name, ladder) * _AS_MANY)
+        / (counts[name] + _AS_MANY)
+        for name in ladder[:-1]
+        if name in counts
+    }
 
 
 def atoms_left(species: str, ladder: Sequence[str]) -> int:

@@ -354,12 +354,14 @@ class EjectionRun:
         self._observer.surveyed(scan, found, self._drift.at(scan.start_s))
 
     def _learn_columns(self, scan: Scan, found: Atoms2D) -> None:
-        """Learn from a survey how many counts each class of column gives, and what that says about each column."""
+        """Learn from a survey how many counts each class of column gives, and correct what they clearly contradict."""
+        assert self._atoms is not None
         self._columns = ColumnModel.learnt(found, scan, self._beam.probe, self._weights, self._settings.ladder)
         evidence = Evidence(self._columns, len(found))
         evidence.add(self._columns.surveyed(scan, found))
-        self._belief = Belief.of(found, self._settings.ladder, evidence)
-        self._dose = self._dose_now()
+        belief = Belief.of(found, self._settings.ladder, evidence)
+        self._atoms, kept = belief.corrected(self._atoms, belief.contradicts(self._atoms))
+        self._belief, self._dose = belief[kept], self._dose_now()
 
     def _dose_now(self) -> FloatArray:
         """Return the dose in e/Å² that each atom of the map has received."""

@@ -99,7 +99,7 @@ class Belief:
         """
         ladder = tuple(ladder)
         counts = atoms.counts()
-        frequent = np.array([counts.get(name, 0) + 0.5 for name in ladder]) / (len(atoms) + 1)
+        frequent = np.array([counts.get(name, 0) + 0.5 if name else 0.0 for name in ladder])  # what was found is there
         as_found = np.array([[name == found for name in ladder] for found in atoms.symbols], float)
         by_counts = frequent * _as_chances(evidence.log_likelihood(ladder))
         on_ladder = as_found.sum(axis=1) > 0
@@ -123,6 +123,25 @@ class Belief:
         chance, columns = self.chance.copy(), np.asarray(columns, np.int64)
         chance[columns] = self.now[columns][:, :, None] * np.eye(len(self.ladder))
         return dataclasses.replace(self, chance=chance)
+
+    def contradicts(self, atoms: Atoms2D) -> NDArray[np.bool_]:
+        """Return which columns are clearly of another class now than in the map, ``(N,)``."""
+        names = np.array(self.ladder)[self.now.argmax(axis=1)]
+        another: NDArray[np.bool_] = (self.now.max(axis=1) >= CLEAR) & (names != np.array(atoms.symbols))
+        return another
+
+    def corrected(self, atoms: Atoms2D, columns: NDArray[np.bool_]) -> tuple[Atoms2D, NDArray[np.bool_]]:
+        """Return the map with some columns as they are now, and which columns are left."""
+        labels, probabilities = atoms.labels.copy(), atoms.probabilities.copy()
+        kept = np.ones(len(atoms), bool)
+        for k in np.flatnonzero(columns).tolist():
+            name = self.ladder[int(self.now[k].argmax())]
+            if name in atoms.species:
+                labels[k] = atoms.species.index(name)
+                probabilities[k] = np.eye(len(atoms.species))[labels[k]]
+            else:
+                kept[k] = False
+        return dataclasses.replace(atoms, labels=labels, probabilities=probabilities)[kept], kept
 
     def __getitem__(self, columns: NDArray[np.bool_]) -> Belief:
         """Return the belief about some of the columns."""
@@ -244,9 +263,7 @@ class Verification:
     @property
     def _is_another(self) -> NDArray[np.bool_]:
         """Which columns are another class now than in the map, ``(N,)``."""
-        now = self.belief.now
-        name = np.array(self.belief.ladder)[now.argmax(axis=1)]
-        another: NDArray[np.bool_] = self._judged & (now.max(axis=1) >= CLEAR) & (name != np.array(self._atoms.symbols))
+        another: NDArray[np.bool_] = self._judged & self.belief.contradicts(self._atoms)
         return another
 
     @property
@@ -291,15 +308,6 @@ class Verification:
 
     def updated(self) -> tuple[Atoms2D, Belief, NDArray[np.bool_]]:
         """Return the map of the specimen and the belief about it with what has changed, and which columns are left."""
-        labels, probabilities = self._atoms.labels.copy(), self._atoms.probabilities.copy()
-        gone = np.zeros(len(self._atoms), bool)
-        for k in np.flatnonzero(self._is_another).tolist():
-            name = self.belief.ladder[int(self.belief.now[k].argmax())]
-            if name in self._atoms.species:
-                labels[k] = self._atoms.species.index(name)
-                probabilities[k] = np.eye(len(self._atoms.species))[labels[k]]
-            else:
-                gone[k] = True
-        atoms = dataclasses.replace(self._atoms, labels=labels, probabilities=probabilities)
+        atoms, kept = self.belief.corrected(self._atoms, self._is_another)
         said = np.flatnonzero(self._has_changed | (np.arange(len(self._atoms)) == self._target))
-        return atoms[~gone], self.belief.forgotten(said)[~gone], ~gone
+        return atoms, self.belief.forgotten(said)[kept], kept
