@@ -11,12 +11,17 @@ from dark ones, which defocus makes of them. Probes on a coarse grid are ranked,
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ase.data import atomic_numbers
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import fft, ndimage, optimize
 
+from stem_ae.atoms import Atoms2D
 from stem_ae.elit.materials import Material
 from stem_ae.elit.preprocess import Image
 from stem_ae.elit.synthesis import Conditions
@@ -36,7 +41,9 @@ _SMOOTHED = 0.04  # 1/Å: spots of the frame and of a specimen like it need not 
 _BAND = (0.2, 0.8)  # 1/Å: what of the image counts for its histogram
 _LEVELS = np.linspace(0.02, 0.98, 25)  # of the histogram
 _SPECIMENS = 8  # some have holes or many defects, the frame may not
-_STEPS = ((20, 40), (4, 120))  # how many of the best probes are improved, by how many trials each
+_ALIKE = 3  # of them are compared with, those that are most like the frame
+_STEPS = ((16, 40), (3, 120))  # how many of the best probes are improved, by how many trials each
+_UNLIKELY = 0.004  # difference that an aberration of 100 Å counts as, growing with its square: most are smaller
 _AS_GOOD = 0.01  # more difference than the best probe's: such a probe may be the true one as well
 
 _ROUND: tuple[Probe, ...] = (
@@ -52,35 +59,36 @@ _ASTIGMATIC: tuple[Probe, ...] = tuple(
 )
 
 
-def refit(image: Image, sampling: tuple[float, float], material: Material, seed: int) -> Conditions:
+def refit(image: Image, atoms: Atoms2D, material: Material, seed: int) -> Conditions:
     """Return the conditions whose simulated frames look like this one in their power spectrum.
 
     Parameters
     ----------
     image : (H, W) array
         The frame, bad pixels repaired.
-    sampling : (float, float)
-        Å per pixel, ``(y, x)``.
+    atoms : Atoms2D
+        What is seen in it so far; where that is right, it is the best specimen to compare with.
     material : Material
         What is in it.
     seed : int
-        Of the specimens that it is compared with.
+        Of the other specimens that it is compared with.
     """
-    seen = _Look.of(image, sampling)
+    seen = _Look.of(image, atoms.sampling)
     structures = [_Structure.like(seen, material, np.random.default_rng([seed, k])) for k in range(_SPECIMENS)]
+    structures.append(_Structure.found(seen, atoms))
+    each = [[seen.difference(structure, seen.transfer(p)) + _cost(p) for structure in structures] for p in _ROUND]
+    alike = [structures[k] for k in np.argsort(np.min(each, axis=0))[:_ALIKE]]
 
-    def differences(probe: Probe) -> list[float]:
+    def cost(probe: Probe) -> float:
         transfer = seen.transfer(probe)
-        return [seen.difference(structure, transfer) for structure in structures]
+        return min(seen.difference(structure, transfer) for structure in alike) + _cost(probe)
 
-    alike = structures[int(np.argmin(np.min([differences(probe) for probe in _ROUND], axis=0)))]
-    ranked = sorted(_ROUND + _ASTIGMATIC, key=lambda probe: seen.difference(alike, seen.transfer(probe)))
+    ranked = sorted(_ROUND + _ASTIGMATIC, key=cost)
     for count, trials in _STEPS:
-        improved = sorted((_improved(seen, alike, p, trials) for p in ranked[:count]), key=lambda item: item[0])
-        ranked = [probe for _, probe in improved]
-    kept = [probe for difference, probe in improved if difference < improved[0][0] + _AS_GOOD]
-    doses = [seen.dose(alike, seen.transfer(probe)) for probe in kept]
-    scale = float(np.sqrt(np.prod(sampling)))
+        ranked = sorted((_improved(cost, probe, trials) for probe in ranked[:count]), key=cost)
+    kept = [probe for probe in ranked if cost(probe) < cost(ranked[0]) + _AS_GOOD]
+    doses = [seen.dose(alike[0], seen.transfer(probe)) for probe in kept]
+    scale = float(np.sqrt(np.prod(atoms.sampling)))
     return dataclasses.replace(
         material.conditions,
         probes=tuple(kept),
@@ -100,6 +108,7 @@ class _Look:
     grain: NDArray[np.complex128]  # (K, K) transform of a noise like it
     fx: FloatArray  # (K,) in 1/Å, along either axis
     extent: float  # Å
+    corner: FloatArray  # x, y in Å: where in the frame the square begins
     scale: float  # Å per pixel, geometric mean
 
     @classmethod
@@ -126,6 +135,7 @@ class _Look:
             grain=(white * np.sqrt(noise))[square],
             fx=fx,
             extent=extent,
+            corner=np.array([left * sampling[1], top * sampling[0]]),
             scale=float(np.sqrt(np.prod(sampling))),
         )
 
@@ -184,11 +194,23 @@ class _Structure:
         return cls._imaged(xy @ np.array([[c, s], [-s, c]]), weights, seen)
 
     @classmethod
+    def found(cls, seen: _Look, atoms: Atoms2D) -> _Structure:
+        """Return the atoms that were found in the frame."""
+        return cls._imaged(atoms.positions - seen.corner - seen.extent / 2, _weights(atoms.symbols), seen)
+
+    @classmethod
     def _imaged(cls, xy: FloatArray, weights: FloatArray, seen: _Look) -> _Structure:
         pixels = int(seen.extent / _FINEST)
         image = expected_fraction(xy + seen.extent / 2, weights, (pixels, pixels), _FINEST, _SHARP)
         transform = _fourier(image - image.mean(), len(seen.fx) // 2) / seen.transfer(_SHARP)
         return cls(transform, float(image.mean()))
+
+
+def _weights(columns: Sequence[str]) -> FloatArray:
+    """Return the cross sections in Å² of columns by their names: ``S2`` is two sulphurs."""
+    names = (re.fullmatch(r"([A-Z][a-z]?)(\d*)", name) for name in columns)
+    weights = [int(m[2] or 1) * float(cross_section(atomic_numbers[m[1]])) if m else 0.0 for m in names]
+    return np.array(weights, dtype=float)
 
 
 def _radius(f: NDArray[Any]) -> FloatArray:
@@ -200,7 +222,7 @@ def _radius(f: NDArray[Any]) -> FloatArray:
 def _fourier(image: FloatArray, reach: int) -> NDArray[np.complex128]:
     """Return the transform of the image under a window, frequencies up to ``reach`` cycles, zero in the middle."""
     windowed = image * np.outer(np.hanning(image.shape[0]), np.hanning(image.shape[1]))
-    middle = np.fft.fftshift(np.fft.fft2(windowed))
+    middle = fft.fftshift(fft.fft2(windowed))
     y, x = (n // 2 for n in image.shape)
     result: NDArray[np.complex128] = middle[y - reach : y + reach + 1, x - reach : x + reach + 1]
     return result
@@ -213,14 +235,20 @@ def _smooth(power: FloatArray, extent: float) -> FloatArray:
 
 def _quantiles(transform: NDArray[np.complex128], fx: FloatArray) -> FloatArray:
     """Return the levels of an image's histogram, in its standard deviations, slow and fast changes left out."""
-    f = _radius(fx)
-    band = np.exp(-0.5 * (f / _BAND[1]) ** 4) * (1 - np.exp(-0.5 * (f / _BAND[0]) ** 4))
-    image = np.fft.ifft2(np.fft.ifftshift(transform * band)).real
-    window = np.outer(np.hanning(len(f)), np.hanning(len(f)))
-    bright = window > 0.3
-    values = image[bright] / window[bright]
+    band, window, bright = _band(len(fx), float(fx[-1]))
+    values = fft.ifft2(fft.ifftshift(transform * band)).real[bright] / window
     result: FloatArray = np.quantile((values - values.mean()) / values.std(), _LEVELS)
     return result
+
+
+@functools.lru_cache(maxsize=4)
+def _band(count: int, highest: float) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Return the pass band of so many frequencies, and where and how much an image under the window is seen."""
+    f = _radius(np.linspace(-highest, highest, count))
+    band = np.exp(-0.5 * (f / _BAND[1]) ** 4) * (1 - np.exp(-0.5 * (f / _BAND[0]) ** 4))
+    window = np.outer(np.hanning(count), np.hanning(count))
+    bright = window > 0.3
+    return band, window[bright], bright
 
 
 def _turn(power: FloatArray, like: FloatArray, extent: float) -> float:
@@ -229,25 +257,32 @@ def _turn(power: FloatArray, like: FloatArray, extent: float) -> float:
     middle = len(power) // 2
     where = [middle + extent * np.outer(f, np.sin(angles)), middle + extent * np.outer(f, np.cos(angles))]
     polar = [ndimage.map_coordinates(p**0.25, where, order=1, mode="nearest") for p in (power, like)]
-    first, second = (np.fft.fft(p - p.mean(1, keepdims=True), axis=1) for p in polar)
-    match = np.fft.ifft((np.conj(first) * second).sum(0)).real
+    first, second = (fft.fft(p - p.mean(1, keepdims=True), axis=1) for p in polar)
+    match = fft.ifft((np.conj(first) * second).sum(0)).real
     return float(angles[int(match.argmax())])
 
 
 # --- from a probe of the coarse grid to the best one near it ---------------------------------------------------------
 
 
-def _improved(seen: _Look, structure: _Structure, probe: Probe, trials: int) -> tuple[float, Probe]:
-    """Return the least difference near a probe, and the probe that has it."""
+def _cost(probe: Probe) -> float:
+    """Return what speaks against a probe before anything was seen; far out of focus much looks alike."""
+    if not isinstance(probe, AberratedProbe):
+        return 0.0
+    return _UNLIKELY * (probe.defocus**2 + probe.astigmatism[0] ** 2 + probe.astigmatism[1] ** 2) / 100.0**2
+
+
+def _improved(cost: Callable[[Probe], float], probe: Probe, trials: int) -> Probe:
+    """Return the best probe that so many trials find near one."""
     start, steps = _parameters(probe)
     corners = np.vstack([start, start + np.diag(steps)])
     result = optimize.minimize(
-        lambda values: seen.difference(structure, seen.transfer(_with_parameters(probe, values))),
+        lambda values: cost(_with_parameters(probe, values)),
         start,
         method="Nelder-Mead",
         options={"initial_simplex": corners, "maxfev": trials, "fatol": 1e-4, "xatol": 1e-3},
     )
-    return float(result.fun), _with_parameters(probe, result.x)
+    return _with_parameters(probe, result.x)
 
 
 def _parameters(probe: Probe) -> tuple[FloatArray, FloatArray]:
