@@ -13,9 +13,9 @@ import time
 import typing
 
 import numpy as np
-from nion.swift import DisplayPanel, DocumentController
-from nion.swift.model import DataItem, DisplayItem
-from nion.utils import Geometry, ListModel, Observable, Registry
+from nion.swift import DocumentController
+from nion.swift.model import DataItem
+from nion.utils import ListModel, Observable, Registry
 from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
@@ -35,6 +35,7 @@ from stem_ae.manipulate.run import Find
 
 from . import ejection_pictures, keeping
 from .canvas import Overlays
+from .clicks import Clicks
 from .ejection_choice import Choice
 from .ejection_intent import SOURCE_SIGMA, UNTIL, USUAL, Intent, number
 from .ejection_news import News
@@ -122,8 +123,7 @@ class EjectionModel(Observable.Observable):
         self.__news: News | None = None
         self.__survey_item = SurveyItem(window)
         self.__overlays = Overlays(window, self.__marks_for, targets_and_legend)
-        manager = DisplayPanel.DisplayPanelManager()
-        self.__listeners: list[typing.Any] = [manager.image_display_clicked_event.listen(self.__clicked)]
+        self.__clicks = Clicks(window, self.__clickable, self.__clicked)
 
     def close(self) -> None:
         """Blank if a run is under way, and let go of everything."""
@@ -134,7 +134,7 @@ class EjectionModel(Observable.Observable):
         if thread := self.__thread:
             thread.join(5.0)
         self.__process.close()
-        self.__listeners.clear()
+        self.__clicks.close()
         self.__survey_item.stop()
         self.__overlays.close()
 
@@ -239,23 +239,16 @@ class EjectionModel(Observable.Observable):
     def __same_frame(self, snapshot: keeping.Snapshot) -> bool:
         return self.__snapshot is not None and snapshot.result is self.__snapshot.result
 
-    def __clicked(
-        self,
-        panel: DisplayPanel.DisplayPanel,
-        item: DisplayItem.DisplayItem,
-        position: Geometry.FloatPoint,
-        modifiers: typing.Any,
-    ) -> bool:
-        """Choose with a click on the image of the newest atoms; other clicks are Swift's."""
-        if panel.document_controller is not self.__window or self.__run is not None or not self.is_choosing:
-            return False
+    def __clickable(self) -> DataItem.DataItem | None:
+        """Return the image of the newest atoms while clicks on it choose."""
+        if self.__run is not None or not self.is_choosing:
+            return None
         self.follow()
-        shown = self.__shown_item()
-        if shown is None or item.data_item is not shown:
-            return False
+        return self.__shown_item()
+
+    def __clicked(self, x: float, y: float) -> None:
         dy, dx = self.__choice.atoms.sampling
-        self.__guarded(self.click, (position.x - 0.5) * dx, (position.y - 0.5) * dy)
-        return True
+        self.__guarded(self.click, x * dx, y * dy)
 
     is_choosing = False
     """Whether clicks on the image choose targets."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import typing
 
 import numpy as np
-from nion.swift import DisplayPanel, DocumentController
-from nion.swift.model import DisplayItem
-from nion.utils import Geometry, Observable
+from nion.swift import DocumentController
+from nion.swift.model import DataItem
+from nion.utils import Observable
 
 from stem_ae.elit import live
 from stem_ae.errors import StemAeError
+
+from .clicks import Clicks
 
 if typing.TYPE_CHECKING:
     from stem_ae.classify import Examples
@@ -54,12 +56,11 @@ class ExamplesModel(Observable.Observable):
         """The class that the next click names."""
         self.text = CLICK
         """How many there are, and what to do."""
-        event = DisplayPanel.DisplayPanelManager().image_display_clicked_event
-        self.__listener: typing.Any = event.listen(self.__clicked)
+        self.__clicks = Clicks(window, self.__clickable, self.__clicked)
 
     def close(self) -> None:
         """Listen to no more clicks."""
-        self.__listener = None
+        self.__clicks.close()
 
     def offer(self, on: bool) -> None:
         """Classify by examples from now on, or not."""
@@ -94,22 +95,15 @@ class ExamplesModel(Observable.Observable):
         self.__say(CLICK)
         self.__changed()
 
-    def __clicked(
-        self,
-        panel: DisplayPanel.DisplayPanel,
-        item: DisplayItem.DisplayItem,
-        position: Geometry.FloatPoint,
-        modifiers: typing.Any,
-    ) -> bool:
-        """Name what was clicked in the image of the newest atoms; other clicks are Swift's."""
-        result = self.__newest()
-        if not (self.is_offered and self.is_clicking) or panel.document_controller is not self.__window:
-            return False
-        if result is None or item.data_item is not result.frame.origin.shown_by(self.__window.document_model):
-            return False
-        dy, dx = result.prediction.atoms.sampling
-        self.add((position.x - 0.5) * dx, (position.y - 0.5) * dy)
-        return True
+    def __clickable(self) -> DataItem.DataItem | None:
+        """Return the image of the newest atoms while clicks on it name them."""
+        result = self.__newest() if self.is_offered and self.is_clicking else None
+        return result.frame.origin.shown_by(self.__window.document_model) if result else None
+
+    def __clicked(self, x: float, y: float) -> None:
+        if result := self.__newest():
+            dy, dx = result.prediction.atoms.sampling
+            self.add(x * dx, y * dy)
 
     def __say(self, text: str) -> None:
         self.text = text

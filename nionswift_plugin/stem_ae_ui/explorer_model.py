@@ -12,8 +12,8 @@ from concurrent.futures import Future
 
 import numpy as np
 import platformdirs
-from nion.swift import DisplayPanel, DocumentController
-from nion.swift.model import DataItem, DisplayItem
+from nion.swift import DocumentController
+from nion.swift.model import DataItem
 from nion.utils import Geometry, ListModel, Observable
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ from stem_ae.microscope.frame import CameraFrame, Frame, Image
 
 from .atoms_model import BAD, GOOD, OFF, WAITING
 from .canvas import Overlays
+from .clicks import Clicks
 from .explorer_items import Items
 from .explorer_overlay import WayMarks, way_and_words
 from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Other, Settings, bands_of, value_of
@@ -193,12 +194,12 @@ class ExplorerModel(Observable.Observable):
         self.__lock = threading.Lock()
         self.__closed = False
         self.__overlays = Overlays(window, self.__marks_for, way_and_words)
-        manager = DisplayPanel.DisplayPanelManager()
         self.others: ListModel.ListModel[OtherProperty] = ListModel.ListModel()
         """What is looked at beside the first property, as listed."""
         self.__keys = itertools.count(2)
         self.__list_others()
-        self.__listeners: list[typing.Any] = [manager.image_display_clicked_event.listen(self.__clicked)]
+        wanted = lambda: self.items.explored if self.is_clicking else None  # noqa: E731
+        self.__clicks = Clicks(window, wanted, lambda x, y: self.force(y, x))
         self.__describe()
 
     def close(self) -> None:
@@ -212,7 +213,7 @@ class ExplorerModel(Observable.Observable):
         self.settings.save(self.__window.ui)
         self.items.finish()
         self.__overlays.close()
-        self.__listeners.clear()
+        self.__clicks.close()
         self.__process.close()
 
     # --- settings ---------------------------------------------------------------------------------------------------
@@ -349,20 +350,6 @@ class ExplorerModel(Observable.Observable):
             return
         self.__forced.append(point)
         self.__overlays.refresh()
-
-    def __clicked(
-        self,
-        panel: DisplayPanel.DisplayPanel,
-        item: DisplayItem.DisplayItem,
-        position: Geometry.FloatPoint,
-        modifiers: typing.Any,
-    ) -> bool:
-        if not self.is_clicking or panel.document_controller is not self.__window:
-            return False
-        if self.items.explored is None or item.data_item is not self.items.explored:
-            return False
-        self.force(position.y - 0.5, position.x - 0.5)
-        return True
 
     # --- the runs ---------------------------------------------------------------------------------------------------
 
