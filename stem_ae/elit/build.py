@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,12 +20,18 @@ from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar, Signs
 from stem_ae.elit.posterior import Errors, learn
 from stem_ae.elit.preprocess import repair
+from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.scoring import score
 
 _FRAME_EXTENT = 48.0  # Å: largest frames on which a trained ensemble is checked
-_POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 40  # Å: those on which its positions are, and how many at most
+_POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 80  # Å: those on which its positions are, and how many at most
 _SMALLEST_FAMILIAR = 10.0  # Å
-_USUAL: dict[str, Any] = {"probe_sigma": (0.4, 0.6), "log_sampling": (0.07, 0.16), "displacement": 0.05}
+# Ellipses are true for a microscope in focus: what aberrations do to single atoms differs from probe to probe.
+_USUAL: dict[str, Any] = {
+    "probes": tuple(GaussianProbe(s, e, k) for k, (s, e) in enumerate(itertools.product((0.4, 0.5, 0.6), (0.0, 0.1)))),
+    "log_sampling": (0.07, 0.16),
+    "displacement": 0.05,
+}
 _READ = 0.9  # recall, precision and share of right classes from which on a frame counts as read
 _FEWEST_FAMILIAR = 12  # frames
 WORKING_SAMPLING = 0.2  # Å per pixel: a probe of 0.35 Å is still two pixels wide

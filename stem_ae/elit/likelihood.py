@@ -22,16 +22,17 @@ from scipy.spatial import cKDTree
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
-_PIXELS_PER_SIGMA = 2.0  # pixels are binned down to about this, which widens the bound by 1 %
+_PIXELS_PER_SIGMA = 1.6  # pixels are binned down to about this, which widens the bound by 3 %
 _WINDOW = 2.6  # half width of an atom's window in units of the probe's sigma, at least
 _TAILS = 4.2  # the same of what is not fitted but taken off: the tails of heavy atoms push light neighbours
 _NODE_SPACING = 8.0  # Å between the nodes of the background
 _LARGEST_STEP = 0.15  # Å per iteration
 _LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has lost it
 _NEIGHBOURS = 3  # that are as unknown as the atom itself when its covariance is stated
-_NOISE_WIDTH = 4.0  # Å: noise is measured over twice this
+_STRIP = 0.4  # Å along the frame's edge, where atoms beyond it are looked for
+_NOISE_WIDTH = 3.0  # Å: noise is measured over twice this
 _LEAST_EXCESS = 0.4
-_PRECISION = 0.03  # of each step's linear equations: the next step corrects what is left
+_ROUGH, _PRECISE = 0.1, 0.03  # of linear equations, in the first step and in the others
 _DAMPING = 0.01  # of the conjugate gradients, relative to each unknown's own information
 
 
@@ -103,7 +104,8 @@ class Fit:
             Å along x by which each line, at :attr:`heights`, shows the atoms too far right.
         """
         frame, everyone = self._held(positions, shifts)
-        state = _step(frame, dataclasses.replace(self._state, positions=everyone), everyone)
+        state = dataclasses.replace(self._state, positions=everyone)
+        state = _step(state, _Model.at(frame, state), everyone, _PRECISE)
         return _summary(frame, state, everyone, len(positions))
 
     def _held(self, positions: FloatArray, shifts: FloatArray) -> tuple[_Frame, FloatArray]:
@@ -132,14 +134,18 @@ def fit(
     iterations : int
         Gauss-Newton steps.
     """
-    frame = _Frame.binned(image, sampling, sigma)
-    state, everyone = _State.start(frame, seeds, sigma), seeds
+    frame, everyone = _Frame.binned(image, sampling, sigma), seeds
+    state = _State.start(frame, seeds, sigma)
     for step in range(iterations):
         if step:
             frame = frame.with_tails(state)
-            beyond = _beyond_the_edge(frame, state)
-            everyone, state = np.concatenate([everyone, beyond]), state.joined_by(beyond)
-        state = _step(frame, state, everyone)
+        model = _Model.at(frame, state)
+        if step:
+            beyond = _beyond_the_edge(state, model)
+            if len(beyond):
+                everyone, state = np.concatenate([everyone, beyond]), state.joined_by(beyond)
+                model = _Model.at(frame, state)
+        state = _step(state, model, everyone, _PRECISE if step else _ROUGH)
     return _summary(frame, state, everyone, len(seeds))
 
 
@@ -372,11 +378,11 @@ class _Model:
 # --- the fit ----------------------------------------------------------------------------------------------------------
 
 
-def _step(frame: _Frame, state: _State, seeds: FloatArray) -> _State:
+def _step(state: _State, model: _Model, seeds: FloatArray, precision: float) -> _State:
     """One Gauss-Newton step for all unknowns."""
-    model = _Model.at(frame, state)
-    state = _with_noise(frame, state, model)
-    change = _solve(state, model, frame.data - model.mean)
+    frame = model.frame
+    state = _with_noise(state, model)
+    change = _solve(state, model, frame.data - model.mean, precision)
     n = len(state.positions)
     move = change[: 2 * n].reshape(2, n).T
     positions = state.positions + _shortened(move, _LARGEST_STEP)
@@ -396,14 +402,14 @@ def _shortened(vectors: FloatArray, longest: float) -> FloatArray:
 
 
 def _changed_probe(probe: FloatArray, change: FloatArray, pixel: float) -> FloatArray:
-    limit = 0.3 * float(np.trace(probe)) / 2
+    limit = 0.5 * float(np.trace(probe)) / 2
     xx, xy, yy = np.clip(change, -limit, limit)
     values, vectors = np.linalg.eigh(probe + np.array([[xx, xy], [xy, yy]]))
     result: FloatArray = (vectors * np.clip(values, max(0.15, 0.4 * pixel) ** 2, 1.2**2)) @ vectors.T
     return result
 
 
-def _solve(state: _State, model: _Model, residual: Image) -> FloatArray:
+def _solve(state: _State, model: _Model, residual: Image, precision: float) -> FloatArray:
     """Return the change of all unknowns that explains a residual best.
 
     The damped normal equations are solved by conjugate gradients, every unknown scaled to unit information.
@@ -419,19 +425,20 @@ def _solve(state: _State, model: _Model, residual: Image) -> FloatArray:
 
     size = len(gradient)
     operator = LinearOperator((size, size), information, dtype=np.float32)
-    solution, _ = cg(operator, gradient * scale, rtol=_PRECISION, maxiter=20)
+    solution, _ = cg(operator, gradient * scale, rtol=precision, maxiter=20)
     return np.asarray(solution * scale, dtype=float)
 
 
-def _with_noise(frame: _Frame, state: _State, model: _Model) -> _State:
+def _with_noise(state: _State, model: _Model) -> _State:
     """Fit ``variance = gain * (mu - lowest) + floor`` to the squared noise, in groups of like brightness.
 
     The noise is what squares of four pixels differ by in both directions at once: there, neither what the model misses
     nor what it has taken up of the noise counts.
     """
-    every = max(1, frame.data.size // 32000)
+    data = model.frame.data
+    every = max(1, data.size // 32000)
     mean = _in_fours(model.mean, 0.25, 0.25)[::every]
-    square = _in_fours(frame.data - model.mean, 0.5, -0.5)[::every] ** 2
+    square = _in_fours(data - model.mean, 0.5, -0.5)[::every] ** 2
     lowest = float(np.percentile(mean, 1))
     groups = np.array_split(np.argsort(mean), 10)
     brightness = np.array([mean[g].mean() for g in groups], dtype=float) - lowest
@@ -452,24 +459,25 @@ def _in_fours(image: Image, same: float, other: float) -> Image:
     return result.ravel()
 
 
-def _beyond_the_edge(frame: _Frame, state: _State) -> FloatArray:
+def _beyond_the_edge(state: _State, model: _Model) -> FloatArray:
     """Return where atoms outside the frame shine into it: left out, they would push the outermost atoms inwards."""
-    mean = _Model.at(frame, state).mean
+    frame, mean = model.frame, model.mean
     residual = (frame.data - mean) * np.sqrt(state.weight(mean))
     sigma = float(np.sqrt(np.trace(state.probe) / 2))
     width, height = (np.array(frame.data.shape[::-1]) - 1) * frame.step
+    columns, rows = (max(1, round(_STRIP / step)) for step in frame.step)
     sides = [  # strip along the edge, step along it, where it is across, and which coordinate runs along it
-        (residual[:2], frame.step[0], -0.7 * sigma, 0),
-        (residual[-2:], frame.step[0], height + 0.7 * sigma, 0),
-        (residual[:, :2].T, frame.step[1], -0.7 * sigma, 1),
-        (residual[:, -2:].T, frame.step[1], width + 0.7 * sigma, 1),
+        (residual[:rows], frame.step[0], -0.7 * sigma, 0),
+        (residual[-rows:], frame.step[0], height + 0.7 * sigma, 0),
+        (residual[:, :columns].T, frame.step[1], -0.7 * sigma, 1),
+        (residual[:, -columns:].T, frame.step[1], width + 0.7 * sigma, 1),
     ]
     found = []
     for strip, step, across, axis in sides:
         blur = sigma / step
         profile = ndimage.gaussian_filter1d(strip.mean(0), blur, mode="nearest")
-        # Averaging two rows and, along the edge, a Gaussian of this width leaves this much of unit noise.
-        noise = np.sqrt(0.5 / (2 * np.sqrt(np.pi) * max(blur, 0.3)))
+        # Averaging the strip and, along the edge, a Gaussian of this width leaves this much of unit noise.
+        noise = np.sqrt(1 / len(strip) / (2 * np.sqrt(np.pi) * max(blur, 0.3)))
         apart = max(3, 2 * round(0.6 / step) + 1)
         peaks = np.flatnonzero((profile == ndimage.maximum_filter1d(profile, apart)) & (profile > 4 * noise))
         points = np.empty((len(peaks), 2))
@@ -484,7 +492,7 @@ def _beyond_the_edge(frame: _Frame, state: _State) -> FloatArray:
 def _summary(frame: _Frame, state: _State, seeds: FloatArray, count: int) -> Fit:
     """Return the fit of the first ``count`` atoms; the others lie beyond the edge."""
     model = _Model.at(frame, state)
-    state = _with_noise(frame, state, model)
+    state = _with_noise(state, model)
     covariance = _covariance(frame, state, model)
     covariance = (covariance * _correction(frame, state, model, covariance)[:, None, None])[:count]
     lost = np.linalg.norm(state.positions - seeds, axis=1)[:count] > 0.99 * _LARGEST_MOVE
@@ -563,7 +571,7 @@ def _correction(frame: _Frame, state: _State, model: _Model, covariance: FloatAr
     n = len(state.positions)
     weight = state.weight(model.mean)
     noise = np.random.default_rng(0).standard_normal(weight.shape, np.float32) / np.sqrt(weight)
-    change = _solve(state, model, noise)
+    change = _solve(state, model, noise, _PRECISE)
     stated = np.diagonal(covariance, axis1=1, axis2=2)[:, :2]
     moved = change[: 2 * n].reshape(2, n).T ** 2
     others = float(np.median(moved / stated)) / 0.4549

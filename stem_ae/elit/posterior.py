@@ -8,9 +8,10 @@ With the covariance ``V`` that the Fisher information states, the errors of both
 * in common, as both looked at the same electrons: ``common V / sqrt(1 + V / limit^2)``,
 
 and combined with the smallest variance (generalised least squares). The five numbers are learnt on simulated frames of
-the model's own conditions. One of them each frame shows by itself: what the two opinions differ by beyond the noise is
-``floor^2``, so that where the electrons speak clearly the floor is measured, and the stated covariance is true for a
-perfect crystal as for one whose atoms are off their sites.
+the model's own conditions, for each class: networks place heavy atoms better than light ones. One of them each frame
+shows by itself: what the two opinions differ by beyond the noise is ``floor^2``, so that where the electrons speak
+clearly the floor is measured, and the stated covariance is true for a perfect crystal as for one whose atoms are off
+their sites.
 """
 
 from __future__ import annotations
@@ -28,33 +29,42 @@ Errors = tuple[FloatArray, FloatArray, FloatArray, IntArray]
 information stated, and classes ``(N,)``."""
 
 _QUANTILE_95 = 5.991  # of chi squared with two degrees of freedom
-_FEWEST = 30  # atoms from which a frame's own floor can be told
+_FEWEST = 12  # atoms of a class from which a frame says anything about their errors
+_FEWEST_FRAMES = 12  # from which a class has numbers of its own
 _SURE_OF_FLOOR = 0.6  # relative error of the learnt floor^2 in any one frame
 _SURE_OF_NOISE = 0.3  # relative error of what noise should make of the difference
 _LEAST_FLOOR = 0.005  # Å
+_LOST = 0.05  # Å: opinions that differ by some of these, beyond what both may be wrong by, are not about one atom
 _LIMITS = (0.03, 0.04, 0.05, 0.06, 0.08, 0.11)  # Å, to choose from
+_OF_A_MEDIAN = 1.9  # relative error of a variance that the median of N squares gives, times sqrt(N)
 _ALIKE = 4.0  # at most, between two variances that are alike
 
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """How much both opinions are worth.
+    """How much both opinions are worth, one number per class or one for all.
 
     Attributes
     ----------
-    floor : float
+    floor : tuple of float
         Å per axis: the networks' error at any dose.
-    share, common, scale : float
+    share, common, scale : tuple of float
         See the module's text.
-    limit : float
+    limit : tuple of float
         Å per axis: from here on the networks rather trust what they learnt than the noise.
     """
 
-    floor: float = 0.02
-    share: float = 0.4
-    common: float = 0.5
-    scale: float = 1.2
-    limit: float = 0.06
+    floor: tuple[float, ...] = (0.02,)
+    share: tuple[float, ...] = (0.4,)
+    common: tuple[float, ...] = (0.5,)
+    scale: tuple[float, ...] = (1.2,)
+    limit: tuple[float, ...] = (0.06,)
+
+    def __post_init__(self) -> None:
+        """Accept single numbers and lists, as files have them."""
+        for field in dataclasses.fields(self):
+            numbers = np.atleast_1d(getattr(self, field.name)).tolist()
+            object.__setattr__(self, field.name, tuple(numbers))
 
     def combine(
         self,
@@ -75,63 +85,69 @@ class Posterior:
         converged : (N,) bool array
             Where the likelihood's opinion counts at all.
         groups : (N,) int array, optional
-            Atoms of one class: networks place heavy atoms better than light ones, so each has its floor.
+            The atoms' classes.
         """
+        groups = np.zeros(len(network), np.int64) if groups is None else groups
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 1e-8)
-        floor = self._floors(network - likelihood, covariance, converged, groups)[:, None]
-        by_network, by_likelihood, common = self._variances(values)
-        by_network = floor**2 + by_network
-        common = np.minimum(common, 0.95 * np.minimum(by_network, by_likelihood))
-        total = by_network + by_likelihood - 2 * common
-        weight = (by_network - common) / total  # of the likelihood, along each principal axis
-        variance = (by_network * by_likelihood - common**2) / total
-        difference = np.einsum("nji,nj->ni", vectors, likelihood - network)
-        # Two opinions further apart than both can be wrong: the fit slid to something else.
-        apart = (difference**2 / total).sum(1) > 4 * _QUANTILE_95
-        alone = apart | ~converged
-        weight = np.where(alone[:, None], 0.0, weight)
-        variance = np.where(alone[:, None], by_network, variance)
-        position = network + np.einsum("nij,nj->ni", vectors, weight * difference)
-        return position, np.einsum("nij,nj,nkj->nik", vectors, variance, vectors)
+        position, stated = network.copy(), covariance.copy()
+        for group in np.unique(groups):
+            own, chosen = self._of(int(group)), groups == group
+            seen = chosen & converged
+            floor = own.floor_of((network - likelihood)[seen], covariance[seen])
+            difference = np.einsum("nji,nj->ni", vectors[chosen], (likelihood - network)[chosen])
+            moved, variance = own._weighed(difference, values[chosen], converged[chosen], floor)
+            position[chosen] += np.einsum("nij,nj->ni", vectors[chosen], moved)
+            stated[chosen] = np.einsum("nij,nj,nkj->nik", vectors[chosen], variance, vectors[chosen])
+        return position, stated
 
     def floor_of(self, difference: FloatArray, covariance: FloatArray) -> float:
-        """Return the networks' floor in one frame in Å, from how far the opinions ``(N, 2)`` are apart.
+        """Return the networks' floor in one frame in Å, from how far the opinions ``(N, 2)`` about a class are apart.
 
-        The learnt floor counts the more, the less the noise lets through.
+        The learnt floor counts the more, the fewer atoms there are and the less the noise lets through.
         """
         if len(difference) < _FEWEST:
-            return self.floor
+            return self.floor[0]
         stated = np.median(np.diagonal(covariance, axis1=1, axis2=2), axis=0)
         by_network, by_likelihood, common = self._variances(stated)
         by_noise = by_network + by_likelihood - 2 * common
         # The scan shifts its lines along one axis: the other one shows the floor.
-        axis = int(np.argmin(_spread2(difference) - by_noise))
-        seen = float(_spread2(difference)[axis] - by_noise[axis])
-        known, error = self.floor**2, _SURE_OF_NOISE * abs(float(by_noise[axis])) + 0.1 * abs(seen)
+        spread = _spread2(difference)
+        axis = int(np.argmin(spread - by_noise))
+        seen = float(spread[axis] - by_noise[axis])
+        known, error = self.floor[0] ** 2, _SURE_OF_NOISE * abs(float(by_noise[axis])) + 0.1 * abs(seen)
+        error = np.hypot(error, _OF_A_MEDIAN / np.sqrt(len(difference)) * float(spread[axis]))
         trust = error**2 / (error**2 + (_SURE_OF_FLOOR * known) ** 2)
         return float(np.sqrt(max(trust * known + (1 - trust) * seen, _LEAST_FLOOR**2)))
 
+    def _of(self, group: int) -> Posterior:
+        """Return the numbers of one class alone."""
+        numbers = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Posterior(*((own[min(group, len(own) - 1)],) for own in numbers))
 
-    def _floors(
-        self, difference: FloatArray, covariance: FloatArray, converged: NDArray[np.bool_], groups: IntArray | None
-    ) -> FloatArray:
-        """Return the floor of each atom, that of its group if it is large enough."""
-        floors = np.full(len(difference), self.floor_of(difference[converged], covariance[converged]))
-        for group in np.unique(groups) if groups is not None else ():
-            chosen = converged & (groups == group)
-            if chosen.sum() >= _FEWEST:
-                floors[groups == group] = self.floor_of(difference[chosen], covariance[chosen])
-        return floors
+    def _weighed(
+        self, difference: FloatArray, values: FloatArray, converged: NDArray[np.bool_], floor: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return how far from the networks' opinion the best one lies, and its variance, along the principal axes."""
+        by_network, by_likelihood, common = self._variances(values)
+        by_network = floor**2 + by_network
+        common = np.minimum(common, 0.95 * np.minimum(by_network, by_likelihood))
+        total = by_network + by_likelihood - 2 * common
+        # Two opinions further apart than both can be wrong: the fit slid to something else.
+        apart = (difference**2 / (total + _LOST**2)).sum(1) > 4 * _QUANTILE_95
+        alone = (apart | ~converged)[:, None]
+        weight = np.where(alone, 0.0, (by_network - common) / total)  # of the likelihood
+        variance = np.where(alone, by_network, (by_network * by_likelihood - common**2) / total)
+        return weight * difference, variance
 
     def _variances(self, stated: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return what noise adds to both opinions, and to both alike, given the stated variance, in Å²."""
-        saturation = 1 + stated / self.limit**2
-        return self.share * stated / saturation, self.scale * stated, self.common * stated / np.sqrt(saturation)
+        saturation = 1 + stated / self.limit[0] ** 2
+        return self.share[0] * stated / saturation, self.scale[0] * stated, self.common[0] * stated / np.sqrt(saturation)
 
 
 def learn(frames: Sequence[Errors]) -> Posterior:
-    """Learn the five numbers from errors with known truth.
+    """Learn the five numbers of each class from errors with known truth.
 
     Parameters
     ----------
@@ -139,34 +155,62 @@ def learn(frames: Sequence[Errors]) -> Posterior:
         Of both opinions about the same atoms.
     """
     usable = [_usual(*frame) for frame in frames]
-    usable = [frame for frame in usable if len(frame[2]) >= _FEWEST]
-    if len(usable) < 2:
-        return Posterior()
+    classes = range(1 + max((int(groups.max(initial=0)) for *_, groups in usable), default=0))
+    learnt = [_learnt(usable, Posterior())]
+    learnt = [_learnt([_of_class(frame, k) for frame in usable], learnt[0]) for k in classes]
+    return Posterior(*(tuple(getattr(own, field.name)[0] for own in learnt) for field in dataclasses.fields(Posterior)))
+
+
+def _learnt(frames: Sequence[Errors], otherwise: Posterior) -> Posterior:
+    """Return the numbers that all atoms of some frames have in common."""
+    usable = [frame for frame in frames if len(frame[2]) >= _FEWEST]
+    if len(usable) < _FEWEST_FRAMES:
+        return otherwise
     v = np.array([np.median(variance) for _, _, variance, _ in usable])
     n2 = np.array([_spread2(network).mean() for network, _, _, _ in usable])
-    # Both in units of each atom's own stated variance: heavy and light atoms differ in it.
+    # Both in units of each atom's own stated variance: at a frame's edge and where it is dirty it is larger.
     in_units = [(n / np.sqrt(own)[:, None], m / np.sqrt(own)[:, None]) for n, m, own, _ in usable]
     m2 = np.array([_spread2(m).mean() for _, m in in_units])
     nm = np.array([(_spread2(n + m) - _spread2(n - m)).mean() / 4 for n, m in in_units])
     # Where one is far better than the other, what they share does not matter, and it is not well seen either.
     alike = (m2 * v > n2 / _ALIKE) & (m2 * v < n2 * _ALIKE)
     alike = alike if alike.any() else np.ones(len(v), bool)
-    floor2, share, limit = _network_error(v, n2)
-    common = float(np.median((nm * np.sqrt(1 + v / limit**2))[alike]))
-    scale = float(np.median(m2[alike]))
+    floor2, share, common, limit = _network_error(v, n2, nm, alike)
+    scale = float(np.median(m2))
     floor = float(np.sqrt(max(floor2, _LEAST_FLOOR**2)))
-    return _widened(Posterior(floor, max(share, 0.1), max(common, 0.0), scale, limit), usable)
+    return _widened(Posterior((floor,), (max(share, 0.1),), (max(common, 0.0),), (scale,), (limit,)), usable)
 
 
-def _network_error(stated: FloatArray, seen: FloatArray) -> tuple[float, float, float]:
-    """Return floor², share and limit for which the networks' error fits what was seen in each frame ``(F,)``."""
-    best = (np.inf, 0.0, 0.0, 1.0)
+def _of_class(frame: Errors, group: int) -> Errors:
+    network, likelihood, variance, groups = frame
+    chosen = groups == group
+    return network[chosen], likelihood[chosen], variance[chosen], groups[chosen]
+
+
+def _network_error(
+    stated: FloatArray, seen: FloatArray, both: FloatArray, alike: NDArray[np.bool_]
+) -> tuple[float, float, float, float]:
+    """Return floor², share, common and limit that fit what was seen in each frame ``(F,)``.
+
+    Parameters
+    ----------
+    stated, seen : (F,) arrays
+        Variance that the likelihood states, and that of the networks' errors, Å².
+    both : (F,) array
+        Covariance of networks and likelihood in units of the stated variance.
+    alike : (F,) bool array
+        Frames that say something about it.
+    """
+    best = (np.inf, 0.0, 0.0, 0.0, 1.0)
     for limit in _LIMITS:
-        design = np.column_stack([np.ones_like(stated), stated / (1 + stated / limit**2)]) / seen[:, None]
+        saturation = 1 + stated / limit**2
+        design = np.column_stack([np.ones_like(stated), stated / saturation]) / seen[:, None]
         floor2, share = np.linalg.lstsq(design, np.ones_like(stated), rcond=None)[0]
-        off = float(np.abs(design @ [floor2, share] - 1).sum())
+        common = (both * np.sqrt(saturation))[alike]
+        off = float(np.abs(design @ [floor2, share] - 1).mean())
+        off += float(np.abs(common / np.median(common) - 1).mean())
         if off < best[0]:
-            best = off, float(floor2), float(share), float(limit)
+            best = off, float(floor2), float(share), float(np.median(common)), float(limit)
     return best[1:]
 
 
@@ -180,17 +224,15 @@ def _usual(network: FloatArray, likelihood: FloatArray, variance: FloatArray, gr
 def _widened(posterior: Posterior, frames: Sequence[Errors]) -> Posterior:
     """Return the posterior with all variances scaled so that 95 % ellipses hold 95 % of a usual frame's errors."""
     factors = []
-    for network, likelihood, variance, groups in frames:
+    for network, likelihood, variance, _ in frames:
         covariance = variance[:, None, None] * np.eye(2)
-        error, stated = posterior.combine(network, likelihood, covariance, np.ones(len(network), bool), groups)
+        error, stated = posterior.combine(network, likelihood, covariance, np.ones(len(network), bool))
         factors.append(float(np.quantile((error**2).sum(1) / stated[:, 0, 0], 0.95)) / _QUANTILE_95)
     factor = float(np.median(factors))
-    return dataclasses.replace(
-        posterior,
-        floor=float(posterior.floor * np.sqrt(factor)),
-        share=posterior.share * factor,
-        common=posterior.common * factor,
-        scale=posterior.scale * factor,
+    own = posterior
+    return Posterior(
+        (own.floor[0] * np.sqrt(factor),), (own.share[0] * factor,), (own.common[0] * factor,),
+        (own.scale[0] * factor,), own.limit,
     )
 
 
