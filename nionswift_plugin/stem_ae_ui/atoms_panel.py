@@ -3,73 +3,27 @@
 from __future__ import annotations
 
 import gettext
-import importlib.resources
 import typing
 
 from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
-from nion.utils import Converter
 
 from .atoms_model import AtomClass, AtomsModel
 from .networks_model import Network
+from .parts import (
+    CAREFUL,
+    LABEL_WIDTH,
+    QUIET,
+    HelpWindow,
+    HundredthsConverter,
+    IfConverter,
+    TextConverter,
+    fine_print,
+    row,
+)
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
-
-LABEL_WIDTH = 72
-QUIET, CAREFUL = "#707070", "#B26A00"
-
-
-def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str) -> Declarative.UIDescription:
-    """Return a row with its name in front."""
-    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
-    return u.create_row(name, *widgets, spacing=6)
-
-
-def _fine_print(converter: str, name: str) -> Declarative.UIDescription:
-    """Return a grey line under the row before it. It wraps, so that changing words never change the panel's width."""
-    text = f"@binding(model.texts, converter={converter})"
-    label = u.create_label(text=text, color=QUIET, word_wrap=True, name=name)
-    return u.create_row(u.create_spacing(LABEL_WIDTH + 6), label)
-
-
-class HundredthsConverter(Converter.ConverterLike[float, int]):
-    """A number as the integer hundredths that sliders work with."""
-
-    def convert(self, value: float | None) -> int | None:  # noqa: D102
-        return None if value is None else round(100 * value)
-
-    def convert_back(self, formatted_value: int | None) -> float | None:  # noqa: D102
-        return None if formatted_value is None else formatted_value / 100
-
-
-class TextConverter(Converter.ConverterLike[typing.Any, str]):
-    """A value, or an attribute of it, in a format. One way."""
-
-    def __init__(self, pattern: str) -> None:
-        self.__pattern = pattern
-
-    def convert(self, value: typing.Any) -> str | None:  # noqa: D102
-        return self.__pattern.format(value)
-
-    def convert_back(self, formatted_value: str | None) -> typing.Any:  # noqa: D102
-        raise NotImplementedError
-
-
-class IfConverter(Converter.ConverterLike[typing.Any, typing.Any]):
-    """One of two values, by a condition. One way."""
-
-    def __init__(
-        self, condition: typing.Callable[[typing.Any], bool], yes: typing.Any = True, no: typing.Any = False
-    ) -> None:
-        self.__condition = condition
-        self.__yes, self.__no = yes, no
-
-    def convert(self, value: typing.Any) -> typing.Any:  # noqa: D102
-        return self.__yes if self.__condition(value) else self.__no
-
-    def convert_back(self, formatted_value: typing.Any) -> typing.Any:  # noqa: D102
-        raise NotImplementedError
 
 
 class ClassHandler(Declarative.Handler):
@@ -105,16 +59,6 @@ class NetworkHandler(Declarative.Handler):
             u.create_label(text=item.reason, color=QUIET, word_wrap=True),
             spacing=8,
         )
-
-
-class HelpWindow(Declarative.WindowHandler):
-    """Explains the panel."""
-
-    def __init__(self, window: DocumentController.DocumentController) -> None:
-        super().__init__()
-        self.text = importlib.resources.files(__package__).joinpath("resources/atoms.md").read_text("utf-8")
-        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
-        self.run(u.create_window(content, title=_("Atoms: help"), margin=8, window_style="tool"), parent_window=window)
 
 
 class AtomsHandler(Declarative.Handler):
@@ -183,27 +127,26 @@ class AtomsHandler(Declarative.Handler):
             items_ref="@binding(model.model_names)", current_index="@binding(model.model_index)", name="model_combo"
         )
         return u.create_column(
-            _row(
+            row(
                 _("Image"), source, u.create_stretch(), u.create_push_button(
                     text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
                 ),
                 tool_tip=_("A channel of the scan, frame by frame, or the image in the selected display panel"),
+                stretch=False,
             ),
-            _row(
+            row(
                 _("Model"),
                 models,
-                u.create_stretch(),
                 tool_tip=_("What the networks were trained to recognise"),
             ),
-            _fine_print("model_text", "model_label"),
-            _row(
+            fine_print("model"),
+            row(
                 _("Classes"),
                 u.create_combo_box(
                     items=[_("of the networks"), _("by intensity"), _("by neighbours"), _("by examples")],
                     current_index="@binding(model.classes_index)",
                     name="classes_combo",
                 ),
-                u.create_stretch(),
                 tool_tip=_(
                     "What tells the atoms apart: the networks; a Gaussian mixture of their intensities, from dim (I1) "
                     "to bright; how many neighbours they have; or what looks like the atoms that you name"
@@ -294,15 +237,17 @@ class AtomsHandler(Declarative.Handler):
             ]
 
         return u.create_column(
-            _row(
+            row(
                 _("Confidence"),
                 *slider("model.threshold", 20, 95, "percent_text"),
                 tool_tip=_("Least probability of an atom that is shown. Acts at once; nothing is predicted again."),
+                stretch=False,
             ),
-            _row(
+            row(
                 _("Ring radius"),
                 *slider("model.radius", 20, 150, "angstrom_text"),
                 tool_tip=_("Size of the rings on the specimen"),
+                stretch=False,
             ),
             u.create_row(
                 u.create_check_box(text=_("Rings"), checked="@binding(model.rings)"),
@@ -415,7 +360,7 @@ class AtomsHandler(Declarative.Handler):
 
     def __sampling_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            _row(
+            row(
                 _("Sampling"),
                 u.create_combo_box(
                     items=[_("of the image"), _("typed"), _("from the lattice")],
@@ -431,13 +376,12 @@ class AtomsHandler(Declarative.Handler):
                     name="sampling_edit",
                 ),
                 u.create_label(text="Å/px", text_alignment_vertical="vcenter"),
-                u.create_stretch(),
                 tool_tip=_(
                     "Size of a pixel. Images without calibration need it typed, in Å per pixel, or estimated from the "
                     "lattice that they show. It applies to this image or channel until Swift is closed."
                 ),
             ),
-            _fine_print("sampling_text", "sampling_label"),
+            fine_print("sampling"),
             spacing=4,
         )
 
@@ -505,7 +449,7 @@ class AtomsHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window)
+        HelpWindow(self.__window, _("Atoms: help"), "atoms.md")
 
 
 class AtomsPanel(Panel.Panel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gettext
-import importlib.resources
 import pathlib
 import time
 import typing
@@ -13,30 +12,19 @@ from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
 from . import keeping
-from .atoms_panel import LABEL_WIDTH, QUIET, AtomsPanel, IfConverter, TextConverter
+from .atoms_panel import AtomsPanel
 from .ejection_choice import PICKS
 from .ejection_intent import POLICIES
 from .ejection_model import EjectionModel
 from .ejection_pictures import PATCHES, TRACE
 from .ejection_texts import TargetRow, Texts
+from .parts import QUIET, HelpWindow, IfConverter, TextConverter, field, row, unit
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
 
 _LIST_HEIGHT = 120
 _TICK_S = 0.25
-
-
-def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str = "") -> Declarative.UIDescription:
-    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
-    return u.create_row(name, *widgets, u.create_stretch(), spacing=6)
-
-
-def _edit(name: str, width: int, unit: str, tool_tip: str = "") -> list[Declarative.UIDescription]:
-    return [
-        u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", tool_tip=tool_tip),
-        u.create_label(text=unit, text_alignment_vertical="vcenter"),
-    ]
 
 
 class TargetHandler(Declarative.Handler):
@@ -53,16 +41,6 @@ class TargetHandler(Declarative.Handler):
             u.create_stretch(),
             spacing=8,
         )
-
-
-class HelpWindow(Declarative.WindowHandler):
-    """Explains the panel."""
-
-    def __init__(self, window: DocumentController.DocumentController) -> None:
-        super().__init__()
-        self.text = importlib.resources.files(__package__).joinpath("resources/ejection.md").read_text("utf-8")
-        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
-        self.run(u.create_window(content, title=_("Eject: help"), margin=8, window_style="tool"), parent_window=window)
 
 
 class EjectionHandler(Declarative.Handler):
@@ -107,7 +85,7 @@ class EjectionHandler(Declarative.Handler):
     def __targets_view(self) -> Declarative.UIDescription:
         free = "@binding(model.can_choose)"
         return u.create_column(
-            _row(
+            row(
                 _("Targets"),
                 u.create_combo_box(
                     items_ref="@binding(model.species_names)", current_index="@binding(model.species_index)",
@@ -119,7 +97,7 @@ class EjectionHandler(Declarative.Handler):
                 ),
                 tool_tip=_("Which class, and how clicks on the image choose"),
             ),
-            _row(
+            row(
                 _("Every"),
                 u.create_line_edit(
                     text="@binding(model.every)", width=44, name="every_edit",
@@ -159,7 +137,7 @@ class EjectionHandler(Declarative.Handler):
 
     def __parameters_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            _row(
+            row(
                 _("Policy"),
                 u.create_combo_box(
                     items=[_(name) for name in POLICIES], current_index="@binding(model.policy_index)",
@@ -170,15 +148,15 @@ class EjectionHandler(Declarative.Handler):
                     "dopants” moves Si in graphene to the targets, site by site."
                 ),
             ),
-            _row(
+            row(
                 _("Beam"),
-                *_edit("current", 52, "pA", _("Beam current; empty: as the instrument says")),
-                *_edit("timeout", 36, "s", _("Longest exposure of one target")),
+                field("current", 52, tool_tip=_("Beam current; empty: as the instrument says")), unit("pA"),
+                field("timeout", 36, tool_tip=_("Longest exposure of one target")), unit("s"),
             ),
-            _row(
+            row(
                 _("At most"),
-                *_edit("cap", 52, _("electrons"), _("Dose cap of the whole run, scans included")),
-                *_edit("local", 52, _("e/Å² anywhere"), _("Dose cap at any atom, targets included")),
+                field("cap", 52, tool_tip=_("Dose cap of the whole run, scans included")), unit(_("electrons")),
+                field("local", 52, tool_tip=_("Dose cap at any atom, targets included")), unit(_("e/Å² anywhere")),
             ),
             u.create_label(
                 text="@binding(model.texts, converter=estimate_text)",
@@ -298,7 +276,7 @@ class EjectionHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window)
+        HelpWindow(self.__window, _("Eject: help"), "ejection.md")
 
 
 class EjectionPanel(Panel.Panel):

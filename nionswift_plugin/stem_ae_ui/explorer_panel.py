@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gettext
-import importlib.resources
 import typing
 
 from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
-from .atoms_panel import LABEL_WIDTH, QUIET, IfConverter, TextConverter
 from .explorer_model import ExplorerModel, OtherProperty
+from .parts import LABEL_WIDTH, QUIET, HelpWindow, IfConverter, TextConverter, combo, field, fine_print, row, unit
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -21,33 +20,6 @@ ACQUISITION_NAMES = (
     "expected improvement", "upper confidence bound", "probability of improvement", "largest uncertainty",
     "Thompson sampling", "novelty",
 )  # fmt: skip
-
-
-def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str = "") -> Declarative.UIDescription:
-    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
-    return u.create_row(name, *widgets, u.create_stretch(), spacing=6)
-
-
-def _field(name: str, width: int = 52, **options: typing.Any) -> Declarative.UIDescription:
-    return u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", **options)
-
-
-def _combo(name: str, items: typing.Sequence[str]) -> Declarative.UIDescription:
-    return u.create_combo_box(
-        items=[_(item) for item in items], current_index=f"@binding(model.{name}_index)", name=f"{name}_combo"
-    )
-
-
-def _unit(text: str) -> Declarative.UIDescription:
-    return u.create_label(text=text, text_alignment_vertical="vcenter")
-
-
-def _fine_print(name: str, indent: int = LABEL_WIDTH + 6) -> Declarative.UIDescription:
-    """Return a grey line under the row before it. It wraps, so that changing words never change the panel's width."""
-    label = u.create_label(
-        text=f"@binding(model.texts, converter={name}_text)", color=QUIET, word_wrap=True, name=f"{name}_label"
-    )
-    return u.create_row(u.create_spacing(indent), label)
 
 
 def _button(text: str, name: str, tool_tip: str, enabled: str = "is_idle") -> Declarative.UIDescription:
@@ -64,19 +36,19 @@ class OtherHandler(Declarative.Handler):
         super().__init__()
         self.item, self.__model = item, model
         self.ui_view = u.create_column(
-            _row(
+            row(
                 _("And also"),
                 u.create_combo_box(
                     items_ref="@binding(item.names)", current_index="@binding(item.name_index)", name="other_combo"
                 ),
-                _unit(_("weight")),
+                unit(_("weight")),
                 u.create_line_edit(text="@binding(item.weight)", width=36, name="other_weight_edit"),
                 tool_tip=_(
                     "Another property of the same measurements, which gets a map of its own. With a weight it is "
                     "looked for as well: all count in standard deviations; below zero its low values are looked for."
                 ),
             ),
-            _row(
+            row(
                 "", u.create_line_edit(text="@binding(item.words)", name="other_words_edit", width=240),
                 u.create_push_button(
                     text="✕", style="minimal", on_clicked="remove_clicked", name="other_remove_button",
@@ -90,17 +62,6 @@ class OtherHandler(Declarative.Handler):
     def remove_clicked(self, widget: Declarative.UIWidget) -> None:
         """Look at it no more."""
         self.__model.remove_property(self.item)
-
-
-class HelpWindow(Declarative.WindowHandler):
-    """Explains the panel."""
-
-    def __init__(self, window: DocumentController.DocumentController) -> None:
-        super().__init__()
-        self.text = importlib.resources.files(__package__).joinpath("resources/explorer.md").read_text("utf-8")
-        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
-        page = u.create_window(content, title=_("Explorer: help"), margin=8, window_style="tool")
-        self.run(page, parent_window=window)
 
 
 class ExplorerHandler(Declarative.Handler):
@@ -164,18 +125,18 @@ class ExplorerHandler(Declarative.Handler):
             name="property_combo",
         )  # fmt: skip
         return u.create_column(
-            _row(
-                _("Measure"), _combo("camera", CAMERA_NAMES), _field("exposure_ms"), _unit("ms"),
+            row(
+                _("Measure"), combo("camera", CAMERA_NAMES), field("exposure_ms"), unit("ms"),
                 _button(_("Preview"), "preview", _("Measure one point in the middle of the region")),
                 tool_tip=_("Camera and exposure of each point"),
             ),
-            _row(
+            row(
                 _("Look for"), names, tool_tip=_(
                     "The one number that is made of each spectrum or pattern. It can be changed at any time: what was "
                     "measured is kept and valued anew."
                 ),
             ),
-            _row(
+            row(
                 "", u.create_line_edit(text="@binding(model.property_words)", name="property_words_edit", width=240),
                 tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
             ),
@@ -188,32 +149,32 @@ class ExplorerHandler(Declarative.Handler):
                 ),
                 u.create_stretch(),
             ),
-            _fine_print("value"),
+            fine_print("value"),
             spacing=4,
         )  # fmt: skip
 
     def __decision_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            _row(_("Predict by"), _combo("surrogate", SURROGATE_NAMES), _field("patch", 36), _unit(_("px patches")),
-                 tool_tip=_("What relates the image around a point with the property")),
-            _row(
-                _("Prefer"), _combo("acquisition", ACQUISITION_NAMES), _unit(_("top")), _field("feature", 30),
-                _unit("%"),
+            row(_("Predict by"), combo("surrogate", SURROGATE_NAMES), field("patch", 36), unit(_("px patches")),
+                tool_tip=_("What relates the image around a point with the property")),
+            row(
+                _("Prefer"), combo("acquisition", ACQUISITION_NAMES), unit(_("top")), field("feature", 30),
+                unit("%"),
                 tool_tip=_("What makes a point worth measuring; improvement counts from the value that so many per "
                            "cent of the region are expected to reach"),
             ),
-            _row(_("Points"), _field("points"), _unit(_("in batches of")), _field("batch", 36), _unit(_("every")),
-                 _field("step", 30), _unit("px"), tool_tip=_("Each batch is decided while the one before is measured")),
-            _row(_("Dose"), _field("current_pa"), _unit(_("pA, at most")), _field("dose_budget", placeholder_text="∞"),
-                 _unit(_("million e⁻")), tool_tip=_("The run ends before the points have cost more")),
-            _fine_print("dose"),
-            _row(_("Way"), _unit(_("points")), _field("min_distance", 36), _unit(_("Å apart, travel costs")),
-                 _field("travel", 36), tool_tip=_(
+            row(_("Points"), field("points"), unit(_("in batches of")), field("batch", 36), unit(_("every")),
+                field("step", 30), unit("px"), tool_tip=_("Each batch is decided while the one before is measured")),
+            row(_("Dose"), field("current_pa"), unit(_("pA, at most")), field("dose_budget", placeholder_text="∞"),
+                unit(_("million e⁻")), tool_tip=_("The run ends before the points have cost more")),
+            fine_print("dose"),
+            row(_("Way"), unit(_("points")), field("min_distance", 36), unit(_("Å apart, travel costs")),
+                field("travel", 36), tool_tip=_(
                      "No point is measured nearer than this to another one. 0.5: a place half as good as the best is "
                      "taken if it is near and the best one is at the other end."
-                 )),
-            _row(_("Drift"), _unit(_("scan again every")), _field("drift_every", 36), _unit(_("points (0: never)")),
-                 tool_tip=_("The points follow what the survey image then shows")),
+                )),
+            row(_("Drift"), unit(_("scan again every")), field("drift_every", 36), unit(_("points (0: never)")),
+                tool_tip=_("The points follow what the survey image then shows")),
             spacing=4,
         )  # fmt: skip
 
@@ -227,7 +188,7 @@ class ExplorerHandler(Declarative.Handler):
                 text="@binding(model.texts, converter=message_text)", word_wrap=True, name="message_label",
                 visible="@binding(model.texts, converter=has_message)",
             ),
-            _fine_print("progress", 0),
+            fine_print("progress", 0),
             u.create_row(
                 _button(_("Start"), "start", _("Explore the region. The scan is taken over until the end.")),
                 u.create_push_button(
@@ -300,7 +261,7 @@ class ExplorerHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window)
+        HelpWindow(self.__window, _("Explorer: help"), "explorer.md")
 
 
 class ExplorerPanel(Panel.Panel):

@@ -10,8 +10,8 @@ from nion.swift import DocumentController, Panel
 from nion.ui import CanvasItem, Declarative, DrawingContext, ListCanvasItem, UserInterface
 from nion.utils import Geometry, Selection
 
-from .atoms_panel import QUIET, IfConverter, TextConverter
 from .jobs_model import JobsModel, Row
+from .parts import QUIET, IfConverter, TextConverter
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()

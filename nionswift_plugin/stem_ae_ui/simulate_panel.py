@@ -9,27 +9,13 @@ from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
 from . import keeping
-from .atoms_panel import CAREFUL, LABEL_WIDTH, QUIET, AtomsPanel, IfConverter, TextConverter
+from .atoms_panel import AtomsPanel
+from .parts import CAREFUL, QUIET, IfConverter, TextConverter, combo, field, row, unit
 from .simulate_model import PICTURE, SimulateModel
 from .simulate_settings import REGIONS, SITES, TASKS
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
-
-
-def _row(label: str, *widgets: Declarative.UIDescription, tool_tip: str = "") -> Declarative.UIDescription:
-    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
-    return u.create_row(name, *widgets, u.create_stretch(), spacing=6)
-
-
-def _field(name: str, width: int = 64, **options: typing.Any) -> Declarative.UIDescription:
-    return u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", **options)
-
-
-def _combo(name: str, items: typing.Sequence[str]) -> Declarative.UIDescription:
-    return u.create_combo_box(
-        items=list(items), current_index=f"@binding(model.{name}_index)", name=f"{name}_combo"
-    )
 
 
 class SimulateHandler(Declarative.Handler):
@@ -66,9 +52,9 @@ class SimulateHandler(Declarative.Handler):
 
     def __structure_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            _row(
+            row(
                 _("Region"),
-                _combo("region", [_(name) for name in REGIONS]),
+                combo("region", [_(name) for name in REGIONS]),
                 u.create_push_button(
                     text=_("Rectangle"),
                     on_clicked="rectangle_clicked",
@@ -77,23 +63,23 @@ class SimulateHandler(Declarative.Handler):
                 ),
                 tool_tip=_("Atoms in the rectangle, with those that complete its rings"),
             ),
-            _row(
+            row(
                 _("Cell"),
-                _combo("cell", [_("patch in vacuum"), _("periodic supercell")]),
-                _field("vacuum", 40),
-                u.create_label(text=_("Å vacuum"), text_alignment_vertical="vcenter"),
+                combo("cell", [_("patch in vacuum"), _("periodic supercell")]),
+                field("vacuum", 40),
+                unit(_("Å vacuum")),
             ),
-            _row(
+            row(
                 _("Scale"),
-                _combo("calibration", [_("of the lattice"), _("and distortion"), _("of the image")]),
+                combo("calibration", [_("of the lattice"), _("and distortion"), _("of the image")]),
                 u.create_check_box(text=_("H on edges"), checked="@binding(model.hydrogen)"),
                 tool_tip=_("Correct the image's scale, or its distortion too, against the known lattice constant"),
             ),
-            _row(
+            row(
                 _("Adsorb"),
-                _field("adsorb", 64, placeholder_text=_("nothing")),
-                u.create_label(text=_("on"), text_alignment_vertical="vcenter"),
-                _combo("site", [_(name) for name in SITES]),
+                field("adsorb", 64, placeholder_text=_("nothing")),
+                unit(_("on")),
+                combo("site", [_(name) for name in SITES]),
                 tool_tip=_(
                     "An element, or CH, CH2 or CH3, above the sheet: nearest to a point that is drawn on the image, or "
                     "else to the middle of the region"
@@ -131,8 +117,8 @@ class SimulateHandler(Declarative.Handler):
     def __task_view(self) -> Declarative.UIDescription:
         dynamics = "@binding(model.has_dynamics)"
         return u.create_column(
-            _row(_("Task"), _combo("task", [_(name) for name in TASKS])),
-            _row(
+            row(_("Task"), combo("task", [_(name) for name in TASKS])),
+            row(
                 _("Engine"),
                 u.create_combo_box(
                     items_ref="@binding(model.engine_names)",
@@ -141,28 +127,28 @@ class SimulateHandler(Declarative.Handler):
                     width=250,
                 ),
             ),
-            _row(_("Held fixed"), _combo("fixed", [_("nothing"), _("perimeter"), _("hydrogen"), _("x and y")])),
-            _row(
+            row(_("Held fixed"), combo("fixed", [_("nothing"), _("perimeter"), _("hydrogen"), _("x and y")])),
+            row(
                 _("Forces"),
-                u.create_label(text=_("below"), text_alignment_vertical="vcenter"),
-                _field("fmax", enabled="@binding(model.has_relaxation)"),
-                u.create_label(text="eV/Å", text_alignment_vertical="vcenter"),
+                unit(_("below")),
+                field("fmax", enabled="@binding(model.has_relaxation)"),
+                unit("eV/Å"),
                 u.create_check_box(
                     text=_("the cell too"), checked="@binding(model.relax_cell)", enabled="@binding(model.has_cell)"
                 ),
             ),
-            _row(
+            row(
                 _("Dynamics"),
-                _field("temperatures", 90, enabled=dynamics),
+                field("temperatures", 90, enabled=dynamics),
                 u.create_label(text="K,", text_alignment_vertical="vcenter"),
-                _field("steps", 56, enabled=dynamics),
-                u.create_label(text=_("steps of 1 fs"), text_alignment_vertical="vcenter"),
+                field("steps", 56, enabled=dynamics),
+                unit(_("steps of 1 fs")),
                 tool_tip=_("Several temperatures with commas between them: one job each"),
             ),
-            _row(
+            row(
                 _("Variants"),
-                _field("variants", 40),
-                u.create_label(text=_("more, drawn from the errors of the atoms"), text_alignment_vertical="vcenter"),
+                field("variants", 40),
+                unit(_("more, drawn from the errors of the atoms")),
                 tool_tip=_("Other structures that the image allows: what differs between their results is not certain"),
             ),
             spacing=4,
@@ -199,8 +185,8 @@ class SimulateHandler(Declarative.Handler):
                 spacing=8,
             ),
             u.create_row(
-                u.create_label(text=_("Pseudopotentials"), text_alignment_vertical="vcenter"),
-                _field("pseudopotentials", 210, placeholder_text=_("folder; README.txt says what it has to hold")),
+                unit(_("Pseudopotentials")),
+                field("pseudopotentials", 210, placeholder_text=_("folder; README.txt says what it has to hold")),
                 u.create_stretch(),
                 visible="@binding(model.needs_folder)",
                 spacing=6,

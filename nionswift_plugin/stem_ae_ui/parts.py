@@ -1,0 +1,102 @@
+"""What the panels are made of: rows, fields, converters, the help window."""
+
+from __future__ import annotations
+
+import gettext
+import importlib.resources
+import typing
+
+from nion.swift import DocumentController
+from nion.ui import Declarative
+from nion.utils import Converter
+
+_ = gettext.gettext
+u = Declarative.DeclarativeUI()
+
+LABEL_WIDTH = 72
+QUIET, CAREFUL = "#707070", "#B26A00"
+
+
+def row(
+    label: str, *widgets: Declarative.UIDescription, tool_tip: str = "", stretch: bool = True
+) -> Declarative.UIDescription:
+    """Return a row with its name in front; without ``stretch`` its widgets fill it."""
+    name = u.create_label(text=label, width=LABEL_WIDTH, text_alignment_vertical="vcenter", tool_tip=tool_tip)
+    return u.create_row(name, *widgets, *[u.create_stretch()] * stretch, spacing=6)
+
+
+def field(name: str, width: int = 52, **options: typing.Any) -> Declarative.UIDescription:
+    """Return a field for a property of the model."""
+    return u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", **options)
+
+
+def unit(text: str) -> Declarative.UIDescription:
+    """Return the words between or behind fields."""
+    return u.create_label(text=text, text_alignment_vertical="vcenter")
+
+
+def combo(name: str, items: typing.Sequence[str]) -> Declarative.UIDescription:
+    """Return a choice; the model's ``..._index`` is the chosen one."""
+    return u.create_combo_box(
+        items=[_(item) for item in items], current_index=f"@binding(model.{name}_index)", name=f"{name}_combo"
+    )
+
+
+def fine_print(name: str, indent: int = LABEL_WIDTH + 6) -> Declarative.UIDescription:
+    """Return one of the model's texts in grey under the row before it.
+
+    It wraps, so that changing words never change the panel's width.
+    """
+    label = u.create_label(
+        text=f"@binding(model.texts, converter={name}_text)", color=QUIET, word_wrap=True, name=f"{name}_label"
+    )
+    return u.create_row(u.create_spacing(indent), label)
+
+
+class HundredthsConverter(Converter.ConverterLike[float, int]):
+    """A number as the integer hundredths that sliders work with."""
+
+    def convert(self, value: float | None) -> int | None:  # noqa: D102
+        return None if value is None else round(100 * value)
+
+    def convert_back(self, formatted_value: int | None) -> float | None:  # noqa: D102
+        return None if formatted_value is None else formatted_value / 100
+
+
+class TextConverter(Converter.ConverterLike[typing.Any, str]):
+    """A value, or an attribute of it, in a format. One way."""
+
+    def __init__(self, pattern: str) -> None:
+        self.__pattern = pattern
+
+    def convert(self, value: typing.Any) -> str | None:  # noqa: D102
+        return self.__pattern.format(value)
+
+    def convert_back(self, formatted_value: str | None) -> typing.Any:  # noqa: D102
+        raise NotImplementedError
+
+
+class IfConverter(Converter.ConverterLike[typing.Any, typing.Any]):
+    """One of two values, by a condition. One way."""
+
+    def __init__(
+        self, condition: typing.Callable[[typing.Any], bool], yes: typing.Any = True, no: typing.Any = False
+    ) -> None:
+        self.__condition = condition
+        self.__yes, self.__no = yes, no
+
+    def convert(self, value: typing.Any) -> typing.Any:  # noqa: D102
+        return self.__yes if self.__condition(value) else self.__no
+
+    def convert_back(self, formatted_value: typing.Any) -> typing.Any:  # noqa: D102
+        raise NotImplementedError
+
+
+class HelpWindow(Declarative.WindowHandler):
+    """Explains a panel: a page of ``resources``."""
+
+    def __init__(self, window: DocumentController.DocumentController, title: str, page: str) -> None:
+        super().__init__()
+        self.text = importlib.resources.files(__package__).joinpath(f"resources/{page}").read_text("utf-8")
+        content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
+        self.run(u.create_window(content, title=title, margin=8, window_style="tool"), parent_window=window)
