@@ -9,6 +9,7 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.classify import coordination, neighbours
@@ -72,7 +73,9 @@ def find_defects(prediction: Prediction, threshold: float = 0.5) -> list[Defect]
     found = _rings(atoms, sure, prediction)
     taken = {index for defect in found for index in defect.atoms}
     found += [defect for defect in _loose(atoms, sure) if not taken & set(defect.atoms)]
-    found += _minority(atoms)
+    foreign = _foreign(atoms, prediction)
+    strange = {index for defect in foreign for index in defect.atoms}
+    found += [defect for defect in _minority(atoms) if not strange & set(defect.atoms)] + foreign
     found = [dataclasses.replace(defect, atoms=tuple(int(present[k]) for k in defect.atoms)) for defect in found]
     return sorted(found, key=lambda defect: -defect.confidence) + unknown
 
@@ -124,6 +127,17 @@ def _minority(atoms: Atoms2D) -> list[Defect]:
     reach = typical_distance(atoms.positions)
     return [
         _defect(atoms.species[atoms.labels[k]], atoms.positions[k], reach, [k], atoms.confidence[k]) for k in rare
+    ]
+
+
+def _foreign(atoms: Atoms2D, prediction: Prediction) -> list[Defect]:
+    """Return the atoms that are as bright as no class is that they may be: an element which the model does not know."""
+    reach = typical_distance(atoms.positions)
+    distance, nearest = cKDTree(atoms.positions).query(prediction.foreign[:, :2])
+    here = np.flatnonzero(distance < reach / 2).tolist()
+    return [
+        _defect("unknown", atoms.positions[k], reach, [k], 1 - 0.5 / novelty)
+        for k, novelty in zip(nearest[here], prediction.foreign[here, 2], strict=True)
     ]
 
 

@@ -144,11 +144,13 @@ def run(arguments: argparse.Namespace) -> int:
                 "atoms": len(prediction.atoms),
                 "counts": counts,
                 "novelty": float(prediction.novelty),
+                "foreign": prediction.foreign.round(3).tolist(),
                 "files": {kind: str(path) for kind, path in files.items()},
             }
         )
         if prediction.novelty > 1:
-            warn(f"frame {number} is unlike what the model knows (novelty {prediction.novelty:.2f})")
+            atoms = f", {len(prediction.foreign)} atoms too bright or too dim" if len(prediction.foreign) else ""
+            warn(f"frame {number} is unlike what the model knows (novelty {prediction.novelty:.2f}{atoms})")
         found = ", ".join(f"{count} {species}" for species, count in counts.items())
         say(f"frame {number}: {found}; novelty {prediction.novelty:.2f}; {', '.join(map(str, files.values()))}")
     if arguments.json:

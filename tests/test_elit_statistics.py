@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from benchmarks.frames import frame, score
 from stem_ae import elit
-from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.posterior import Posterior, learn
 from stem_ae.elit.scan_lines import estimate
 from stem_ae.imaging.probe import AberratedProbe, GaussianProbe
@@ -46,21 +42,6 @@ def test_known_frames_raise_no_alarm() -> None:
             for degraded in (False, True):
                 counts = frame(material, dose, size=(256, 256), degraded=degraded, seed=32).counts
                 assert elit.load(material).predict(counts, 0.104, refine=False).novelty < 1, (material, dose, degraded)
-
-
-def test_a_model_of_an_earlier_version_still_loads_and_still_knows_its_features(tmp_path: pathlib.Path) -> None:
-    from safetensors import safe_open
-
-    from stem_ae.store import models
-
-    path = models.find("graphene")
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    kept = {k: v for k, v in load_file(path).items() if not k.startswith(("familiar.spectrum", "familiar.reading"))}
-    save_file(kept, tmp_path / "old.safetensors", metadata=metadata)
-    old = Ensemble.read(tmp_path / "old.safetensors")
-    assert old.version != elit.load("graphene").version
-    assert 0 < old.predict(frame("graphene", 1e6, size=(200, 200)).counts, 0.104).novelty < 1
 
 
 def test_class_probabilities_are_true() -> None:

@@ -186,8 +186,15 @@ class Ensemble:
         shown = signs(frame, self.sampling, deep, mean[1:], spread, atoms)
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
-        novelty = self.familiar.novelty(shown) if self.familiar is not None else 0.0
-        return Prediction(mean[1:], spread, self.sampling, classified(atoms, classes, array), novelty)
+        atoms = classified(atoms, classes, array)
+        return Prediction(mean[1:], spread, self.sampling, atoms, *self._novelty(shown))
+
+    def _novelty(self, shown: Signs) -> tuple[float, NDArray[np.float64]]:
+        """Return how novel a frame is, and its foreign atoms; see :class:`Prediction`."""
+        if self.familiar is None:
+            return 0.0, np.zeros((0, 3))
+        novelty, foreign = self.familiar.novelty(shown)
+        return novelty, np.column_stack([shown.seen.atoms.positions, foreign])[foreign > 1]
 
     def look(self, image: ArrayLike, sampling: float | tuple[float, float]) -> tuple[Signs, Atoms2D]:
         """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them."""

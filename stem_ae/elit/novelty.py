@@ -1,16 +1,17 @@
 """How far a frame is from what the ensemble knows.
 
 Known is what the ensemble was trained on *and reads correctly*: simulated frames of its conditions, in which it finds
-the true columns. Three things are compared with those frames, each by its Mahalanobis distance:
+the true columns. Three things are compared with those frames, each by its Mahalanobis distance, and one atom by atom:
 
 * the deepest features of each network, averaged over tiles as large as a training patch (Lee et al., NeurIPS 2018):
   members that agree on nonsense still see features that they have never seen;
 * the radial power spectrum of the frame on the networks' grid, and how skew its grey values are: other defocus, other
   sampling, another lattice;
 * the reading: how well the found atoms explain the frame, how sure the members are, how many atoms there are and how
-  bright, and which classes stand beside each other: noise, inverted contrast, unknown elements.
+  bright, and which classes stand beside each other: noise, inverted contrast, contamination;
+* the brightness of each atom among those of its class, see :mod:`stem_ae.elit.foreign`: unknown elements.
 
-The novelty is the largest of the three, each in units of the distance that one known frame in fifty exceeds.
+The novelty is the largest of the four, each in units of the distance that one known frame in fifty exceeds.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import fft, ndimage
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
 from stem_ae.atoms import Atoms2D
+from stem_ae.elit.foreign import Brightness, Seen, heights, logarithm, surroundings
 from stem_ae.elit.network import MULTIPLE
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 _TILE = 96 // MULTIPLE  # cells of the deepest level per side
-_FAMILIAR = 0.98  # of the known frames have a novelty below 1, in each of the three
-_FOLDS = 5  # parts of the known frames: the distances of each are judged by the others
+_FAMILIAR = 0.98  # of the known frames have a novelty below 1, in each of the four
+_FOLDS = 5  # parts of the known frames
 _RING = 0.15  # 1/Å
 _RINGS = range(1, 16)  # slower than 6.7 Å there are gradients and hydrocarbon
-_BLUR = 0.4  # Å: grey values are looked at on the scale of an atom
+_BLUR = 0.35  # Å: grey values are looked at on the scale of an atom
 _NEAREST = 3
 _BRIGHTNESS = 0.3  # of the logarithm: how far a class of few atoms may be off by chance
 
@@ -55,11 +56,14 @@ class Signs:
         Logarithm of the power in each ring, and the skewness.
     reading : (Q,) array
         What the ensemble makes of the frame.
+    seen : Seen
+        Its atoms.
     """
 
     deep: FloatArray
     spectrum: FloatArray
     reading: FloatArray
+    seen: Seen
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,8 +88,7 @@ class Cloud:
     def learn(cls, features: FloatArray) -> Cloud:
         """Learn from the features ``(N, S)`` of known frames."""
         held_out = np.empty(len(features))
-        for fold in range(_FOLDS):
-            part = np.arange(len(features)) % _FOLDS == fold
+        for part in _parts(len(features)):
             others = features[~part]
             held_out[part] = _distances(features[part], others.mean(0)[None], _whitening(others - others.mean(0)))
         centre = features.mean(0)
@@ -113,7 +116,8 @@ class Familiar:
     unit : float
         The distance that few known frames exceed.
     spectrum, reading : Cloud, optional
-        Missing in models of earlier versions.
+    brightness : Brightness, optional
+        Of the classes. All three are missing in models of earlier versions.
     """
 
     mean: FloatArray
@@ -121,16 +125,20 @@ class Familiar:
     unit: float
     spectrum: Cloud | None = None
     reading: Cloud | None = None
+    brightness: Brightness | None = None
 
     @classmethod
     def learn(cls, known: Sequence[Signs]) -> Familiar:
-        """Learn from known frames; half of them set the unit of the deep features."""
-        first = np.concatenate([frame.deep for frame in known[::2]], axis=1)
-        mean = first.mean(1)
-        whitening = np.stack([_whitening(member - m, 1e-3) for member, m in zip(first, mean, strict=True)])
-        distances = [_tile_distances(frame.deep, mean, whitening).mean() for frame in known[1::2]]
+        """Learn from known frames."""
+        held_out = np.empty(len(known))
+        for part in _parts(len(known)):
+            mean, whitening = _tiles([frame for frame, held in zip(known, part, strict=True) if not held])
+            for k in np.flatnonzero(part).tolist():
+                held_out[k] = _tile_distances(known[k].deep, mean, whitening).mean()
+        unit = float(np.quantile(held_out, _FAMILIAR))
         spectrum, reading = (Cloud.learn(np.array(rows)) for rows in _rows(known))
-        return cls(mean, whitening, float(np.quantile(distances, _FAMILIAR)), spectrum, reading)
+        brightness = Brightness.learn([frame.seen for frame in known], _FAMILIAR)
+        return cls(*_tiles(known), unit, spectrum, reading, brightness)
 
     def learn_also(self, known: Sequence[Signs], today: Sequence[Signs]) -> Familiar:
         """Return what is familiar after the networks have changed: what was known, and a few frames of new conditions.
@@ -143,16 +151,19 @@ class Familiar:
         clouds = [self.spectrum, self.reading]
         if today:
             clouds = [cloud.with_centre(np.array(rows)) for cloud, rows in zip(clouds, _rows(today), strict=True)]
-        return dataclasses.replace(anew, spectrum=clouds[0], reading=clouds[1])
+        return dataclasses.replace(anew, spectrum=clouds[0], reading=clouds[1], brightness=self.brightness)
 
-    def novelty(self, signs: Signs) -> float:
-        """Return how far a frame is from what is familiar: up to 1 is known."""
+    def novelty(self, signs: Signs) -> tuple[float, FloatArray]:
+        """Return how far a frame, and each of its atoms ``(N,)``, is from what is familiar: up to 1 is known."""
         distances = [float(_tile_distances(signs.deep, self.mean, self.whitening).mean()) / self.unit]
         if self.spectrum is not None:
             distances.append(self.spectrum.distance(signs.spectrum))
         if self.reading is not None:
             distances.append(self.reading.distance(signs.reading))
-        return max(distances)
+        foreign = np.zeros(len(signs.seen.atoms))
+        if self.brightness is not None:
+            foreign = self.brightness.novelty(signs.seen)
+        return max(*distances, float(foreign.max(initial=0.0))), foreign
 
     def of_members(self, members: Sequence[int]) -> Familiar:
         """Return what is known of some of the members."""
@@ -164,9 +175,10 @@ class Familiar:
         arrays: dict[str, FloatArray] = {
             "mean": self.mean, "whitening": self.whitening, "unit": np.array([self.unit]),
         }  # fmt: skip
-        for name, cloud in (("spectrum", self.spectrum), ("reading", self.reading)):
-            if cloud is not None:
-                arrays |= {f"{name}.{field}": np.atleast_1d(v) for field, v in dataclasses.asdict(cloud).items()}
+        parts = {"spectrum": self.spectrum, "reading": self.reading, "brightness": self.brightness}
+        for name, part in parts.items():
+            if part is not None:
+                arrays |= {f"{name}.{field}": np.atleast_1d(v) for field, v in dataclasses.asdict(part).items()}
         return {f"familiar.{k}": torch.from_numpy(np.ascontiguousarray(v, np.float32)) for k, v in arrays.items()}
 
     @classmethod
@@ -176,13 +188,14 @@ class Familiar:
         kept = {k[len(prefix) :]: t.double().numpy() for k, t in tensors.items() if k.startswith(prefix)}
         if "mean" not in kept:
             return None
-        clouds = [
+        deep = kept["mean"], kept["whitening"], float(kept["unit"][0])
+        if "brightness.unit" not in kept:  # what earlier versions kept of the rest was measured in another way
+            return cls(*deep)
+        spectrum, reading = (
             Cloud(kept[f"{name}.centres"], kept[f"{name}.whitening"], float(kept[f"{name}.unit"][0]))
-            if f"{name}.unit" in kept
-            else None
             for name in ("spectrum", "reading")
-        ]
-        return cls(kept["mean"], kept["whitening"], float(kept["unit"][0]), *clouds)
+        )
+        return cls(*deep, spectrum, reading, Brightness(kept["brightness.usual"], float(kept["brightness.unit"][0])))
 
 
 # --- what a frame shows -----------------------------------------------------------------------------------------------
@@ -206,7 +219,10 @@ def signs(
     atoms : Atoms2D
         The peaks of the probability.
     """
-    return Signs(deep, _spectrum(frame, working), _reading(frame, working, probability, spread, atoms))
+    blurred = ndimage.gaussian_filter(frame, _BLUR / working, truncate=2.5)
+    seen = Seen(atoms, heights(blurred, working, atoms.positions), surroundings(atoms.positions))
+    spectrum = np.append(_spectrum(frame, working), _skewness(blurred))
+    return Signs(deep, spectrum, _reading(frame, working, probability, spread, seen), seen)
 
 
 def tile_features(features: Sequence[Tensor]) -> FloatArray:
@@ -224,11 +240,14 @@ def _spectrum(frame: Image, working: float) -> FloatArray:
     rings, count, window = _rings(frame.shape[0], frame.shape[1], working)
     power = np.abs(fft.rfft2((frame - frame.mean()) * window)) ** 2
     per_ring = np.bincount(rings, power.ravel(), len(count)) / count
-    blurred = ndimage.gaussian_filter(frame, _BLUR / working, truncate=2.5)
-    deviation = blurred - blurred.mean()
-    skewness = float((deviation**3).mean()) / max(float((deviation**2).mean()) ** 1.5, 1e-12)
     chosen = slice(_RINGS.start, _RINGS.stop)
-    return np.append(np.log(per_ring[chosen] / (window**2).sum() + 1e-6), skewness)
+    result: FloatArray = np.log(per_ring[chosen] / (window**2).sum() + 1e-6)
+    return result
+
+
+def _skewness(image: Image) -> float:
+    deviation = image - image.mean()
+    return float((deviation**3).mean()) / max(float(deviation.std()), 1e-4) ** 3
 
 
 @functools.lru_cache(maxsize=16)
@@ -240,7 +259,8 @@ def _rings(h: int, w: int, working: float) -> tuple[NDArray[np.int64], FloatArra
     return rings, count, np.outer(np.hanning(h), np.hanning(w)).astype(np.float32)
 
 
-def _reading(frame: Image, working: float, probability: Image, spread: Image, atoms: Atoms2D) -> FloatArray:
+def _reading(frame: Image, working: float, probability: Image, spread: Image, seen: Seen) -> FloatArray:
+    atoms = seen.atoms
     atomness = probability.sum(0)
     centred = atomness - atomness.mean()
     explained = float((centred * frame).mean()) / max(float(centred.std() * frame.std()), 1e-9)
@@ -252,10 +272,10 @@ def _reading(frame: Image, working: float, probability: Image, spread: Image, at
     column, row = np.rint(atoms.positions / working).astype(int).T
     row, column = np.clip(row, 0, frame.shape[0] - 1), np.clip(column, 0, frame.shape[1] - 1)
     sure = float(atomness[row, column].mean())
-    near = cKDTree(atoms.positions).query(atoms.positions, k=_NEAREST + 1)[1][:, 1:]
-    beside = np.sort(np.stack(np.broadcast_arrays(atoms.labels[:, None], atoms.labels[near]), -1), axis=-1)
-    share = np.bincount((beside @ [classes, 1]).ravel(), minlength=classes**2) / beside[..., 0].size
-    return np.array([*general, sure, *_brightness(atoms), *np.sqrt(share[pairs])])
+    beside = atoms.labels[seen.near[:, :_NEAREST]]
+    first, second = np.minimum(atoms.labels[:, None], beside), np.maximum(atoms.labels[:, None], beside)
+    share = np.bincount((first * classes + second).ravel(), minlength=classes**2) / beside.size
+    return np.array([*general, sure, *_brightness(seen), *np.sqrt(share[pairs])])
 
 
 @functools.lru_cache(maxsize=8)
@@ -264,16 +284,15 @@ def _pairs(classes: int) -> list[int]:
     return [a * classes + b for a in range(classes) for b in range(a, classes)]
 
 
-def _brightness(atoms: Atoms2D) -> list[float]:
+def _brightness(seen: Seen) -> list[float]:
     """Return, for each class, how bright it is in all atoms' median and how far its brightest and dimmest are off.
 
     Logarithms; a class of few atoms is taken to be as usual, whatever they look like.
     """
-    intensity = np.maximum(atoms.intensity, 0.02 * float(np.abs(atoms.intensity).max()) + 1e-30)
-    logarithm = np.log(intensity / np.median(intensity))
+    brightness = logarithm(seen.height)
     result: list[float] = []
-    for label in range(len(atoms.species)):
-        those = logarithm[atoms.labels == label]
+    for label in range(len(seen.atoms.species)):
+        those = brightness[seen.atoms.labels == label]
         if not len(those):
             result += [0.0, 0.0, 0.0]
             continue
@@ -288,6 +307,18 @@ def _brightness(atoms: Atoms2D) -> list[float]:
 
 def _rows(frames: Sequence[Signs]) -> tuple[list[FloatArray], list[FloatArray]]:
     return [frame.spectrum for frame in frames], [frame.reading for frame in frames]
+
+
+def _parts(count: int) -> list[NDArray[np.bool_]]:
+    """Return which frames belong to each part: the distances of each are judged by the others."""
+    return [np.arange(count) % _FOLDS == fold for fold in range(_FOLDS)]
+
+
+def _tiles(frames: Sequence[Signs]) -> tuple[FloatArray, FloatArray]:
+    """Return mean and whitening of the deep features of all tiles, for each member."""
+    tiles = np.concatenate([frame.deep for frame in frames], axis=1)
+    mean = tiles.mean(1)
+    return mean, np.stack([_whitening(member - m, 1e-3) for member, m in zip(tiles, mean, strict=True)])
 
 
 def _whitening(centred: FloatArray, least: float = 0.02) -> FloatArray:

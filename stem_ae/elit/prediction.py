@@ -30,6 +30,8 @@ class Prediction:
         What was found, with positions and classes.
     novelty : float
         How far this frame is from what the ensemble knows: up to 1 is familiar.
+    foreign : (K, 3) array
+        x and y in Å, and the novelty, of the atoms that are too bright or too dim for any class they may be.
     """
 
     working_probability: FloatImage
@@ -37,6 +39,7 @@ class Prediction:
     working_sampling: float
     atoms: Atoms2D
     novelty: float
+    foreign: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
 
     @functools.cached_property
     def presence(self) -> NDArray[np.float64]:

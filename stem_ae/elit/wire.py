@@ -9,13 +9,15 @@ from stem_ae.atoms import Atoms2D
 from stem_ae.elit.prediction import Prediction
 from stem_ae.processes import Arrays
 
+_MAPS = ("working_probability", "working_uncertainty", "uncertainty", "foreign")
+
 
 def packed(prediction: Prediction) -> tuple[dict[str, Any], Arrays]:
     """Return a prediction as what a message can hold."""
     atoms = {field.name: getattr(prediction.atoms, field.name) for field in dataclasses.fields(prediction.atoms)}
     values = {name: atoms.pop(name) for name in ("species", "shape", "sampling")}
     values |= {"working_sampling": prediction.working_sampling, "novelty": prediction.novelty}
-    maps = {name: getattr(prediction, name) for name in ("working_probability", "working_uncertainty", "uncertainty")}
+    maps = {name: getattr(prediction, name) for name in _MAPS}
     return values, {**{f"atoms.{name}": array for name, array in atoms.items()}, **maps}
 
 
@@ -29,6 +31,7 @@ def unpacked(values: dict[str, Any], arrays: Arrays) -> Prediction:
         values["working_sampling"],
         Atoms2D(**atoms),
         values["novelty"],
+        arrays["foreign"],
     )
     vars(prediction)["uncertainty"] = arrays["uncertainty"]  # a cached property, worked out over there already
     return prediction
