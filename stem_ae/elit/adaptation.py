@@ -101,10 +101,10 @@ def adapt(
     frames = [repair(as_image(frame)) for frame in _as_frames(image)]
     step = as_sampling(sampling)
     progress(0.0, "fitting probe and dose to the frame")
+    today = refit(frames[0], ensemble.predict(frames[0], step).atoms, material, seed)
     best, sure = ensemble, _count_sure(ensemble, frames, step)
     history = [sure]
     for round_ in range(effort.rounds):
-        today = refit(frames[0], best.predict(frames[0], step).atoms, material, seed)
         better = _one_round(best, frames, step, material, today, effort, [seed, round_], progress, round_)
         now = _count_sure(better, frames, step)
         history.append(now)

@@ -48,7 +48,7 @@ _AS_GOOD = 0.01  # more difference than the best probe's: such a probe may be th
 
 _ROUND: tuple[Probe, ...] = (
     *(GaussianProbe(sigma) for sigma in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)),
-    *(AberratedProbe(defocus=c10) for c10 in np.arange(0.0, 321.0, 20.0)),
+    *(AberratedProbe(defocus=c10) for c10 in np.arange(0.0, 321.0, 10.0)),
 )
 # The sign of defocus and astigmatism together does not show: defocus is positive, astigmatism of any direction.
 _ASTIGMATIC: tuple[Probe, ...] = tuple(
