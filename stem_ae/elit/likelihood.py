@@ -31,6 +31,7 @@ _LARGEST_MOVE = 0.6  # Å from where detection saw the atom: beyond, the fit has
 _NEIGHBOURS = 3  # that are as unknown as the atom itself when its covariance is stated
 _STRIP = 0.4  # Å along the frame's edge, where atoms beyond it are looked for
 _NOISE_WIDTH = 3.0  # Å: noise is measured over twice this
+_BORDER = 2  # pixels of the frame's border that do not count there
 _LEAST_EXCESS = 0.4
 _ROUGH, _PRECISE = 0.1, 0.03  # of linear equations, in the first step and in the others
 _DAMPING = 0.01  # of the conjugate gradients, relative to each unknown's own information
@@ -117,7 +118,7 @@ class Fit:
 
 
 def fit(
-    image: Image, sampling: tuple[float, float], seeds: FloatArray, sigma: float = 0.45, iterations: int = 3
+    image: Image, sampling: tuple[float, float], seeds: FloatArray, sigma: float = 0.45, iterations: int = 4
 ) -> Fit:
     """Fit all atoms of a frame.
 
@@ -578,14 +579,18 @@ def _correction(frame: _Frame, state: _State, model: _Model, covariance: FloatAr
     fitted = model.windows.trimmed(model.forward(np.asarray(change, np.float32)))
     usual = float(np.mean(_power((noise - fitted) * np.sqrt(weight), frame.step)))
     power = _power((frame.data - model.mean) * np.sqrt(weight), frame.step)
-    pixel = np.rint((state.positions - frame.origin) / frame.step).astype(int)
+    pixel = np.rint((state.positions - frame.origin) / frame.step).astype(int) - _BORDER
     x, y = np.clip(pixel, 0, np.array(power.shape[::-1]) - 1).T
     return others * np.maximum(power[y, x] / usual, _LEAST_EXCESS).astype(float)
 
 
 def _power(residual: Image, step: FloatArray) -> Image:
-    """Return what neighbouring pixels of a residual share, around each pixel."""
+    """Return what neighbouring pixels of a residual share, around each pixel but those of the border.
+
+    There, atoms beyond the frame leave what is not the noise of those inside.
+    """
     power = residual * ndimage.uniform_filter(residual, 3, mode="constant") * 9
+    power = power[_BORDER:-_BORDER, _BORDER:-_BORDER]
     for _ in range(2):
         power = ndimage.uniform_filter(power, [max(1, round(_NOISE_WIDTH / size)) for size in step[::-1]])
     return power
