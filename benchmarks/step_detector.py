@@ -5,6 +5,10 @@ model (HAADF, neighbours' tails and detector background included). The threshold
 1 ms is 12 or 15 % below the level at the start, the jumps that are published as presets for atom manipulation; it is
 also run on single exposures.
 
+Each row has two theoretical minima of the mean delay: Lorden's leading term, which knows no readings, and the best
+possible with readings of this length: the exact worst-case mean delay of the optimal test (Moustakides 1986), a step
+falling at the beginning of a reading. In the middle of one it gives some evidence already, or waits for the rest.
+
     python benchmarks/step_detector.py --ejections 500
 """
 
@@ -77,7 +81,10 @@ def measure(before, after, rate, exposure, ejections, seed):
     streams = [readings(rng, before, after, exposure, wait) for wait in waits]
     best = step.expected_delay_s(before, after, rate, exposure)
     bound = step.lorden_bound_s(before, after, rate, exposure)
-    row = {"exposure_us": exposure * 1e6, "counts_before": before * exposure, "seconds": float(waits.sum())}
+    row = {
+        "exposure_us": exposure * 1e6, "counts_before": before * exposure, "seconds": float(waits.sum()),
+        "lorden_term_us": bound * 1e6, "best_possible_us": best * 1e6,
+    }  # fmt: skip
     cusum = outcome([cusum_stop(before, after, rate, exposure, c) for c in streams], waits, exposure)
     cusum["expected_false_alarms"] = float(rate * waits.sum())
     cusum["over_best_possible"] = cusum["mean_delay_us"] / best / 1e6

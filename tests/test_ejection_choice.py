@@ -8,13 +8,15 @@ import pytest
 pytest.importorskip("nion.swift")
 
 from nionswift_plugin.stem_ae_ui.ejection_choice import CLICK, Choice
-from nionswift_plugin.stem_ae_ui.ejection_intent import MOVE, ONCE, UNTIL, Intent
+from nionswift_plugin.stem_ae_ui.ejection_intent import MOVE, ONCE, UNTIL, Intent, measured_source
 from nionswift_plugin.stem_ae_ui.ejection_news import News
 from stem_ae import Atoms2D, StemAeError
 from stem_ae.imaging import specimens
+from stem_ae.imaging.scan_field import ScanField
 from stem_ae.imaging.virtual_microscope import Beam as Column
-from stem_ae.imaging.virtual_microscope import Conditions
-from stem_ae.manipulate import Limits, rehearsal
+from stem_ae.imaging.virtual_microscope import Conditions, VirtualMicroscope
+from stem_ae.manipulate import Limits, RemoveDopants, rehearsal
+from stem_ae.manipulate.virtual import SimulatedClock
 
 SPECIES = ("C", "Si")
 PLENTY = Limits(1e13, 1e14)
@@ -84,26 +86,51 @@ def test_what_is_typed_decides_what_is_done():
         Intent.of(choice, UNTIL, 5.0, PLENTY, column)
     choice.add(choice.candidates())
     removing = Intent.of(choice, UNTIL, 5.0, PLENTY, column)
-    assert removing.carried_out_by().wanted == ("C",)
+    assert isinstance(removing.carried_out_by(), RemoveDopants)
     assert removing.settings().ladder == ("Si", "C")
     assert removing.settings().dopant == ""
-    assert "leave in time" in removing.cost()
+    assert "leave in time" in removing.cost()[0]
     once = Intent.of(choice, ONCE, 5.0, PLENTY, column)
     assert len(once.carried_out_by().sites) == 1
     moving = Intent.of(choice, MOVE, 60.0, PLENTY, column)
     assert moving.settings().dopant == "Si"
-    assert "0 steps" in moving.cost()
+    assert "0 steps" in moving.cost()[0]
     choice.clear()
     choice.species = "C"
     choice.click(*choice.atoms.positions[choice.nearest(np.array([17.5, 15.0]))])
     moving = Intent.of(choice, MOVE, 60.0, PLENTY, column)
-    steps, seconds = moving.cost().split("steps of")
+    steps, seconds = moving.cost()[0].split("steps of")
     assert int(steps.split()[-1]) in (2, 3)
     assert 10 < float(seconds.split()[0]) < 20
     zones = [np.array([[13.0, 13.0], [16.5, 13.0], [16.5, 17.0], [13.0, 17.0]])]
     choice.zones = zones  # the dopant is in it: nobody can come
     with pytest.raises(StemAeError, match="0 of 1"):
         Intent.of(choice, MOVE, 60.0, PLENTY, column).cost()
+
+
+@pytest.mark.parametrize(("semiangle", "source", "warned"), [(32.0, 0.30, True), (40.0, 0.20, False)])
+def test_the_probe_is_measured_and_who_will_lose_neighbours_is_told_before(semiangle, source, warned):
+    column, rng = Column(semiangle_mrad=semiangle, current_pa=60.0), np.random.default_rng(0)
+    specimen = specimens.mos2((60.0, 60.0), 0.02, 0.0, rotation=7.0)
+    microscope = VirtualMicroscope(specimen, Conditions(source_sigma=source), 0, SimulatedClock())
+    frame = microscope.begin_frame(ScanField((40.0, 40.0)), (256, 256), 1.0, column)
+    xy, names = frame.truth()
+    species = ("Mo", "S2", "S1")
+    labels = np.array([species.index(name) for name in names])
+    image = frame.counts("HAADF")
+    atoms = Atoms2D(
+        xy + rng.normal(0, 0.04, xy.shape), np.tile(np.eye(2) * 1.6e-3, (len(xy), 1, 1)), labels, species,
+        np.eye(3)[labels], np.array([0.041, 0.017, 0.0085])[labels] * frame.electrons, image.shape, 40.0 / 256,
+    )  # fmt: skip
+    ladder = ("S2", "S1", "")
+    measured = measured_source(atoms, image, ladder, column)
+    assert measured == pytest.approx(source, abs=0.04)
+    middle = np.argmin(np.linalg.norm(xy - 20.0, axis=1) + 100.0 * (labels != 1))
+    intent = Intent(atoms, atoms.positions[[middle]], (), ladder, ONCE, 5.0, Limits(), column, measured)
+    words, warning = intent.cost()
+    share = float(words.split("a neighbour is lost in ")[1].split("%")[0])
+    assert share == pytest.approx(0.79 if warned else 0.32, abs=0.15)  # as computed in docs/manipulation.md
+    assert ("same gun and current" in warning) is warned
 
 
 def test_a_rehearsal_brings_a_dopant_to_the_target_and_tells_so():

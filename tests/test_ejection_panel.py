@@ -193,7 +193,7 @@ def test_a_run_ejects_the_chosen_atoms_and_leaves_its_log(swift, tmp_path):
         model.click(*swift.column("S2", x, 20))
     model.run()
     assert "press Arm" in model.texts.message
-    swift.pump(lambda: "others expected" in model.texts.estimate)
+    swift.pump(lambda: "a neighbour is lost in" in model.texts.estimate)
     model.arm()
     assert model.texts.armed.startswith("Armed for")
     model.run()

@@ -43,7 +43,7 @@ def test_a_row_of_vacancies_is_drawn_in_the_real_application(tmp_path):
     assert set(said["left"]) <= {"S"}
     done = said["states"].count("done")
     assert 1 <= done <= len(said["left"])
-    assert "others expected to be lost" in said["estimate"]
+    assert "a neighbour is lost in" in said["estimate"]
     assert (tmp_path / "screen.png").stat().st_size > 10_000
     (log,) = (tmp_path / "data").glob("*/ejections.jsonl")
     exposures = runlog.exposures(log)

@@ -37,7 +37,7 @@ from . import ejection_pictures, keeping
 from .canvas import Overlays
 from .clicks import Clicks
 from .ejection_choice import Choice
-from .ejection_intent import SOURCE_SIGMA, UNTIL, USUAL, Intent, number
+from .ejection_intent import UNTIL, USUAL, Intent, measured_source, number
 from .ejection_news import News
 from .ejection_overlay import RADIUS, TargetMarks, targets_and_legend
 from .ejection_survey import SurveyItem
@@ -49,6 +49,7 @@ UPDATE_TASK = "stem_ae eject update"
 
 _PATCH = 10.5  # Å
 _GUESSED_DRIFT = (1 / 60, 0.0)  # Å/s in rehearsals: that of a good stage, as long as the real one is not known
+_MEASURED_S = 60.0  # the beam's source is taken to be the same for so long
 _KNOWN = 0.02  # Å/s: ... better than this
 
 
@@ -110,7 +111,8 @@ class EjectionModel(Observable.Observable):
         self.dose_percent = 0
         self.__snapshot: keeping.Snapshot | None = None
         self.__choice = Choice()
-        self.__note = self.__estimate = ""
+        self.__note = self.__estimate = self.__warning = ""
+        self.__source: tuple[float, Column, float] | None = None  # when it was measured, with which settings, Å
         self.__estimating = 0
         self.__lock = threading.Lock()
         self.__closed = False
@@ -290,7 +292,7 @@ class EjectionModel(Observable.Observable):
     def estimate(self) -> None:
         """Work out time and dose of what is chosen, aside."""
         self.__estimating += 1
-        self.__estimate = ""
+        self.__estimate = self.__warning = ""
         self.__show()
         if not len(self.sites):
             return
@@ -303,17 +305,29 @@ class EjectionModel(Observable.Observable):
 
         def work() -> None:
             try:
-                words = intent.cost()
+                words, warning = dataclasses.replace(intent, source_sigma=self.__measured_source(intent)).cost()
             except StemAeError as error:
-                words = str(error)
+                words, warning = str(error), ""
             with self.__lock:
                 if turn == self.__estimating:
-                    self.__estimate = words
+                    self.__estimate, self.__warning = words, warning
             self.__ask_for_update()
             if snapshot is not None:
                 self.__warm_up(snapshot.model.name)
 
         threading.Thread(target=work, daemon=True, name="stem_ae estimate").start()
+
+    def __measured_source(self, intent: Intent) -> float:
+        """Return the beam's source in Å, measured anew when the settings are others, or after a while."""
+        now, snapshot = time.monotonic(), self.__snapshot
+        known = self.__source
+        if known and known[1] == intent.column and now - known[0] < _MEASURED_S:
+            return known[2]
+        if snapshot is None:
+            return intent.source_sigma
+        source = measured_source(snapshot.atoms, snapshot.result.pixels, intent.ladder, intent.column)
+        self.__source = now, intent.column, source
+        return source
 
     def __warm_up(self, name: str) -> None:
         """Start the process that finds atoms before the beam has to wait for it: the first find takes long."""
@@ -405,7 +419,7 @@ class EjectionModel(Observable.Observable):
             raise StemAeError("The scan is not set as it was for this image: scan again, then press Run.")
         microscope = Microscope(instrument)
         column = intent.column
-        beam = MicroscopeBeam(microscope, frame, column.current_pa, column.probe(SOURCE_SIGMA))
+        beam = MicroscopeBeam(microscope, frame, column.current_pa, intent.probe)
         folder = self.__new_folder()
         log = RunLog(folder / "ejections.jsonl")
         policy = intent.carried_out_by()
@@ -437,7 +451,7 @@ class EjectionModel(Observable.Observable):
         log = RunLog(self.__new_folder() / "rehearsal.jsonl")
         track = self.__choice.track
         x, y = track.now.velocity.tolist() if track.velocity_deviation < _KNOWN else _GUESSED_DRIFT
-        conditions = Conditions(drift=(x, y), source_sigma=SOURCE_SIGMA)
+        conditions = Conditions(drift=(x, y), source_sigma=intent.source_sigma)
         policy = intent.carried_out_by()
         self.__news = News(policy, self.__ask_for_update)
         staged = rehearsal.Rehearsal(
@@ -463,7 +477,7 @@ class EjectionModel(Observable.Observable):
             raise StemAeError("A run is under way: wait for its end or stop it first.")
         intent = self.__intent()
         self.__limits = intent.limits
-        return intent
+        return dataclasses.replace(intent, source_sigma=self.__source[2]) if self.__source else intent
 
     def __find(self) -> Find:
         """Return what finds atoms in the run's thread: the model of the Atoms panel, in a process of its own."""
@@ -629,6 +643,7 @@ class EjectionModel(Observable.Observable):
             message=self.__note,
             targets=chosen,
             estimate=self.__estimate if not self.is_running else "",
+            warning=self.__warning if not self.is_running else "",
             armed=f"Armed for {left // 60:.0f}:{left % 60:02.0f}" if left else "Not armed",
             armed_color=BAD if left else OFF,
             dose=f"{self.__spent():.2e} of {self.__limits.total_electrons:.1e} electrons" if self.is_running else "",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
-from stem_ae.manipulate import Aim, Attempt, Exposure, MoveDopants, Observer, Policy, Verdict
+from stem_ae.manipulate import Aim, Attempt, Exposure, MoveDopants, Observer, Policy, RemoveDopants, Verdict
 from stem_ae.manipulate.aim import Course
 from stem_ae.manipulate.beam import Scan
 
@@ -59,7 +59,7 @@ class News(Observer):
 
     def _set(self, site: int, state: str, detail: str = "") -> None:
         """Take note of a site's state; sites on the way of a dopant stand for its goal."""
-        self.target = self._policy.serving if isinstance(self._policy, MoveDopants) else site
+        self.target = self._policy.serving if isinstance(self._policy, MoveDopants | RemoveDopants) else site
         with self._lock:
             self._states[self.target] = state, detail
 
@@ -99,6 +99,9 @@ class News(Observer):
         """Keep what has become of the target."""
         if isinstance(self._policy, MoveDopants):
             self._set(attempt.site, *self._after_move(self._policy, attempt))
+        elif isinstance(self._policy, RemoveDopants) and attempt.verdict is not Verdict.ONE:
+            went = attempt.verdict is Verdict.MOVED
+            self._set(attempt.site, "waiting", "moved, and is followed" if went else state_after(attempt)[1])
         else:
             self._set(attempt.site, *state_after(attempt))
         if attempt.reason:

@@ -17,7 +17,7 @@ from .ejection_choice import PICKS
 from .ejection_intent import POLICIES
 from .ejection_model import EjectionModel
 from .ejection_pictures import PATCHES, TRACE
-from .ejection_texts import TargetRow, Texts
+from .ejection_texts import WAITING, TargetRow, Texts
 from .parts import QUIET, HelpWindow, IfConverter, TextConverter, field, row, unit
 
 _ = gettext.gettext
@@ -53,6 +53,7 @@ class EjectionHandler(Declarative.Handler):
         for name in Texts.__dataclass_fields__:
             setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
         self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.has_warning = IfConverter(lambda texts: bool(texts.warning))
         self.has_estimate = IfConverter(lambda texts: bool(texts.estimate))
         self.choose_text = IfConverter(bool, _("Done choosing"), _("Choose on image"))
         self.pause_text = IfConverter(bool, _("Go on"), _("Pause"))
@@ -163,6 +164,11 @@ class EjectionHandler(Declarative.Handler):
                 visible="@binding(model.texts, converter=has_estimate)", color=QUIET, word_wrap=True,
                 name="estimate_label",
                 tool_tip=_("With the simulator's cross sections and a mean waiting time; real ones may differ"),
+            ),
+            u.create_label(
+                text="@binding(model.texts, converter=warning_text)",
+                visible="@binding(model.texts, converter=has_warning)", color=WAITING, word_wrap=True,
+                name="warning_label",
             ),
             spacing=5,
         )  # fmt: skip

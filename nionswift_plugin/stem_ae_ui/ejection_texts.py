@@ -26,6 +26,8 @@ class Texts:
     """What is wrong or was done, and what to do about it."""
     targets: str = ""
     estimate: str = ""
+    warning: str = ""
+    """What to consider before arming."""
     armed: str = "Not armed"
     armed_color: str = OFF
     dose: str = ""

@@ -13,6 +13,11 @@ from stem_ae.atoms import Atoms2D
 from stem_ae.imaging.probe import Probe
 
 FloatArray = NDArray[np.float64]
+READING_S = 1e-3
+"""Seconds: what an instrument is asked for whose readings come one by one through Python.
+
+Shorter ones would hold up the user interface, and gain little beside a blanker that takes as long.
+"""
 Region = tuple[float, float, float, float]
 """x0, y0, x1, y1 in Å."""
 

@@ -122,14 +122,8 @@ class ColumnModel:
             most frequent one does.
         """
         guess = {name: weights[name] for name in atoms.species} | {"": 0.0}
-        loose = dict.fromkeys(guess, 0.0)
-        tile = _busiest_tile(scan, atoms)
-
-        def misfit(blur: float) -> float:
-            return cls(probe, guess, loose, blur)._measure(scan, atoms, atoms.positions, tile).surprise
-
-        blur = float(optimize.minimize_scalar(misfit, bounds=(0.0, _WIDEST_BLUR), options={"xatol": 0.01}).x)
-        model = cls(probe, guess, loose, blur)
+        blur = measured_blur(atoms, scan, probe, weights)
+        model = cls(probe, guess, dict.fromkeys(guess, 0.0), blur)
         parts = [model._measure(scan, atoms, atoms.positions, tile) for tile in _tiles(scan, atoms)]
         measured = _joined([part.measured for part in parts])
         noise = float(np.median([part.noise for part in parts]))
@@ -255,6 +249,30 @@ class ColumnModel:
         images = [ndimage.map_coordinates(table, place, order=1, mode="nearest") for table in tables]
         value, slope_x, slope_y = (sparse.csr_array((image, (pixel, column)), shape) for image in images)
         return value, slope_x, slope_y
+
+
+def measured_blur(atoms: Atoms2D, scan: Scan, probe: Probe, weights: Mapping[str, float]) -> float:
+    """Return what widens the image of a probe in Å (standard deviation), by the likelihood of an image's counts.
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+        What was found in it.
+    scan : Scan
+        The image.
+    probe : Probe
+        The focused beam without what is to be measured: for one without a source, source and thermal motion together.
+    weights : mapping
+        Cross section of each class in Å²; a guess will do.
+    """
+    levels = {name: weights[name] for name in atoms.species} | {"": 0.0}
+    tile = _busiest_tile(scan, atoms)
+
+    def surprise(blur: float) -> float:
+        model = ColumnModel(probe, levels, dict.fromkeys(levels, 0.0), blur)
+        return model._measure(scan, atoms, atoms.positions, tile).surprise
+
+    return float(optimize.minimize_scalar(surprise, bounds=(0.0, _WIDEST_BLUR), options={"xatol": 0.01}).x)
 
 
 class Evidence:

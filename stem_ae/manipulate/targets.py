@@ -328,6 +328,33 @@ def plan(
     )
 
 
+def lost_beside(atoms: Atoms2D, targets: ArrayLike, probe: Probe, barn: Mapping[str, float]) -> float:
+    """Return how many atoms of other columns are lost to the probe's tails for each one that leaves a target.
+
+    While the beam waits, every column receives its share of it: neither current nor time changes the ratio.
+
+    Parameters
+    ----------
+    atoms : Atoms2D
+        What was found.
+    targets : (K,) array of int
+        Which atoms; the ratio is their mean.
+    probe : Probe
+        The beam.
+    barn : mapping
+        Ejection cross section of each class in barn; classes left out stay.
+    """
+    cross_section = np.array([barn.get(name, 0.0) for name in atoms.species])[atoms.labels]
+    peak = float(fluence(probe, (0.0, 0.0), np.zeros((1, 2)))[0])
+    tree = cKDTree(atoms.positions)
+    ratios = []
+    for target in np.asarray(targets, np.int64).tolist():
+        near = np.setdiff1d(tree.query_ball_point(atoms.positions[target], _REACH), [target])
+        tails = fluence(probe, (0.0, 0.0), atoms.positions[near] - atoms.positions[target])
+        ratios.append(float(cross_section[near] @ tails) / (cross_section[target] * peak))
+    return float(np.mean(ratios))
+
+
 # --- lattices ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.imaging.probe import Probe
-from stem_ae.manipulate.beam import NO_COUNTS, Counts, Region, Scan
+from stem_ae.manipulate.beam import NO_COUNTS, READING_S, Counts, Region, Scan
 from stem_ae.manipulate.guard import Interrupted
 from stem_ae.manipulate.run import Attempt, EjectionRun
 from stem_ae.microscope.devices import Microscope, Operation
@@ -31,7 +31,6 @@ from stem_ae.plans.stubs import Plan
 
 FloatArray = NDArray[np.float64]
 
-_READING_S = 1e-3
 _LONGEST_READING_S = 0.03  # the kit's micro-scans, and readings that the user interface has held up
 _SHORTEST_DWELL_US = 0.1
 _STEP_S = 180.0  # no survey and no attempt takes longer
@@ -59,7 +58,7 @@ class MicroscopeBeam:
         self, microscope: Microscope, frame: Frame, current_pa: float, probe: Probe, electrons_per_count: float = 1.0
     ) -> None:
         self.current_pa, self.probe = current_pa, probe
-        self.readings_s = (_READING_S, _LONGEST_READING_S)
+        self.readings_s = (READING_S, _LONGEST_READING_S)
         self._microscope, self._frame, self._gain = microscope, frame, electrons_per_count
         self._cancel = threading.Event()
 
@@ -89,7 +88,7 @@ class MicroscopeBeam:
     def read(self) -> Counts:
         """Return one reading of the dark-field detector; none if it was cancelled."""
         try:
-            reading = self._microscope.instrument.read_dark_field(_READING_S, self._cancel)
+            reading = self._microscope.instrument.read_dark_field(READING_S, self._cancel)
         except Cancelled:
             return NO_COUNTS
         electrons = max(reading.counts * self._gain, 0.0)  # readout noise may be below zero

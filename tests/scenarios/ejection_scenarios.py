@@ -65,7 +65,7 @@ async def eject(window, data, picture):
     atoms, model, simulator = await prepare(window, data)
     choose_row(atoms, model, 6)
     chosen = len(model.sites)
-    await screen.wait_until(lambda: "others expected" in model.texts.estimate, "the estimate")
+    await screen.wait_until(lambda: "a neighbour is lost in" in model.texts.estimate, "the estimate")
     estimate = model.texts.estimate
     simulator.microscope.conditions = Conditions(drift=(1 / 60, 0.0))
     model.arm()
