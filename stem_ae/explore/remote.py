@@ -57,6 +57,14 @@ class DecisionProcess:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._process.close()
 
+    def ready(self) -> Future[None]:
+        """Start the process, which takes seconds; the answer comes when it is there."""
+
+        def work() -> None:
+            self._process.ask({"do": "nothing"}, {})
+
+        return self._thread.submit(work)
+
     # --- exploring --------------------------------------------------------------------------------------------------
 
     def explore(self, image: ArrayLike, settings: Mapping[str, Any], **arrays: ArrayLike) -> Future[IntArray]:

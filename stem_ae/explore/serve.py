@@ -30,6 +30,8 @@ class Server:
         """Return the answer to a request."""
         do = request["do"]
         given: dict[str, Any] = {**arrays, **request.get("settings", {})}
+        if do == "nothing":
+            return {}, {}
         if do == "explore":
             self._explorer, self._others = Explorer(**given), {}
             return {}, {"candidates": self._explorer.candidates}

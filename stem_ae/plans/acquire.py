@@ -160,11 +160,12 @@ class Follower:
 
         If it is about to leave the last scan, the specimen is scanned again first, which brings it back.
         """
-        if self._every and not self._is_inside(self.now(place)):
+        reached = self.now(place)
+        if self._every and not self._is_inside(reached):
             yield from self._rescan()
-            if not self._is_inside(self.now(place)):
-                return None
-        return self.now(place)
+            reached = self.now(place)
+            return reached if self._is_inside(reached) else None
+        return reached
 
     def _rescan(self) -> Plan:
         # A sub-scan stays where the whole frame has it.

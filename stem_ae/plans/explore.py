@@ -164,6 +164,7 @@ class Exploration:
     def _explore(self) -> Generator[Msg, Any, Decision]:
         settings, process = self.settings, self._process
         follow = Follower(self._microscope, settings.frame, settings.drift_every)
+        yield from wait_for(process.ready())  # before the survey, which grows old meanwhile
         image = yield from follow.start()
         self._surveyed(image)
         given = {} if settings.candidates is None else {"candidates": settings.candidates}
@@ -171,7 +172,7 @@ class Exploration:
             process.explore(image.data, {"sampling": settings.frame.sampling, **settings.explorer}, **given)
         )
         decision = yield from wait_for(process.step(batch=min(settings.first, settings.points)))
-        follow.expire()  # the process may have taken seconds to start
+        follow.expire()  # describing a large image takes seconds, too
         while len(decision.points):
             batch = [(int(row), int(column)) for row, column in decision.points]
             left = settings.points - len(self.points) - len(batch)
