@@ -130,7 +130,7 @@ def test_the_probe_is_measured_and_who_will_lose_neighbours_is_told_before(semia
     words, warning = intent.cost()
     share = float(words.split("a neighbour is lost in ")[1].split("%")[0])
     assert share == pytest.approx(0.79 if warned else 0.32, abs=0.15)  # as computed in docs/manipulation.md
-    assert ("same gun and current" in warning) is warned
+    assert ("the same gun and current would make it" in warning) is warned
 
 
 def test_a_rehearsal_brings_a_dopant_to_the_target_and_tells_so():

@@ -25,6 +25,7 @@ from stem_ae.imaging.virtual_microscope import Beam as Column
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.manipulate import (
     EjectionRun,
+    Exposure,
     Limits,
     RunLog,
     rehearsal,
@@ -674,8 +675,14 @@ class EjectionModel(Observable.Observable):
             return ""
         return (
             f"Target {news.target + 1} · aim ± {100 * news.aim.deviation:.0f} pm from {news.aim.neighbours} columns · "
-            f"drift {60 * float(np.linalg.norm(news.aim.velocity)):.1f} Å/min"
+            f"drift {60 * float(np.linalg.norm(news.aim.velocity)):.1f} Å/min{_readings(news.exposure)}"
         )
+
+
+def _readings(exposure: Exposure | None) -> str:
+    """Say how long the readings really are: the test cannot stop within one."""
+    taken = exposure.readings[:] if exposure else []
+    return f" · readings of {1e3 * float(np.median([r.exposure_s for r in taken])):.2g} ms" if taken else ""
 
 
 def _seconds(timestamp: datetime.datetime) -> float:

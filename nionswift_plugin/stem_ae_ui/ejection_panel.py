@@ -151,8 +151,12 @@ class EjectionHandler(Declarative.Handler):
             ),
             row(
                 _("Beam"),
-                field("current", 52, tool_tip=_("Beam current; empty: as the instrument says")), unit("pA"),
-                field("timeout", 36, tool_tip=_("Longest exposure of one target")), unit("s"),
+                field(
+                    "current", 52, placeholder_text=_("auto"),
+                    tool_tip=_("Beam current; empty: as the instrument says"),
+                ),
+                unit(_("pA, at most")),
+                field("timeout", 36, tool_tip=_("Longest exposure of one target")), unit(_("s on each")),
             ),
             row(
                 _("At most"),
@@ -215,7 +219,8 @@ class EjectionHandler(Declarative.Handler):
             ),
             u.create_row(
                 u.create_progress_bar(
-                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120, name="dose_bar"
+                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120, visible=running,
+                    name="dose_bar",
                 ),
                 u.create_label(
                     text="@binding(model.texts, converter=dose_text)", color=QUIET, text_alignment_vertical="vcenter"
