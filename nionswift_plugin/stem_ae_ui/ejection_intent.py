@@ -181,9 +181,9 @@ class Intent:
     def _remedy(self, index: list[int], barn: dict[str, float], beside: float) -> str:
         """Say that too many neighbours will be lost, and which probe would spare them."""
         words = (
-            f"Expect {beside:.1%} of the ejections to cost a neighbour (more than {LOST_BESIDE:.1%}): the probe's tails reach "
-            f"them at {self.column.semiangle_mrad:.0f} mrad with a source of {self.source_sigma:.2f} Å, whatever current "
-            "and time."
+            f"Expect {beside:.1%} of the ejections to cost a neighbour (more than {LOST_BESIDE:.1%}): at "
+            f"{self.column.semiangle_mrad:.0f} mrad with a source of {self.source_sigma:.2f} Å the probe's tails reach "
+            "them, whatever current and time."
         )
         # The source is demagnified as the aperture grows: the same gun and current.
         for semiangle in np.arange(np.ceil(self.column.semiangle_mrad) + 1, _LARGEST_MRAD + 1):
