@@ -368,6 +368,20 @@ def test_a_column_that_the_survey_misread_is_corrected_but_accuses_nobody():
     assert check.updated()[0].counts()["S1"] == 2
 
 
+def test_the_next_survey_reports_what_no_verification_has_looked_at():
+    bench = Disulfide(seed=12, damage=False)
+    far, specimen = bench.near((8, 8)) - 15.0 + 0.1, bench.microscope.specimen
+    column = np.linalg.norm(specimen.positions[:, :2] - far, axis=1) < 0.5
+    policy = ClosedLoop(bench.near((20, 20)), ["S1"], tries=1, surveys=2)
+    run = bench.run(policy, settings=RunSettings(timeout_s=0.02, survey_dose=2e4))
+    run.step()  # nothing leaves in this time
+    bench.microscope._specimen = specimen[np.arange(len(specimen)) != np.flatnonzero(column)[0]]
+    run.run()
+    (change,) = run.found_later
+    assert (change.before, change.after) == ("S2", "S1")
+    assert change.position == pytest.approx(bench.near((8, 8))[0], abs=0.2)
+
+
 def test_counts_tell_columns_apart_as_well_as_they_can():
     """Amplitudes of drifting images are right, and scatter as their variance says."""
     bench = Disulfide(seed=11, damage=False, vacancies=0.1, drift=0.05)

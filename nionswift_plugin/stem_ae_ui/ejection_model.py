@@ -524,7 +524,7 @@ class EjectionModel(Observable.Observable):
     def __summary(self, run: EjectionRun | None, reason: str, path: pathlib.Path) -> str:
         attempts = run.attempts if run else []
         done = sum(state == "done" for state in self.states)
-        others = sum(len(a.bystanders) for a in attempts)
+        others = sum(len(a.bystanders) for a in attempts) + (len(run.found_later) if run else 0)
         name = "Rehearsal" if self.__is_rehearsal else "Run"
         ended = {"done": "is complete", "stopped": "was stopped"}.get(reason, f"has ended. {reason}")
         words = f"{name} {ended}".removesuffix(".") + f": {done} of {len(self.sites)} targets done"

@@ -24,7 +24,7 @@ from stem_ae.manipulate.levels import atoms_left, move_levels, signal_levels, we
 from stem_ae.manipulate.moves import MoveVerification, dopant_beside
 from stem_ae.manipulate.policy import Do, Policy, View
 from stem_ae.manipulate.runlog import RunLog
-from stem_ae.manipulate.verify import Belief, Change, Verdict, Verification
+from stem_ae.manipulate.verify import Belief, Change, Verdict, Verification, differences
 
 FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
@@ -200,6 +200,8 @@ class EjectionRun:
         """Arm, pause, stop."""
         self.policy = policy
         self.attempts: list[Attempt] = []
+        self.found_later: list[Change] = []
+        """Columns that a survey shows as others than they were, though no verification had said so."""
         self.ledger = DoseLedger(beam.probe)
         self.reason = ""
         """Why the run has ended; empty while it goes on."""
@@ -346,11 +348,16 @@ class EjectionRun:
             self._follow(found, times)
         atoms = dataclasses.replace(found, positions=found.positions + scan.origin - self._drift.at(times))
         refilled = [] if self._atoms is None else self._refilled(atoms)
+        before, sure = self._atoms, self._belief
         self._atoms, self._surveys, self._changed = atoms, self._surveys + 1, False
         if not self._weights:  # later surveys show the same, and each exposure scales the levels to its own start
             self._weights, self._background = weights_from_frame(found, scan, self._settings.ladder)
         self._learn_columns(scan, found)
-        self._write("survey", dose=scan.dose, counts=found.counts(), refilled=refilled, drift=self._drift)
+        later = differences(before, sure, self._atoms, self._belief) if before is not None else []
+        self.found_later += later
+        self._write(
+            "survey", dose=scan.dose, counts=found.counts(), refilled=refilled, found_later=later, drift=self._drift
+        )
         self._observer.surveyed(scan, found, self._drift.at(scan.start_s))
 
     def _learn_columns(self, scan: Scan, found: Atoms2D) -> None:

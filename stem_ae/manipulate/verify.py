@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
@@ -25,6 +26,8 @@ IntArray = NDArray[np.int64]
 
 CLEAR = 0.95
 _NAMED = 0.5  # a column that is another one now is reported if it rather has changed than was misread in the survey
+_CERTAIN = 0.999  # two surveys compare hundreds of columns
+_SAME_COLUMN = 0.7  # Å between two finds of it
 _UNNOTICED = 0.02  # of the losses that were to be expected beside the target: what images may leave open
 _GAINED = 1e-4  # chance that a column was refilled
 _WENT_THERE = 0.1  # ... by the dopant that has left the target beside it
@@ -199,6 +202,29 @@ def _changes(losses: FloatArray, gained: FloatArray, steps: int) -> FloatArray:
             change[:, start] *= 1 - gained[:, None]
             change[:, start, start - 1] += gained
     return change
+
+
+def differences(old: Atoms2D, was: Belief, new: Atoms2D, now: Belief) -> list[Change]:
+    """Return the columns of which two maps of one specimen clearly say different things.
+
+    Parameters
+    ----------
+    old, new : Atoms2D
+        The maps, with positions in the same frame.
+    was, now : Belief
+        What is believed about each.
+    """
+    if not len(old) or not len(new):
+        return []
+    distance, match = cKDTree(new.positions).query(old.positions)
+    changes = []
+    for k in np.flatnonzero((distance < _SAME_COLUMN) & was.on_ladder).tolist():
+        before, after = was.now[k], now.now[match[k]]
+        chance = float(min(before.max(), after.max()))
+        if before.argmax() != after.argmax() and chance >= _CERTAIN:
+            x, y = old.positions[k].tolist()
+            changes.append(Change((x, y), was.ladder[before.argmax()], now.ladder[after.argmax()], chance))
+    return changes
 
 
 class Verification:
