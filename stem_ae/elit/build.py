@@ -18,7 +18,7 @@ from stem_ae.elit.likelihood import fit
 from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar, Signs
-from stem_ae.elit.posterior import Errors, learn
+from stem_ae.elit.posterior import Errors, Posterior, learn
 from stem_ae.elit.preprocess import repair
 from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.scoring import score
@@ -28,7 +28,7 @@ _POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 80  # Å: those on which its positi
 _SMALLEST_FAMILIAR = 10.0  # Å
 # Ellipses are true for a microscope in focus: what aberrations do to single atoms differs from probe to probe.
 _USUAL: dict[str, Any] = {
-    "probes": tuple(GaussianProbe(s, e, k) for k, (s, e) in enumerate(itertools.product((0.4, 0.5, 0.6), (0.0, 0.1)))),
+    "probes": tuple(GaussianProbe(s, e, k) for k, (s, e) in enumerate(itertools.product((0.4, 0.5, 0.55), (0.0, 0.1)))),
     "log_sampling": (0.07, 0.16),
     "displacement": 0.05,
 }
@@ -125,17 +125,27 @@ def finished(
     familiar = familiar_to(
         Ensemble(ensemble.members, ensemble.description), material, [material.conditions], seed, frames, report
     )
+    posterior = weighing(ensemble, material, seed, min(frames // 2, _POSITIONS_FRAMES), report)
+    provenance = ensemble.description.provenance | {"statistics": {"seed": seed, "frames": frames}}
+    description = dataclasses.replace(ensemble.description, posterior=posterior, provenance=provenance)
+    return Ensemble(ensemble.members, description, familiar)
+
+
+def weighing(
+    ensemble: Ensemble,
+    material: Material,
+    seed: int,
+    frames: int,
+    report: Report = lambda what, done, total, loss: None,
+) -> Posterior:
+    """Return how the ensemble's positions and the likelihood's are to be weighed, from what both are wrong by."""
     usual = dataclasses.replace(material.conditions.clean, **_USUAL)
     errors: list[Errors] = []
-    positions_frames = min(frames // 2, _POSITIONS_FRAMES)
-    for k in range(positions_frames):
-        rng = np.random.default_rng([seed, 2, k])
-        shot = synthesis.scene(material.make_specimen, _POSITIONS_EXTENT, usual, rng)
+    for k in range(frames):
+        shot = synthesis.scene(material.make_specimen, _POSITIONS_EXTENT, usual, np.random.default_rng([seed, 2, k]))
         errors.append(_errors(ensemble, shot))
-        report("position errors", k + 1, positions_frames, 0.0)
-    provenance = ensemble.description.provenance | {"statistics": {"seed": seed, "frames": frames}}
-    description = dataclasses.replace(ensemble.description, posterior=learn(errors), provenance=provenance)
-    return Ensemble(ensemble.members, description, familiar)
+        report("position errors", k + 1, frames, 0.0)
+    return learn(errors)
 
 
 def familiar_to(

@@ -1,10 +1,12 @@
 """Positions by maximum likelihood: every atom of a frame fitted together, and how well each is known.
 
-The local image model is ``mu(r) = b(r) + sum_i A_i exp(-(r - r_i)^T M (r - r_i) / 2)``: one probe for the frame, learnt
-from it; a background that varies slowly; neighbours that overlap, fitted jointly. The noise is that of counting,
-whatever the gain and offset of the recorded numbers: ``variance = gain * mu + floor``, learnt from the residual.
-Gauss-Newton steps for all unknowns are solved by conjugate gradients with the sparse derivative of the image, so that
-overlapping neighbours, the background and the probe are accounted for exactly.
+The local image model is ``mu(r) = b(r) + sum_i A_i exp(-(r - r_i)^T M (r - r_i) / 2)``: one probe for the frame,
+learnt from it; a background that varies slowly; neighbours that overlap, fitted jointly; the tails of heavy atoms
+taken off, and atoms just beyond the frame's edge fitted with the others. The noise is that of counting, whatever the
+gain and offset of the recorded numbers: ``variance = gain * mu + floor``, learnt from the residual; where it is more,
+around single atoms, their covariance says so. Gauss-Newton steps for all unknowns are solved by conjugate gradients
+with the sparse derivative of the image, so that overlapping neighbours, the background and the probe are accounted for
+exactly.
 """
 
 from __future__ import annotations
@@ -571,17 +573,18 @@ def _correction(frame: _Frame, state: _State, model: _Model, covariance: FloatAr
     """
     n = len(state.positions)
     weight = state.weight(model.mean)
-    noise = np.random.default_rng(0).standard_normal(weight.shape, np.float32) / np.sqrt(weight)
+    drawn = np.random.default_rng(0).standard_normal(weight.shape, np.float32)
+    noise = (drawn / np.sqrt(weight)).astype(np.float32)
     change = _solve(state, model, noise, _PRECISE)
     stated = np.diagonal(covariance, axis1=1, axis2=2)[:, :2]
     moved = change[: 2 * n].reshape(2, n).T ** 2
     others = float(np.median(moved / stated)) / 0.4549
     fitted = model.windows.trimmed(model.forward(np.asarray(change, np.float32)))
-    usual = float(np.mean(_power((noise - fitted) * np.sqrt(weight), frame.step)))
-    power = _power((frame.data - model.mean) * np.sqrt(weight), frame.step)
+    usual = float(np.mean(_power(np.sqrt(weight) * (noise - fitted), frame.step)))
+    power = _power(np.sqrt(weight) * (frame.data - model.mean), frame.step)
     pixel = np.rint((state.positions - frame.origin) / frame.step).astype(int) - _BORDER
     x, y = np.clip(pixel, 0, np.array(power.shape[::-1]) - 1).T
-    return others * np.maximum(power[y, x] / usual, _LEAST_EXCESS).astype(float)
+    return np.asarray(others * np.maximum(power[y, x] / usual, _LEAST_EXCESS), dtype=float)
 
 
 def _power(residual: Image, step: FloatArray) -> Image:
@@ -593,4 +596,4 @@ def _power(residual: Image, step: FloatArray) -> Image:
     power = power[_BORDER:-_BORDER, _BORDER:-_BORDER]
     for _ in range(2):
         power = ndimage.uniform_filter(power, [max(1, round(_NOISE_WIDTH / size)) for size in step[::-1]])
-    return power
+    return np.asarray(power, dtype=np.float32)

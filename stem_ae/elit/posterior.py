@@ -8,10 +8,10 @@ With the covariance ``V`` that the Fisher information states, the errors of both
 * in common, as both looked at the same electrons: ``common V / sqrt(1 + V / limit^2)``,
 
 and combined with the smallest variance (generalised least squares). The five numbers are learnt on simulated frames of
-the model's own conditions, for each class: networks place heavy atoms better than light ones. One of them each frame
-shows by itself: what the two opinions differ by beyond the noise is ``floor^2``, so that where the electrons speak
-clearly the floor is measured, and the stated covariance is true for a perfect crystal as for one whose atoms are off
-their sites.
+the model's own conditions, for each class, since networks place heavy atoms better than light ones: they are those
+under which the errors of the combined positions are most likely. One of them each frame shows by itself: what the two
+opinions differ by beyond the noise is ``floor^2``, so that where the electrons speak clearly the floor is measured,
+and the stated covariance is true for a perfect crystal as for one whose atoms are off their sites.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -35,7 +36,9 @@ _SURE_OF_FLOOR = 0.6  # relative error of the learnt floor^2 in any one frame
 _SURE_OF_NOISE = 0.3  # relative error of what noise should make of the difference
 _LEAST_FLOOR = 0.005  # Å
 _LOST = 0.05  # Å: opinions that differ by some of these, beyond what both may be wrong by, are not about one atom
-_LIMITS = (0.03, 0.04, 0.05, 0.06, 0.08, 0.11)  # Å, to choose from
+_FIRST_LIMIT = 0.06  # Å, to start from
+_STRAY = 16.0  # most that one error's square counts, in units of its variance
+_MOST = 80  # atoms of a frame that the numbers are learnt from
 _OF_A_MEDIAN = 1.9  # relative error of a variance that the median of N squares gives, times sqrt(N)
 _ALIKE = 4.0  # at most, between two variances that are alike
 
@@ -143,7 +146,8 @@ class Posterior:
     def _variances(self, stated: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return what noise adds to both opinions, and to both alike, given the stated variance, in Å²."""
         saturation = 1 + stated / self.limit[0] ** 2
-        return self.share[0] * stated / saturation, self.scale[0] * stated, self.common[0] * stated / np.sqrt(saturation)
+        common = self.common[0] * stated / np.sqrt(saturation)
+        return self.share[0] * stated / saturation, self.scale[0] * stated, common
 
 
 def learn(frames: Sequence[Errors]) -> Posterior:
@@ -175,43 +179,41 @@ def _learnt(frames: Sequence[Errors], otherwise: Posterior) -> Posterior:
     # Where one is far better than the other, what they share does not matter, and it is not well seen either.
     alike = (m2 * v > n2 / _ALIKE) & (m2 * v < n2 * _ALIKE)
     alike = alike if alike.any() else np.ones(len(v), bool)
-    floor2, share, common, limit = _network_error(v, n2, nm, alike)
-    scale = float(np.median(m2))
-    floor = float(np.sqrt(max(floor2, _LEAST_FLOOR**2)))
-    return _widened(Posterior((floor,), (max(share, 0.1),), (max(common, 0.0),), (scale,), (limit,)), usable)
+    common, scale = float(np.median(nm[alike])), float(np.median(m2))
+    floor2, share = np.linalg.lstsq(np.column_stack([1 / n2, v / n2]), np.ones(len(v)), rcond=None)[0]
+    start = [np.sqrt(max(floor2, _LEAST_FLOOR**2)), max(share, 0.1), max(common, 0.1), scale, _FIRST_LIMIT]
+    few = [(n[:_MOST], m[:_MOST], own[:_MOST], groups[:_MOST]) for n, m, own, groups in usable]
+
+    def unlikely(logarithms: FloatArray) -> float:
+        return float(np.mean([_unlikely(*_combined(_posterior(logarithms), frame)) for frame in few]))
+
+    options = {"xatol": 0.02, "fatol": 1e-4, "maxfev": 150}
+    found = minimize(unlikely, np.log(start), method="Nelder-Mead", options=options)
+    return _widened(_posterior(found.x), usable)
+
+
+def _posterior(logarithms: FloatArray) -> Posterior:
+    """Return the posterior of one class from the logarithms of its five numbers."""
+    return Posterior(*((float(number),) for number in np.exp(logarithms)))
+
+
+def _combined(posterior: Posterior, frame: Errors) -> tuple[FloatArray, FloatArray]:
+    """Return what the combined opinion is wrong by ``(N, 2)``, and its stated variance ``(N,)`` per axis."""
+    network, likelihood, variance, _ = frame
+    covariance = variance[:, None, None] * np.eye(2)
+    error, stated = posterior.combine(network, likelihood, covariance, np.ones(len(network), bool))
+    return error, stated[:, 0, 0]
+
+
+def _unlikely(error: FloatArray, variance: FloatArray) -> float:
+    """Return the mean negative logarithm of the likelihood of errors; strays count no more than so much."""
+    return float((np.minimum((error**2).sum(1) / variance, _STRAY) / 2 + np.log(variance)).mean())
 
 
 def _of_class(frame: Errors, group: int) -> Errors:
     network, likelihood, variance, groups = frame
     chosen = groups == group
     return network[chosen], likelihood[chosen], variance[chosen], groups[chosen]
-
-
-def _network_error(
-    stated: FloatArray, seen: FloatArray, both: FloatArray, alike: NDArray[np.bool_]
-) -> tuple[float, float, float, float]:
-    """Return floor², share, common and limit that fit what was seen in each frame ``(F,)``.
-
-    Parameters
-    ----------
-    stated, seen : (F,) arrays
-        Variance that the likelihood states, and that of the networks' errors, Å².
-    both : (F,) array
-        Covariance of networks and likelihood in units of the stated variance.
-    alike : (F,) bool array
-        Frames that say something about it.
-    """
-    best = (np.inf, 0.0, 0.0, 0.0, 1.0)
-    for limit in _LIMITS:
-        saturation = 1 + stated / limit**2
-        design = np.column_stack([np.ones_like(stated), stated / saturation]) / seen[:, None]
-        floor2, share = np.linalg.lstsq(design, np.ones_like(stated), rcond=None)[0]
-        common = (both * np.sqrt(saturation))[alike]
-        off = float(np.abs(design @ [floor2, share] - 1).mean())
-        off += float(np.abs(common / np.median(common) - 1).mean())
-        if off < best[0]:
-            best = off, float(floor2), float(share), float(np.median(common)), float(limit)
-    return best[1:]
 
 
 def _usual(network: FloatArray, likelihood: FloatArray, variance: FloatArray, groups: IntArray) -> Errors:
@@ -222,13 +224,12 @@ def _usual(network: FloatArray, likelihood: FloatArray, variance: FloatArray, gr
 
 
 def _widened(posterior: Posterior, frames: Sequence[Errors]) -> Posterior:
-    """Return the posterior with all variances scaled so that 95 % ellipses hold 95 % of a usual frame's errors."""
-    factors = []
-    for network, likelihood, variance, _ in frames:
-        covariance = variance[:, None, None] * np.eye(2)
-        error, stated = posterior.combine(network, likelihood, covariance, np.ones(len(network), bool))
-        factors.append(float(np.quantile((error**2).sum(1) / stated[:, 0, 0], 0.95)) / _QUANTILE_95)
-    factor = float(np.median(factors))
+    """Return the posterior with all variances scaled so that 95 % ellipses hold 95 % of the errors."""
+    squares = []
+    for frame in frames:
+        error, variance = _combined(posterior, frame)
+        squares.append((error**2).sum(1) / variance)
+    factor = float(np.quantile(np.concatenate(squares), 0.95)) / _QUANTILE_95
     own = posterior
     return Posterior(
         (own.floor[0] * np.sqrt(factor),), (own.share[0] * factor,), (own.common[0] * factor,),
