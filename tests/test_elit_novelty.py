@@ -51,7 +51,7 @@ def doped(material: str, column: str, there: int, instead: int, seed: int) -> tu
 )
 def test_an_unknown_element_is_announced_and_pointed_out(material: str, column: str, there: int, instead: int) -> None:
     ensemble = elit.load(material)
-    truth, chosen = doped(material, column, there, instead, seed=41)
+    truth, chosen = doped(material, column, there, instead, seed=42)
     prediction = ensemble.predict(truth.counts, truth.sampling)
     assert prediction.novelty > 1
     assert (prediction.foreign[:, 2] > 1).all()

@@ -28,6 +28,7 @@ _POSSIBLE = 0.02  # probability from which on an atom may be of a class
 _OWN = 12  # atoms: a class of fewer is rather as bright as it usually is
 _RIM = 1.0  # Å from the border: what is left of an atom there says little
 _DIMMEST = 0.05  # of the median
+_NOTHING = float(np.log(0.25))  # of its class: an atom as dim as this is no other element, it is not there at all
 _LEAST = 4.0  # standard deviations: less makes no atom foreign, however tidy the known frames are
 _MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
@@ -142,7 +143,15 @@ def deviations(seen: Seen, usual: FloatArray) -> FloatArray:
     nearest = away[np.arange(count), np.abs(away).argmin(1)]
     corner = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
     inside = ((atoms.positions > _RIM) & (atoms.positions < corner - _RIM)).all(1)
-    return np.where(inside, nearest, 0.0)
+    there = off - gain > _NOTHING
+    return np.where(inside & there, nearest, 0.0)
+
+
+def levelled(seen: Seen) -> FloatArray:
+    """Return the logarithm of the heights, less how much brighter or dimmer than usual the surroundings are."""
+    brightness, labels = logarithm(seen.height), seen.atoms.labels
+    off = brightness - _centres(brightness, labels, np.full(len(seen.atoms.species), np.nan))[labels]
+    return brightness - np.median(off[seen.near], axis=1)
 
 
 def _medians(seen: Seen) -> FloatArray:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stem_ae.atoms import Atoms2D
-from stem_ae.elit.foreign import Brightness, Seen, heights, logarithm, surroundings
+from stem_ae.elit.foreign import Brightness, Seen, heights, levelled, surroundings
 from stem_ae.elit.network import MULTIPLE
 
 FloatArray = NDArray[np.float64]
@@ -289,7 +289,7 @@ def _brightness(seen: Seen) -> list[float]:
 
     Logarithms; a class of few atoms is taken to be as usual, whatever they look like.
     """
-    brightness = logarithm(seen.height)
+    brightness = levelled(seen)
     result: list[float] = []
     for label in range(len(seen.atoms.species)):
         those = brightness[seen.atoms.labels == label]
