@@ -65,6 +65,21 @@ def names_at(atoms: Atoms2D, xy: np.ndarray) -> list[str]:
     return [atoms.symbols[k] for k in index]
 
 
+def test_intensity_confirms_right_classes_and_no_wrong_ones(sheet):
+    """Where silicon is called carbon, and carbon silicon, intensities speak against it."""
+    _, prediction, silicon, _ = sheet
+    atoms = prediction.atoms
+    assert classify.confirmed(atoms).mean() > 0.99
+    labels = atoms.labels.copy()
+    is_silicon = cKDTree(silicon).query(atoms.positions)[0] < 0.5
+    assert is_silicon.sum() >= 8
+    wrong = np.concatenate([np.flatnonzero(is_silicon)[:2], np.flatnonzero(~is_silicon)[::100]])
+    labels[wrong] = 1 - labels[wrong]
+    confirmed = classify.confirmed(dataclasses.replace(atoms, labels=labels))
+    assert not confirmed[wrong].any()
+    assert np.delete(confirmed, wrong).mean() > 0.99
+
+
 def test_intensity_tells_silicon_from_carbon_without_a_network(sheet):
     _, prediction, silicon, _ = sheet
     grouped = classify.by_intensity(prediction.atoms)
