@@ -94,6 +94,10 @@ def test_scale_and_distortion_are_measured():
     fit = structure.calibrate(image.positions, image.covariance, 1.42)
     assert fit.scale == pytest.approx(1 / 0.95, abs=3 * fit.scale_error + 1e-4)
     assert fit.scale_error < 1e-3
+    # Atoms really off their sites, which no error states, do not change the scale.
+    off_sites = dataclasses.replace(image, covariance=1e-4 * image.covariance)
+    unstated = structure.calibrate(off_sites.positions, off_sites.covariance, 1.42)
+    assert unstated.scale == pytest.approx(fit.scale, abs=2e-4)
     skew = np.array([[1.03, 0.02], [0.0, 0.98]])
     bent = dataclasses.replace(found(truth, noise=0.02), positions=found(truth, noise=0.02).positions @ skew.T)
     fit = structure.calibrate(bent.positions, bent.covariance, 1.42, "affine")

@@ -37,6 +37,8 @@ _SURE_OF_NOISE = 0.3  # relative error of what noise should make of the differen
 _LEAST_FLOOR = 0.005  # Å
 _LOST = 0.05  # Å: opinions that differ by some of these, beyond what both may be wrong by, are not about one atom
 _FIRST_LIMIT = 0.06  # Å, to start from
+_RANGE = (1e-3, 5.0)  # of any of the five numbers
+_FAR_OFF = 1.8  # times the usual square of the likelihood's error, in units of its variance
 _STRAY = 16.0  # most that one error's square counts, in units of its variance
 _MOST = 80  # atoms of a frame that the numbers are learnt from
 _OF_A_MEDIAN = 1.9  # relative error of a variance that the median of N squares gives, times sqrt(N)
@@ -170,6 +172,9 @@ def _learnt(frames: Sequence[Errors], otherwise: Posterior) -> Posterior:
     usable = [frame for frame in frames if len(frame[2]) >= _FEWEST]
     if len(usable) < _FEWEST_FRAMES:
         return otherwise
+    # Where the image model does not hold, as probes have long tails: they would widen everybody's ellipses.
+    off = np.array([_spread2(m / np.sqrt(own)[:, None]).mean() for _, m, own, _ in usable])
+    usable = [frame for frame, far in zip(usable, off, strict=True) if far < _FAR_OFF * np.median(off)]
     v = np.array([np.median(variance) for _, _, variance, _ in usable])
     n2 = np.array([_spread2(network).mean() for network, _, _, _ in usable])
     # Both in units of each atom's own stated variance: at a frame's edge and where it is dirty it is larger.
@@ -194,7 +199,7 @@ def _learnt(frames: Sequence[Errors], otherwise: Posterior) -> Posterior:
 
 def _posterior(logarithms: FloatArray) -> Posterior:
     """Return the posterior of one class from the logarithms of its five numbers."""
-    return Posterior(*((float(number),) for number in np.exp(logarithms)))
+    return Posterior(*((float(number),) for number in np.exp(np.clip(logarithms, *np.log(_RANGE)))))
 
 
 def _combined(posterior: Posterior, frame: Errors) -> tuple[FloatArray, FloatArray]:

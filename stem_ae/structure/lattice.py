@@ -20,6 +20,9 @@ REACH = 1.3
 _ENOUGH = 12
 """Fully surrounded atoms below which a lattice cannot be measured."""
 
+_ONE_LATTICE = 0.6
+"""Mean of the neighbours' directions, folded onto one, from which on there is one lattice; 1 if it is perfect."""
+
 
 def bonds_2d(positions: FloatArray, cutoff: float) -> IntArray:
     """Return the pairs of points closer than ``cutoff`` (Å), ``(M, 2)`` with the smaller index first."""
@@ -83,8 +86,10 @@ def calibrate(
     Around an atom whose ``n`` nearest neighbours lie at the distance ``d`` with three-fold or higher symmetry, the mean
     of ``v v^T`` over their vectors is ``d²/2`` times the unit matrix. A linear distortion ``F`` makes it
     ``d²/2 F F^T``; so the mean that is measured gives the stretch (not the rotation, which is the specimen's), however
-    the lattice lies. The part that the stated position errors add to the mean is subtracted. The commonest number of
-    neighbours is taken for the undisturbed one, so that edges and defects do not count.
+    the lattice lies. What scatter adds to the mean is subtracted: that of the vectors about those of the lattice, which
+    holds position errors and atoms that really are off their sites (0.03 Å of the latter feign a scale of 0.999); where
+    the image has no one lattice, what the stated position errors amount to. The commonest number of neighbours is taken
+    for the undisturbed one, so that edges and defects do not count.
 
     Parameters
     ----------
@@ -113,8 +118,10 @@ def calibrate(
         )
     directed = directed[whole[directed[:, 0]]]
     vectors = positions[directed[:, 1]] - positions[directed[:, 0]]
-    noise = (covariance[directed[:, 0]] + covariance[directed[:, 1]]).mean(axis=0)
-    moment = np.einsum("ni,nj->ij", vectors, vectors) / len(vectors) - noise
+    scatter = _scatter(vectors, usual)
+    if scatter is None:
+        scatter = (covariance[directed[:, 0]] + covariance[directed[:, 1]]).mean(axis=0)
+    moment = np.einsum("ni,nj->ij", vectors, vectors) / len(vectors) - scatter
     if mode == "scale":
         moment = np.eye(2) * np.trace(moment) / 2
     values, axes = np.linalg.eigh(2 * moment / spacing**2)
@@ -128,3 +135,15 @@ def calibrate(
     return Calibration(
         (axes * stretches) @ axes.T, float(stretches.mean()), error * float(stretches.mean()), float(np.ptp(stretches))
     )
+
+
+def _scatter(vectors: FloatArray, neighbours: int) -> FloatArray | None:
+    """Return the covariance of neighbours' vectors about the lattice's, or None if they do not show one lattice."""
+    fold = 4 if neighbours == 4 else 6  # both sublattices of a honeycomb together have six directions
+    angle = np.arctan2(vectors[:, 1], vectors[:, 0])
+    phase = np.exp(1j * fold * angle).mean()
+    if abs(phase) < _ONE_LATTICE:
+        return None
+    sector = np.rint((angle * fold - np.angle(phase)) / (2 * np.pi)).astype(int) % fold
+    off = np.concatenate([of - of.mean(axis=0) for of in (vectors[sector == k] for k in range(fold)) if len(of)])
+    return np.asarray(off.T @ off / max(len(off) - fold, 1), dtype=float)
