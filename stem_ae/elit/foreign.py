@@ -147,11 +147,12 @@ def deviations(seen: Seen, usual: FloatArray) -> FloatArray:
     return np.where(inside & there, nearest, 0.0)
 
 
-def levelled(seen: Seen) -> FloatArray:
-    """Return the logarithm of the heights, less how much brighter or dimmer than usual the surroundings are."""
+def levelled(seen: Seen) -> tuple[FloatArray, FloatArray]:
+    """Return the logarithm of the heights less that of the surroundings, and the latter, ``(N,)`` each."""
     brightness, labels = logarithm(seen.height), seen.atoms.labels
     off = brightness - _centres(brightness, labels, np.full(len(seen.atoms.species), np.nan))[labels]
-    return brightness - np.median(off[seen.near], axis=1)
+    gain = np.median(off[seen.near], axis=1)
+    return brightness - gain, gain
 
 
 def _medians(seen: Seen) -> FloatArray:

@@ -268,7 +268,7 @@ def _reading(frame: Image, working: float, probability: Image, spread: Image, se
     classes, pairs = len(atoms.species), _pairs(len(atoms.species))
     general = [explained, float(atomness.mean()), np.log(float(spread.mean()) + 1e-4), len(atoms) / area]
     if len(atoms) <= _NEAREST:
-        return np.array([*general, 0.0, *np.zeros(3 * classes + len(pairs))])
+        return np.array([*general, 0.0, *np.zeros(1 + 3 * classes + len(pairs))])
     column, row = np.rint(atoms.positions / working).astype(int).T
     row, column = np.clip(row, 0, frame.shape[0] - 1), np.clip(column, 0, frame.shape[1] - 1)
     sure = float(atomness[row, column].mean())
@@ -285,12 +285,14 @@ def _pairs(classes: int) -> list[int]:
 
 
 def _brightness(seen: Seen) -> list[float]:
-    """Return, for each class, how bright it is in all atoms' median and how far its brightest and dimmest are off.
+    """Return how the brightness differs across the frame, and what is left of it for each class.
 
-    Logarithms; a class of few atoms is taken to be as usual, whatever they look like.
+    That is how bright it is in all atoms' median, and how far its brightest and dimmest are off. Logarithms; a class of
+    few atoms is taken to be as usual, whatever they look like.
     """
-    brightness = levelled(seen)
-    result: list[float] = []
+    brightness, gain = levelled(seen)
+    dim, bright = np.quantile(gain, [0.05, 0.95])
+    result = [float(bright - dim)]
     for label in range(len(seen.atoms.species)):
         those = brightness[seen.atoms.labels == label]
         if not len(those):
