@@ -122,7 +122,8 @@ class Posterior:
         seen = float(spread[axis] - by_noise[axis])
         known, error = self.floor[0] ** 2, _SURE_OF_NOISE * abs(float(by_noise[axis])) + 0.1 * abs(seen)
         error = np.hypot(error, _OF_A_MEDIAN / np.sqrt(len(difference)) * float(spread[axis]))
-        trust = error**2 / (error**2 + (_SURE_OF_FLOOR * known) ** 2)
+        # A frame that is clearly worse than usual is believed.
+        trust = error**2 / (error**2 + (_SURE_OF_FLOOR * max(known, seen / 2)) ** 2)
         return float(np.sqrt(max(trust * known + (1 - trust) * seen, _LEAST_FLOOR**2)))
 
     def _of(self, group: int) -> Posterior:
