@@ -64,9 +64,9 @@ class Survey:
         scan = image(self.specimen, np.zeros(2), FIELD, SURVEY_DOSE, self.rng)
         self.atoms = ensemble.predict(scan.image, SAMPLING).atoms
         weights, _ = weights_from_frame(self.atoms, scan, LADDER)
-        self.model = ColumnModel.learnt(self.atoms, scan, PROBE, weights, LADDER)
+        self.model, shown = ColumnModel.learnt(self.atoms, scan, PROBE, weights, LADDER)
         evidence = Evidence(self.model, len(self.atoms))
-        evidence.add(self.model.surveyed(scan, self.atoms))
+        evidence.add(shown)
         belief = Belief.of(self.atoms, LADDER, evidence)
         self.atoms, kept = belief.corrected(self.atoms, belief.contradicts(self.atoms))
         self.belief = belief[kept]

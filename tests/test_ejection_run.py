@@ -386,7 +386,7 @@ def test_counts_tell_columns_apart_as_well_as_they_can():
     """Amplitudes of drifting images are right, and scatter as their variance says."""
     bench = Disulfide(seed=11, damage=False, vacancies=0.1, drift=0.05)
     weights = {"Mo": 0.04, "S2": 0.015, "S1": 0.008}
-    model = ColumnModel.learnt(bench.atoms, bench.survey, bench.beam.probe, weights, LADDER)
+    model, _ = ColumnModel.learnt(bench.atoms, bench.survey, bench.beam.probe, weights, LADDER)
     molybdenum, disulfide, sulphide, nothing = model.levels
     assert (molybdenum, disulfide) == pytest.approx((0.0413, 0.0170), rel=0.03)  # of the image model
     assert sulphide == pytest.approx(0.0085, rel=0.1)  # there are few of them

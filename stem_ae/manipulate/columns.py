@@ -104,8 +104,8 @@ class ColumnModel:
     @classmethod
     def learnt(
         cls, atoms: Atoms2D, scan: Scan, probe: Probe, weights: Mapping[str, float], ladder: Sequence[str]
-    ) -> ColumnModel:
-        """Return the model that a survey shows.
+    ) -> tuple[ColumnModel, Measured]:
+        """Return the model that a survey shows, and the amplitudes of its columns.
 
         Parameters
         ----------
@@ -141,7 +141,8 @@ class ColumnModel:
         levels = {name: levels.get(name, scale * weights[name]) for name in atoms.species} | {"": 0.0}
         usual = max((name for name in ladder if name in scatter), key=lambda name: atoms.counts()[name])
         scatter |= dict.fromkeys(ladder, max(scatter[usual], _LEAST_SCATTER * levels[usual]))  # few may be misread
-        return cls(probe, levels, {name: scatter.get(name, scatter[usual]) for name in levels}, blur, noise)
+        learnt = cls(probe, levels, {name: scatter.get(name, scatter[usual]) for name in levels}, blur, noise)
+        return learnt, dataclasses.replace(measured, variance=noise * measured.variance)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -161,10 +162,6 @@ class ColumnModel:
         """
         moved = positions + self._shift(scan, atoms, positions, reach)
         return self._measure(scan, atoms, moved, scan.region).measured
-
-    def surveyed(self, scan: Scan, atoms: Atoms2D) -> Measured:
-        """Return the amplitudes in the image in which the atoms were found."""
-        return _joined([self._measure(scan, atoms, atoms.positions, tile).measured for tile in _tiles(scan, atoms)])
 
     def _guess(self, atoms: Atoms2D) -> FloatArray:
         """Return the amplitude of each column by its class."""

@@ -363,10 +363,11 @@ class EjectionRun:
     def _learn_columns(self, scan: Scan, found: Atoms2D) -> None:
         """Learn from a survey how many counts each class of column gives, and correct what they clearly contradict."""
         assert self._atoms is not None
-        self._columns = ColumnModel.learnt(found, scan, self._beam.probe, self._weights, self._settings.ladder)
+        probe, ladder = self._beam.probe, self._settings.ladder
+        self._columns, shown = ColumnModel.learnt(found, scan, probe, self._weights, ladder)
         evidence = Evidence(self._columns, len(found))
-        evidence.add(self._columns.surveyed(scan, found))
-        belief = Belief.of(found, self._settings.ladder, evidence)
+        evidence.add(shown)
+        belief = Belief.of(found, ladder, evidence)
         self._atoms, kept = belief.corrected(self._atoms, belief.contradicts(self._atoms))
         self._belief, self._dose = belief[kept], self._dose_now()
 
