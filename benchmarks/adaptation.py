@@ -1,6 +1,6 @@
 """Adapting to a frame without labels: what it gains on new conditions, what it costs on known ones, how long it takes.
 
-    python benchmarks/adaptation.py [--seeds 1] [--rounds 2] [--steps 80]
+    python benchmarks/adaptation.py [--seeds 1] [--rounds 3] [--steps 80]
 
 The adapted model is judged on another frame of the same conditions, and on frames that the bundled model knew.
 """

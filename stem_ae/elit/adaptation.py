@@ -57,7 +57,7 @@ class Effort:
         Simulated patches in each round; as many again from the frames and from the first conditions.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     steps: int = 80
     patches: int = 128
 
@@ -103,17 +103,17 @@ def adapt(
     progress(0.0, "fitting probe and dose to the frame")
     today = refit(frames[0], ensemble.predict(frames[0], step).atoms, material, seed)
     best, sure = ensemble, _count_sure(ensemble, frames, step)
-    history = [sure]
+    trained, history = ensemble, [sure]
     for round_ in range(effort.rounds):
-        better = _one_round(best, frames, step, material, today, effort, [seed, round_], progress, round_)
-        now = _count_sure(better, frames, step)
-        history.append(now)
-        if now < max(sure, 1):
-            break
-        saturated = now < _GAIN * sure
-        best, sure = better, now
-        if saturated:
-            break
+        # Labels come from a model that sees something; before the first round it may not see much yet.
+        labelled = frames if round_ and history[-1] else []
+        trained = _one_round(trained, labelled, step, material, today, effort, [seed, round_], progress, round_)
+        history.append(_count_sure(trained, frames, step))
+        if history[-1] >= max(sure, 1):
+            saturated = history[-1] < _GAIN * sure
+            best, sure = trained, history[-1]
+            if saturated:
+                break
     if best is not ensemble:
         progress(0.97, "learning what is familiar now")
         conditions = (today, material.conditions)
@@ -152,7 +152,7 @@ def _one_round(
     progress(start, f"round {round_ + 1}: simulating today's images")
     parts = [_simulated(ensemble, material, today, effort.patches, number)]
     parts.append(_simulated(ensemble, material, material.conditions, effort.patches // 2, number + 1))
-    if round_:  # the first round's labels come from a model that may not see much yet
+    if frames:
         parts.append(_from_frames(ensemble, frames, sampling, effort.patches // 2, np.random.default_rng(number)))
     images, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     recipe = training.Recipe(
