@@ -3,9 +3,9 @@
 Compared is what does not depend on where a lattice begins. The power spectrum: for each probe it is a multiple of that
 of the material without noise, plus the noise of counting and of line jitter. These are read where no lattice has
 signal, the multiple is fitted, and the two together give the dose. Directions matter, since astigmatism favours some of
-a lattice's
-spots: specimens are turned as the frame's lattice is. And the histogram, since a spectrum does not tell bright atoms
-from dark ones, which defocus makes of them. Probes on a coarse grid are ranked, and the best improved from there.
+a lattice's spots: specimens are turned as the frame's lattice is. And the histogram, since a spectrum does not tell
+bright atoms from dark ones, which defocus makes of them. Probes on a coarse grid are ranked, and the best improved from
+there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from stem_ae.imaging.scattering import cross_section
 
 FloatArray = NDArray[np.float64]
 
-_EXTENT = (16.0, 32.0)  # Å of the frame that are looked at
+_EXTENT = 32.0  # Å: at most so much of the frame is looked at
 _FINEST = 0.125  # Å per pixel of simulated images
 _SHARP = GaussianProbe(0.2)  # with which they are made; divided out again
 _HIGHEST = 2.2  # 1/Å
@@ -60,7 +60,7 @@ _ASTIGMATIC: tuple[Probe, ...] = tuple(
 
 
 def refit(image: Image, atoms: Atoms2D, material: Material, seed: int) -> Conditions:
-    """Return the conditions whose simulated frames look like this one in their power spectrum.
+    """Return the conditions whose simulated frames look like this one.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def refit(image: Image, atoms: Atoms2D, material: Material, seed: int) -> Condit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Look:
-    """What a square of the frame looks like, at frequencies up to ``_HIGHEST``, K along each axis."""
+    """What a square of the frame looks like, at the frequencies that are compared, K along each axis."""
 
     power: FloatArray  # (K, K) smoothed
     quantiles: FloatArray  # of the image within ``_BAND``, in standard deviations
@@ -113,7 +113,7 @@ class _Look:
 
     @classmethod
     def of(cls, image: Image, sampling: tuple[float, float]) -> _Look:
-        extent = float(np.clip(min(n * d for n, d in zip(image.shape, sampling, strict=True)), *_EXTENT))
+        extent = min(_EXTENT, *(n * d for n, d in zip(image.shape, sampling, strict=True)))
         rows, columns = (int(extent / d) for d in sampling)
         top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
         part = image[top : top + rows, left : left + columns].astype(float)
