@@ -176,8 +176,8 @@ class Intent:
         after = self.ladder[self.ladder.index(self.atoms.symbols[target]) + 1]
         leaving = weights[self.atoms.symbols[target]] - weights.get(after, 0.0)
         current = self.column.current_pa
-        before, after = signal_levels(self.atoms, target, weights, leaving, 1, self.probe, current, _BACKGROUND)
-        return step.expected_delay_s(before, after, self.settings().false_alarm_per_s, READING_S)
+        whole, rest = signal_levels(self.atoms, target, weights, leaving, 1, self.probe, current, _BACKGROUND)
+        return step.expected_delay_s(whole, rest, self.settings().false_alarm_per_s, READING_S)
 
     def _remedy(self, index: list[int], barn: dict[str, float], beside: float) -> str:
         """Say that too many neighbours will be lost, and which probe would spare them."""
