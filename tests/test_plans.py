@@ -735,11 +735,11 @@ def test_exploring_measures_where_the_property_is_large(swift, decisions):
     assert FRAME.pixels_to_plane(other.ask(5))[:, 0].mean() < everywhere.mean()
 
 
-@pytest.mark.parametrize(("drift", "border", "least", "median", "worst"), [
-    ((0.4, -0.3), 24, 0.6, 0.1, 0.3),
-    ((4.0, -3.0), 2, 12.0, 0.5, 1.5),  # farther than the border: the frame has to be moved after the specimen
+@pytest.mark.parametrize(("drift", "border", "median", "worst"), [
+    ((0.4, -0.3), 24, 0.1, 0.3),
+    ((4.0, -3.0), 2, 0.5, 1.5),  # farther than the border: the frame has to be moved after the specimen
 ])
-def test_exploring_follows_a_drifting_specimen(swift, decisions, drift, border, least, median, worst):
+def test_exploring_follows_a_drifting_specimen(swift, decisions, drift, border, median, worst):
     """The specimen drifts by Å; where a spectrum was taken on it, which it names, is where the survey showed the pixel.
 
     Within 0.3 Å, while it drifts by 0.5 Å in each second.
@@ -761,7 +761,7 @@ def test_exploring_follows_a_drifting_specimen(swift, decisions, drift, border, 
     assert swift.runner.outcome == "completed", swift.runner.error
     aimed = np.column_stack([run.column("probe_x"), run.column("probe_y")])
     moved = aimed - frame.pixels_to_plane(exploration.points)
-    assert np.linalg.norm(moved[-1]) > least  # it did drift
+    assert np.linalg.norm(moved[-1]) > 0.8 * np.linalg.norm(drift) * 48 * settings.exposure_s  # exposures alone take it
     measured = named_places(run.column("eels"))
     start = measured - frame.pixels_to_plane(exploration.points)
     error = np.linalg.norm(start - np.median(start, axis=0), axis=1)  # the drift until the survey belongs to it

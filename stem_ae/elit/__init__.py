@@ -15,6 +15,7 @@ from stem_ae.elit.prediction import Prediction
 
 if TYPE_CHECKING:
     from stem_ae.elit.ensemble import Ensemble
+    from stem_ae.torch_device import DeviceName
 
 __all__ = ["Ensemble", "Prediction", "adapt", "available", "load"]
 
@@ -26,18 +27,20 @@ def available() -> list[str]:
     return models.names()
 
 
-def load(name: str | pathlib.Path) -> Ensemble:
+def load(name: str | pathlib.Path, device: DeviceName = "auto") -> Ensemble:
     """Return an ensemble by its name in the model store, or from a file.
+
+    It computes on a GPU if PyTorch can use one, unless ``device`` is ``"cpu"``.
 
     Raises
     ------
     StemAeError
-        If there is no such model or the file holds something else.
+        If there is no such model, the file holds something else, or PyTorch cannot compute on the device.
     """
     from stem_ae.elit.ensemble import Ensemble
     from stem_ae.store import models
 
-    return Ensemble.read(models.find(name))
+    return Ensemble.read(models.find(name)).replace(device=device)
 
 
 def adapt(

@@ -117,7 +117,7 @@ def adapt(
     if best is not ensemble:
         progress(0.97, "learning what is familiar now")
         conditions = (today, material.conditions)
-        best = Ensemble(best.members, best.description, familiar_to(best, material, conditions, seed, frames=32))
+        best = best.replace(familiar=familiar_to(best, material, conditions, seed, frames=32))
     progress(1.0, f"sure of {history[0]} atoms before, {sure} now")
     return _with_provenance(best, ensemble, today, history)
 
@@ -170,11 +170,13 @@ def _one_round(
                 fraction = start + share * (0.1 + 0.9 * float(done.mean()))
                 progress(fraction, f"round {round_ + 1}: training {count} networks, loss {loss:.3f}")
 
-        return training.train_member(images, targets, recipe, number + k, ensemble.members[k], progress=report)
+        return training.train_member(
+            images, targets, recipe, number + k, ensemble.members[k], progress=report, device=ensemble.device
+        )
 
     with _one_thread_each(count) as pool:
         members = list(pool.map(train, range(count)))
-    return Ensemble(members, ensemble.description, ensemble.familiar)
+    return ensemble.replace(members=members)
 
 
 @contextlib.contextmanager
@@ -241,4 +243,4 @@ def _with_provenance(
     }
     name = f"{parent.description.material}-{now:%Y%m%d-%H%M%S}"
     description = dataclasses.replace(adapted.description, name=name, provenance=provenance)
-    return Ensemble(adapted.members, description, adapted.familiar)
+    return adapted.replace(description=description)

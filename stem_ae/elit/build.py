@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
@@ -22,6 +23,7 @@ from stem_ae.elit.posterior import Errors, Posterior, learn
 from stem_ae.elit.preprocess import repair
 from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.scoring import score
+from stem_ae.torch_device import CPU
 
 _FRAME_EXTENT = 48.0  # Å: largest frames on which a trained ensemble is checked
 _POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 80  # Å: those on which its positions are, and how many at most
@@ -68,7 +70,7 @@ def build(
     material: Material,
     plan: Plan,
     path: pathlib.Path,
-    device: str = "cpu",
+    device: torch.device = CPU,
     report: Report = lambda what, done, total, loss: None,
 ) -> Ensemble:
     """Train an ensemble and write it to ``path``, member by member.
@@ -123,12 +125,12 @@ def finished(
     ones at usual settings, since the extremes would widen everybody's ellipses.
     """
     familiar = familiar_to(
-        Ensemble(ensemble.members, ensemble.description), material, [material.conditions], seed, frames, report
+        ensemble.replace(familiar=None), material, [material.conditions], seed, frames, report
     )
     posterior = weighing(ensemble, material, seed, min(frames // 2, _POSITIONS_FRAMES), report)
     provenance = ensemble.description.provenance | {"statistics": {"seed": seed, "frames": frames}}
     description = dataclasses.replace(ensemble.description, posterior=posterior, provenance=provenance)
-    return Ensemble(ensemble.members, description, familiar)
+    return ensemble.replace(description=description, familiar=familiar)
 
 
 def weighing(

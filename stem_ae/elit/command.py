@@ -72,12 +72,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
     from stem_ae.elit.build import Plan, build
     from stem_ae.elit.training import Recipe
+    from stem_ae.torch_device import device_of
 
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device.startswith("cuda") and not torch.cuda.is_available():
-        raise StemAeError("There is no CUDA device here: use --device cpu.")
     torch.set_num_threads(arguments.threads or max(1, (os.cpu_count() or 1) - 1))
     plan = Plan(arguments.members, arguments.patches, recipe=Recipe(steps=arguments.steps), seed=arguments.seed)
     bars: dict[str, tqdm[Any]] = {}
@@ -90,7 +86,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if done == total:
             bar.close()
 
-    ensemble = build(name, material, plan, path, device, report)
+    ensemble = build(name, material, plan, path, device_of(arguments.device), report)
     print(f"{path}: {len(ensemble.members)} networks for {', '.join(ensemble.species)}, version {ensemble.version}")
 
 

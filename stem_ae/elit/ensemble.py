@@ -11,21 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
-from torch.nn import functional
 
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.classify import Classes, classified
 from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
+from stem_ae.elit.inference import Inference, Precision
 from stem_ae.elit.likelihood import Fit, fit
-from stem_ae.elit.network import MULTIPLE, UNet, fused
-from stem_ae.elit.novelty import Familiar, Signs, signs, tile_features
+from stem_ae.elit.network import UNet
+from stem_ae.elit.novelty import Familiar, Signs, signs
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
@@ -33,6 +32,7 @@ from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
 from stem_ae.elit.scan_lines import without_jitter
 from stem_ae.errors import StemAeError
 from stem_ae.reconstruct import Reconstruction, reconstruct
+from stem_ae.torch_device import DeviceName, device_of
 
 _FORMAT = "stem_ae-ensemble-1"
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
@@ -84,15 +84,28 @@ class Ensemble:
         Their common facts.
     familiar : Familiar, optional
         What training frames look like to the networks; without it, nothing is novel.
+    device : str
+        Where the networks compute, and are trained further: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+    precision : str, optional
+        ``"float32"`` or ``"bfloat16"``, of the networks' arithmetic; unless it is given, the first on a CPU, the
+        second on a GPU.
     """
 
-    def __init__(self, members: Sequence[UNet], description: Description, familiar: Familiar | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[UNet],
+        description: Description,
+        familiar: Familiar | None = None,
+        device: DeviceName = "cpu",
+        precision: Precision | None = None,
+    ) -> None:
         if not members:
             raise StemAeError("An ensemble needs at least one trained network.")
         self.members = tuple(member.eval() for member in members)
         self.description = description
         self.familiar = familiar
-        self._fused: tuple[UNet, ...] | None = None
+        self.device = device_of(device)
+        self.precision: Precision | None = precision
 
     @property
     def name(self) -> str:
@@ -119,6 +132,22 @@ class Ensemble:
         """Return how many networks it has."""
         return len(self.members)
 
+    def replace(self, **changes: Any) -> Ensemble:
+        """Return an ensemble that is made of the same but for these arguments of the constructor.
+
+        ``ensemble.replace(device="cuda")`` is the same ensemble on a GPU.
+
+        Raises
+        ------
+        StemAeError
+            If PyTorch cannot compute on the device.
+        """
+        same: dict[str, Any] = {
+            "members": self.members, "description": self.description, "familiar": self.familiar,
+            "device": self.device.type, "precision": self.precision,
+        }  # fmt: skip
+        return Ensemble(**(same | changes))
+
     def subset(self, members: Sequence[int]) -> Ensemble:
         """Return the ensemble of some of the members, by their numbers; nothing is computed or copied.
 
@@ -131,10 +160,10 @@ class Ensemble:
         if strange or not members:
             raise StemAeError(f"Name at least one of the members 0 to {len(self) - 1}: {list(members)} are not that.")
         provenance = {"members_of": {"version": self.version, "members": list(members)}} | self.description.provenance
-        return Ensemble(
-            [self.members[k] for k in members],
-            dataclasses.replace(self.description, provenance=provenance),
-            self.familiar.of_members(members) if self.familiar is not None else None,
+        return self.replace(
+            members=[self.members[k] for k in members],
+            description=dataclasses.replace(self.description, provenance=provenance),
+            familiar=self.familiar.of_members(members) if self.familiar is not None else None,
         )
 
     def predict(
@@ -179,15 +208,14 @@ class Ensemble:
         array = repair(as_image(image))
         step = as_sampling(sampling)
         frame = to_working_grid(array, step, self.sampling)
-        probability, deep = self.member_probabilities(frame)
-        mean = probability.mean(0)
-        spread = probability.std(0).max(0)
-        atoms = find_atoms(mean[1:], self.species, self.sampling, array, step, threshold)
-        shown = signs(frame, self.sampling, deep, mean[1:], spread, atoms)
+        answer = self._inference.answer(frame)
+        classes_there = answer.mean[1:]
+        atoms = find_atoms(classes_there, self.species, self.sampling, array, step, threshold)
+        shown = signs(frame, self.sampling, answer.deep, classes_there, answer.spread, atoms)
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
         atoms = classified(atoms, classes, array)
-        return Prediction(mean[1:], spread, self.sampling, atoms, *self._novelty(shown))
+        return Prediction(classes_there, answer.spread, self.sampling, atoms, *self._novelty(shown))
 
     def _novelty(self, shown: Signs) -> tuple[float, NDArray[np.float64]]:
         """Return how novel a frame is, and its foreign atoms; see :class:`Prediction`."""
@@ -200,10 +228,9 @@ class Ensemble:
         """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them."""
         array, step = repair(as_image(image)), as_sampling(sampling)
         frame = to_working_grid(array, step, self.sampling)
-        probability, deep = self.member_probabilities(frame)
-        mean, spread = probability.mean(0), probability.std(0).max(0)
-        atoms = find_atoms(mean[1:], self.species, self.sampling, array, step, 0.5)
-        return signs(frame, self.sampling, deep, mean[1:], spread, atoms), atoms
+        answer = self._inference.answer(frame)
+        atoms = find_atoms(answer.mean[1:], self.species, self.sampling, array, step, 0.5)
+        return signs(frame, self.sampling, answer.deep, answer.mean[1:], answer.spread, atoms), atoms
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""
@@ -242,27 +269,18 @@ class Ensemble:
         """
         return estimate_sampling(image, self.description.lattice_constant or self.name)
 
-    @torch.inference_mode()
-    def member_probabilities(self, frame: Image) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Return what each member says of a frame on the working grid.
+    def member_probabilities(self, frame: Image) -> NDArray[np.float32]:
+        """Return what each member says of a frame on the working grid: probabilities, class 0 is the background.
 
         Returns
         -------
         (M, 1 + C, h, w) array
-            Probabilities; class 0 is the background.
-        (M, T, F) array
-            Deep features of the frame's tiles, see :mod:`stem_ae.elit.novelty`.
         """
-        if self._fused is None:
-            self._fused = tuple(fused(_copy(member)) for member in self.members)
-        h, w = frame.shape
-        pad = (0, -w % MULTIPLE, 0, -h % MULTIPLE)
-        x = functional.pad(torch.from_numpy(np.ascontiguousarray(frame))[None, None], pad, mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
-        answers = [member.with_features(x) for member in self._fused]
-        logits = torch.cat([answer[..., :h, :w] for answer, _ in answers])
-        probability: NDArray[np.float32] = torch.softmax(logits, 1).numpy()
-        return probability, tile_features([features for _, features in answers])
+        return self._inference.each(frame)
+
+    @functools.cached_property
+    def _inference(self) -> Inference:
+        return Inference(self.members, self.device, self.precision)
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -319,12 +337,3 @@ class Ensemble:
 def _products() -> ThreadpoolController:
     """Return the hold on NumPy's and SciPy's matrix products: with threads, so many small ones take twice the time."""
     return ThreadpoolController()
-
-
-def _copy(member: UNet) -> UNet:
-    first = member.head
-    twin = UNet(first.out_channels // 4 - 1, first.in_channels)
-    twin.load_state_dict(member.state_dict())
-    return twin
-
-

@@ -225,14 +225,11 @@ def signs(
     return Signs(deep, spectrum, _reading(frame, working, probability, spread, seen), seen)
 
 
-def tile_features(features: Sequence[Tensor]) -> FloatArray:
-    """Return the features ``(M, T, F)`` of a frame's tiles from each member's ``(1, F, h, w)``."""
-    tiles = []
-    for member in features:
-        size = (min(_TILE, member.shape[2]), min(_TILE, member.shape[3]))
-        pooled = functional.avg_pool2d(member, size, stride=(max(1, size[0] // 2), max(1, size[1] // 2)))
-        tiles.append(pooled[0].flatten(1).T)
-    result: FloatArray = torch.stack(tiles).double().numpy()
+def tile_features(features: Tensor) -> FloatArray:
+    """Return the features ``(M, T, F)`` of a frame's tiles from those of each member, ``(M, F, h, w)``."""
+    size = (min(_TILE, features.shape[2]), min(_TILE, features.shape[3]))
+    pooled = functional.avg_pool2d(features, size, stride=(max(1, size[0] // 2), max(1, size[1] // 2)))
+    result: FloatArray = pooled.flatten(2).transpose(1, 2).double().cpu().numpy()
     return result
 
 

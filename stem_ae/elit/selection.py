@@ -181,7 +181,7 @@ def _atoms_of_members(
     found: list[list[Atoms2D]] = [[] for _ in range(len(ensemble))]
     for frame in frames:
         image = repair(as_image(frame))
-        probability, _ = ensemble.member_probabilities(to_working_grid(image, step, ensemble.sampling))
+        probability = ensemble.member_probabilities(to_working_grid(image, step, ensemble.sampling))
         for atoms, member in zip(found, probability, strict=True):
             atoms.append(find_atoms(member[1:], ensemble.species, ensemble.sampling, image, step, 0.5))
     return found

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from stem_ae.elit.network import UNet
+from stem_ae.torch_device import CPU
 
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps in all, and the mean loss since the last call."""
@@ -63,7 +64,7 @@ def train_member(
     start: UNet | None = None,
     checkpoint: pathlib.Path | None = None,
     progress: Progress = lambda done, total, loss: None,
-    device: str = "cpu",
+    device: torch.device = CPU,
 ) -> UNet:
     """Train one network.
 
@@ -83,8 +84,8 @@ def train_member(
         Where the state is kept every few hundred steps; if it exists, training goes on from there.
     progress : callable
         See :data:`Progress`.
-    device : str
-        A torch device.
+    device : torch.device
+        Where to train.
 
     Returns
     -------
@@ -96,9 +97,10 @@ def train_member(
     if start is not None:
         network.load_state_dict(start.state_dict())
     run = _Run(network.to(device), recipe)
+    seen, wanted = torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device)
     done = run.restore(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     losses: list[float] = []
-    for step, (image, target) in enumerate(_batches(images, targets, recipe, seed, device, skip=done), start=done + 1):
+    for step, (image, target) in enumerate(_batches(seen, wanted, recipe, seed, skip=done), start=done + 1):
         losses.append(run.step(step, image, target))
         if step % _REPORT_EVERY == 0 or step == recipe.steps:
             progress(step, recipe.steps, float(np.mean(losses)))
@@ -106,7 +108,7 @@ def train_member(
         if checkpoint is not None and step % 200 == 0:
             run.save(checkpoint, step)
     few = dataclasses.replace(recipe, steps=recipe.norm_batches)
-    averaged = run.finish(_batches(images, targets, few, seed + 1, device))
+    averaged = run.finish(_batches(seen, wanted, few, seed + 1))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return averaged
@@ -180,7 +182,7 @@ class _Run:
 
 
 def _batches(
-    images: NDArray[np.float16], targets: NDArray[np.uint8], recipe: Recipe, seed: int, device: str, skip: int = 0
+    images: Tensor, targets: Tensor, recipe: Recipe, seed: int, skip: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled batches, each turned or mirrored as a square can be."""
     rng = np.random.default_rng(seed)
@@ -192,8 +194,7 @@ def _batches(
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
         if step < skip:
             continue
-        image = torch.from_numpy(images[chosen].astype(np.float32))[:, None].to(device)
-        target = torch.from_numpy(targets[chosen]).to(device).float() / 255
+        image, target = images[chosen][:, None].float(), targets[chosen].float() / 255
         target = target / target.sum(1, keepdim=True)
         image, target = torch.rot90(image, turns, (2, 3)), torch.rot90(target, turns, (2, 3))
         if mirror:

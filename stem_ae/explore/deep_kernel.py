@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stem_ae.explore.gaussian_process import CPU, GaussianProcess, fit_points, negative_log_likelihood
+from stem_ae.explore.gaussian_process import GaussianProcess, fit_points, negative_log_likelihood
+from stem_ae.torch_device import CPU
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

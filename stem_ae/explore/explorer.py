@@ -16,7 +16,7 @@ from stem_ae.descriptors.windows import Windows, as_image, regular_centres
 from stem_ae.errors import StemAeError
 from stem_ae.explore import path
 from stem_ae.explore.acquisition import AcquisitionName, acquisition, situation, uncertainty
-from stem_ae.explore.gaussian_process import DeviceName, KernelName, device_of
+from stem_ae.explore.gaussian_process import KernelName
 from stem_ae.explore.surrogates import (
     AutomaticSurrogate,
     Candidates,
@@ -28,6 +28,7 @@ from stem_ae.explore.surrogates import (
     Surrogate,
     SurrogateName,
 )
+from stem_ae.torch_device import DeviceName, device_of
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

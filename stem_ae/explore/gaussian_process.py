@@ -21,16 +21,15 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from stem_ae.errors import StemAeError
+from stem_ae.torch_device import CPU
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 KernelName = Literal["rbf", "matern52", "rq"]
-DeviceName = Literal["cpu", "cuda", "auto"]
 
 JITTER = 1e-6  # of the variance of the data: the least noise, which keeps the Cholesky factor well conditioned
 FIT_POINTS = 200  # hyper-parameters are learnt from at most so many points; all points predict
 BLOCK = 8192  # candidates predicted at once
-CPU = torch.device("cpu")
 
 
 def _rbf(d2: Tensor, _: Tensor) -> Tensor:
@@ -50,20 +49,6 @@ def _rational_quadratic(d2: Tensor, alpha: Tensor) -> Tensor:
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rbf": _rbf, "matern52": _matern52, "rq": _rational_quadratic,
 }
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of a name; "auto" is a GPU if PyTorch can use one.
-
-    Raises
-    ------
-    StemAeError
-        If there is none of this name.
-    """
-    usable = torch.cuda.is_available()
-    if name not in ("cpu", "cuda", "auto") or (name == "cuda" and not usable):
-        raise StemAeError(f"PyTorch cannot compute on {name!r} here: choose the device cpu{', cuda' * usable} or auto.")
-    return torch.device("cuda" if usable and name != "cpu" else "cpu")
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
 from stem_ae.explore.deep_kernel import DeepKernel, held_out
-from stem_ae.explore.gaussian_process import CPU, GaussianProcess, KernelName, Posterior
+from stem_ae.explore.gaussian_process import GaussianProcess, KernelName, Posterior
+from stem_ae.torch_device import CPU
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
