@@ -2,8 +2,9 @@
 
     pip install onnx onnxruntime      # for those rows; torch.compile needs a C++ compiler
     python benchmarks/runtimes.py [--size 512] [--repeats 7] [--threads 1]
+    python benchmarks/runtimes.py --size 1024 --members 20          # the figure for a GPU, where there is one
 
-Networks only: what comes before and after them is the same for all.
+Networks only: what comes before and after them is the same for all. The last line is of all that a prediction does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stem_ae import elit
+from stem_ae.elit.inference import Inference
 from stem_ae.elit.network import MULTIPLE, fused
 from stem_ae.elit.preprocess import as_image, to_working_grid
 
@@ -50,6 +52,27 @@ def channels_last(together: Together, image: Tensor) -> Answer:
     """PyTorch with channels last, as stem_ae uses it."""
     last, x = together.to(memory_format=torch.channels_last), image.contiguous(memory_format=torch.channels_last)
     return lambda: last(x).numpy()
+
+
+def bfloat16(together: Together, image: Tensor) -> Answer:
+    """PyTorch with channels last and numbers of half the size."""
+    return _elsewhere(together, image, "cpu", torch.bfloat16)
+
+
+def gpu(together: Together, image: Tensor) -> Answer:
+    """PyTorch on a GPU, kernel by kernel."""
+    return _elsewhere(together, image, "cuda", torch.float32)
+
+
+def gpu_bfloat16(together: Together, image: Tensor) -> Answer:
+    """PyTorch on a GPU with numbers of half the size."""
+    return _elsewhere(together, image, "cuda", torch.bfloat16)
+
+
+def _elsewhere(together: Together, image: Tensor, device: str, kind: torch.dtype) -> Answer:
+    last = together.to(device, kind, memory_format=torch.channels_last)
+    x = image.contiguous(memory_format=torch.channels_last)
+    return lambda: last(x.to(device, kind)).float().cpu().numpy()
 
 
 def compiled(together: Together, image: Tensor) -> Answer:
@@ -82,19 +105,21 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="pixels of the frame's side, at 0.104 Å each")
+    parser.add_argument("--members", type=int, default=5, help="networks; the bundled ones again and again")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     ensemble = elit.load("graphene")
+    ensemble = ensemble.subset([k % len(ensemble) for k in range(arguments.members)])
     truth = frames.frame("graphene", 1e6, size=(arguments.size, arguments.size))
     working = to_working_grid(as_image(truth.counts), truth.sampling, ensemble.sampling)
     h, w = (side - side % MULTIPLE for side in working.shape)
     image = torch.from_numpy(np.ascontiguousarray(working[:h, :w]))[None, None]
     with torch.inference_mode():
         runners: dict[str, Answer] = {}
-        for prepare in (eager, channels_last, compiled, frozen, onnx):
+        for prepare in (eager, channels_last, bfloat16, compiled, frozen, onnx, gpu, gpu_bfloat16):
             members = [fused(copy.deepcopy(member)) for member in ensemble.members]
             together = Together(members).eval().to(memory_format=torch.contiguous_format)
             try:
@@ -102,7 +127,7 @@ def main() -> None:
                 for _ in range(2):  # warm
                     run()
             except Exception as error:  # a runtime that is not there is left out of the comparison
-                del runners[prepare.__name__]
+                runners.pop(prepare.__name__, None)
                 print(f"{prepare.__name__}: not here ({str(error).splitlines()[0][:90]})")
         expected = runners["eager"]()
         times: dict[str, list[float]] = {name: [] for name in runners}
@@ -118,7 +143,19 @@ def main() -> None:
         for name, run in runners.items():
             difference = float(np.abs(run() - expected).max())
             ms = 1e3 * statistics.median(cpu[name]), 1e3 * min(times[name])
-            print("| {} | {:.0f} | {:.0f} | {:.1e} |".format(name.replace("_", " "), *ms, difference))
+            print("| {} | {:.0f} | {:.1f} | {:.1e} |".format(name.replace("_", " "), *ms, difference))
+    inference = Inference(ensemble.members, ensemble.device)
+    networks, whole = (
+        min(_wall_s(run) for _ in range(arguments.repeats + 2))
+        for run in (lambda: inference.answer(working), lambda: ensemble.predict(truth.counts, truth.sampling))
+    )
+    print(f"used on {ensemble.device}: {1e3 * networks:.1f} ms for the networks, {1e3 * whole:.1f} ms for a prediction")
+
+
+def _wall_s(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
