@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests, from a fresh clone; arguments go to pytest (bash test.sh -m "not slow and not gui").
+# The tests, from a fresh clone, in two processes; arguments go to pytest (bash test.sh -m "not slow and not gui").
 set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/environment.sh
@@ -7,4 +7,4 @@ cd "$(dirname "$0")"
 make_environment "swift,experiment,simulate,descriptors,test"
 make_window_possible
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$VENV/bin/python" -m pytest "$@"
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -47,8 +48,10 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("postgresql")
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if as_user:
-        for parent in [folder, *folder.parents][:3]:
-            parent.chmod(0o755)
+        for parent in [folder, *folder.parents]:
+            if parent == pathlib.Path(tempfile.gettempdir()):
+                break
+            parent.chmod(0o755)  # pytest's folders are root's alone
         shutil.chown(folder, "postgres")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

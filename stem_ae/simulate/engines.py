@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -159,9 +160,11 @@ def _cp2k(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
         raise StemAeError("CP2K needs a cell: build the structure with vacuum around it.")
     periodic = {3: "XYZ", 2: "XY"}.get(int(atoms.pbc.sum()), "NONE")
     unpaired = round(float(atoms.get_initial_magnetic_moments().sum()))
+    # CP2K takes no path of more than 80 characters: it works in the folder and is given a name there.
+    shell = shlex.quote(shutil.which("cp2k_shell.psmp") or shutil.which("cp2k_shell") or "cp2k_shell")
     # What the section says itself is switched off here. An odd number of electrons needs both spins.
     return CP2K(
-        command=shutil.which("cp2k_shell.psmp") or shutil.which("cp2k_shell"), label=str(folder / "cp2k"),
+        command=f"cd {shlex.quote(str(folder))} && exec {shell}", label="cp2k",
         inp=dft_section(periodic), force_eval_method=None, basis_set_file=None, potential_file=None, cutoff=None,
         max_scf=None, xc=None, poisson_solver=None, stress_tensor=bool(atoms.pbc.any()), print_level="LOW",
         uks=bool(unpaired or int(atoms.numbers.sum()) % 2), multiplicity=unpaired + 1 if unpaired else None,
