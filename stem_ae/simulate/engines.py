@@ -154,7 +154,7 @@ def _gfnff(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
 def _cp2k(atoms: ase.Atoms, folder: pathlib.Path) -> Any:
     from ase.calculators.cp2k import CP2K
 
-    from stem_ae.simulate.inputs.cp2k import dft_section
+    from stem_ae.simulate.cp2k import dft_section
 
     if atoms.cell.rank < 3:
         raise StemAeError("CP2K needs a cell: build the structure with vacuum around it.")
