@@ -115,7 +115,7 @@ def test_only_the_newest_frame_is_looked_at(worker, ensemble, listener):
     start = time.perf_counter()
     for column in range(2, 12):
         worker.submit(frame(spot(column)))
-    assert time.perf_counter() - start < 0.05  # the sender does not wait for the net
+    assert time.perf_counter() - start < 0.5  # the sender does not wait for the net, which waits for the gate
     ensemble.gate.set()
     listener.wait(lambda seen: len(seen.results) == 2)
     time.sleep(0.05)
@@ -178,7 +178,7 @@ def test_nothing_is_said_after_closing(ensemble, listener):
     assert ensemble.working.wait(5)
     start = time.perf_counter()
     worker.close()
-    assert time.perf_counter() - start < 0.05  # the caller does not wait for the net
+    assert time.perf_counter() - start < 0.5  # the caller does not wait for the net, which waits for the gate
     calls = listener.calls
     ensemble.gate.set()
     worker.close(timeout_s=5)
