@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 
 import numpy as np
 import torch
 
 from stem_ae import elit
-from stem_ae.imaging import specimens
+from stem_ae.imaging import damage, specimens
 from stem_ae.imaging.scan_field import ScanField
 from stem_ae.imaging.virtual_microscope import Beam as Column
 from stem_ae.imaging.virtual_microscope import Conditions, VirtualMicroscope
@@ -31,14 +32,35 @@ SHAPE = (200, 200)
 CLEAR = 6.5  # Å between targets: their neighbours are their own
 SAME_COLUMN = 0.5  # Å
 BLANKED_S = 2e-3  # more than the blanker takes
+possible_events = functools.lru_cache(maxsize=4)(damage.possible_events)
 NAMED = {Verdict.NONE: 0, Verdict.ONE: 1, Verdict.MORE: 2}
+
+
+class Expecting(VirtualMicroscope):
+    """Adds up how many atoms of other columns are to be expected to leave, beside playing the game of chance."""
+
+    column = None
+    expected = (0.0, 0.0)
+
+    def _expose(self, middle, size, rotation, beam, start, seconds):
+        if self.column is not None and seconds > 0:
+            events = possible_events(self.specimen, beam.energy_ev)
+            at = self.specimen.positions[events.hit, :2]
+            barn = events.barn * (np.linalg.norm(at - self.column, axis=1) > SAME_COLUMN)
+            field = ScanField(fov=(1.0, 1.0), centre=tuple(middle.tolist()), rotation=rotation)
+            probe = beam.probe(self.conditions.source_sigma, rotation)
+            per_electron = barn * damage.BARN * damage.fluence(probe, size, field.to_fraction(at) - 0.5)
+            lost = float(per_electron.sum()) * beam.electrons(seconds)
+            exposure, scan = self.expected
+            self.expected = (exposure, scan + lost) if size[0] else (exposure + lost, scan)
+        super()._expose(middle, size, rotation, beam, start, seconds)
 
 
 class Truth(Observer):
     """Notes where the column really is when the beam is fired, and what left during each attempt, by what."""
 
-    def __init__(self, microscope: VirtualMicroscope) -> None:
-        self.microscope = microscope
+    def __init__(self, microscope: Expecting, sites: np.ndarray) -> None:
+        self.microscope, self.sites = microscope, sites
         self.aims: list[tuple[float, float]] = []
         self.left: list[tuple] = []
         self._gone = 0
@@ -46,6 +68,9 @@ class Truth(Observer):
         self._column = np.zeros(2)
 
     def aiming(self, site):  # noqa: D102
+        columns, _ = self.microscope.columns
+        away = FIELD.to_image(columns, SHAPE) - self.sites[site]
+        self.microscope.column = columns[np.linalg.norm(away, axis=1).argmin()]
         self._gone = len(self.microscope.ejections)
         self._fired_s = float("inf")
 
@@ -89,7 +114,7 @@ def session(ensemble, args, rng):
     drift = tuple(args.drift / 60 * np.array([np.cos(angle), np.sin(angle)]))
     specimen = specimens.mos2((60.0, 60.0), 0.02, 0.0, rotation=rng.uniform(0, 60), seed=int(rng.integers(2**31)))
     conditions = Conditions(drift=drift, source_sigma=args.source)
-    microscope = VirtualMicroscope(specimen, conditions, int(rng.integers(2**31)), clock)
+    microscope = Expecting(specimen, conditions, int(rng.integers(2**31)), clock)
     column = Column(current_pa=args.current, semiangle_mrad=args.semiangle)
     seed = int(rng.integers(2**31))
     beam = VirtualBeam(microscope, clock, FIELD, column, SAMPLING, blanker_s=args.blanker * 1e-3, seed=seed)
@@ -103,8 +128,8 @@ def session(ensemble, args, rng):
     survey = beam.survey(settings.survey_dose)
     beam.blank()
     atoms = find(survey.image, survey.sampling)
-    truth = Truth(microscope)
     policy = OpenLoop(atoms.positions[some_targets(atoms, rng)])
+    truth = Truth(microscope, policy.sites)
     run = EjectionRun(beam, find, policy, settings, observer=truth, start=(survey, atoms))
     run.guard.arm()
     reason = run.run()
@@ -126,9 +151,10 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     ensemble, rng = elit.load("mos2"), np.random.default_rng(args.seed)
-    aims, results, refused = [], [], 0
+    aims, results, refused, expected, tried = [], [], 0, np.zeros(2), 0
     while len(results) < args.attempts:
         truth, run = session(ensemble, args, rng)
+        expected, tried = expected + truth.microscope.expected, tried + len(truth.left)
         aims += truth.aims
         results += truth.left
         refused += sum(a.outcome is Outcome.NOT_FIRED for a in run.attempts)
@@ -147,6 +173,7 @@ def main():
                     what: sum(any(o["by"] == what for o in others) for *_, others in results) / n
                     for what in ("exposure", "scan")
                 },
+                "to_be_expected": dict(zip(("exposure", "scan"), (expected / tried).tolist(), strict=True)),
                 "beam_on_another_column": float(np.mean(aims[:, 0] > 0.9)),
                 "aim_rms_pm": 100 * float(np.sqrt(np.mean(aims[:, 0] ** 2))),
                 "aim_stated_pm": 100 * float(np.sqrt(np.mean(aims[:, 1] ** 2))),

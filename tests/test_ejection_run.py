@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -380,6 +381,19 @@ def test_the_next_survey_reports_what_no_verification_has_looked_at():
     (change,) = run.found_later
     assert (change.before, change.after) == ("S2", "S1")
     assert change.position == pytest.approx(bench.near((8, 8))[0], abs=0.2)
+
+
+def test_misread_columns_do_not_spoil_the_brightness_of_a_rare_class():
+    bench = Disulfide(seed=13, damage=False, vacancies=0.02)
+    survey, probe, weights = bench.survey, bench.beam.probe, {"Mo": 0.04, "S2": 0.015, "S1": 0.008}
+    model, shown = ColumnModel.learnt(bench.atoms, survey, probe, weights, LADDER)
+    labels = bench.atoms.labels.copy()
+    s2 = shown.index[labels[shown.index] == 1]
+    dim = s2[np.argsort(shown.amplitude[labels[shown.index] == 1])[:4]]
+    labels[dim] = 2  # as networks do
+    misread, _ = ColumnModel.learnt(dataclasses.replace(bench.atoms, labels=labels), survey, probe, weights, LADDER)
+    np.testing.assert_allclose(misread.levels, model.levels, rtol=0.03)
+    assert misread.levels[2] == pytest.approx(0.0085, rel=0.06)  # of the image model
 
 
 def test_counts_tell_columns_apart_as_well_as_they_can():

@@ -56,6 +56,10 @@ def test_false_alarms_and_delay_are_those_of_simulation(before, after, exposure,
 def test_where_one_exposure_decides_false_alarms_are_rarer_than_asked():
     alarms = run_lengths(S2, S1, 3000.0, 1e-5, S2, 500, seed=3)
     assert 300 < 1 / (alarms.mean() * 1e-5) < 3000 * 1.1
+    for exposure in (5e-4, 1e-3, 1e-2):  # nothing is searched here, and nothing lost
+        nats = step.threshold(S2, S1, 1e-3, exposure)
+        assert step.false_alarm_rate(S2, S1, nats, exposure) <= 1e-3
+        assert step.expected_delay_s(S2, S1, 1e-3, exposure) == pytest.approx(exposure, rel=1e-6)
 
 
 def test_detector_is_the_definition():

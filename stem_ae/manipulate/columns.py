@@ -21,7 +21,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import Probe
 from stem_ae.manipulate.beam import Region, Scan
-from stem_ae.manipulate.levels import by_ladder
+from stem_ae.manipulate.levels import atoms_left, by_ladder
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -127,19 +127,21 @@ class ColumnModel:
         parts = [model._measure(scan, atoms, atoms.positions, tile) for tile in _tiles(scan, atoms)]
         measured = _joined([part.measured for part in parts])
         noise = float(np.median([part.noise for part in parts]))
+        names = _by_counts(np.array(atoms.symbols)[measured.index], measured.amplitude, ladder)
         levels, scatter = {}, {}
         for k, name in enumerate(atoms.species):
-            here = atoms.labels[measured.index] == k
+            here = names == name
             if here.any():
                 amplitude = measured.amplitude[here]
                 levels[name] = float(np.median(amplitude))
                 spread = 1.4826 * float(np.median(np.abs(amplitude - levels[name])))
                 counting = noise * float(np.median(measured.variance[here, k]))
                 scatter[name] = float(np.sqrt(max(spread**2 - counting, 0.0)))
-        levels |= by_ladder(levels, atoms.counts(), ladder)
+        counts = {name: int(np.sum(names == name)) for name in atoms.species}
+        levels |= by_ladder(levels, counts, ladder)
         scale = float(np.median([levels[name] / weights[name] for name in levels]))
         levels = {name: levels.get(name, scale * weights[name]) for name in atoms.species} | {"": 0.0}
-        usual = max((name for name in ladder if name in scatter), key=lambda name: atoms.counts()[name])
+        usual = max((name for name in ladder if name in scatter), key=lambda name: counts[name])
         scatter |= dict.fromkeys(ladder, max(scatter[usual], _LEAST_SCATTER * levels[usual]))  # few may be misread
         learnt = cls(probe, levels, {name: scatter.get(name, scatter[usual]) for name in levels}, blur, noise)
         return learnt, dataclasses.replace(measured, variance=noise * measured.variance)
@@ -315,6 +317,33 @@ class Evidence:
         stray = np.log(_STRAY) - self._images * np.log(2 * self._model.levels.max())
         both: FloatArray = np.logaddexp(log, stray[:, None])
         return both[:, [self._model.names.index(name) for name in names]]
+
+
+def _by_counts(names: NDArray[np.str_], amplitude: FloatArray, ladder: Sequence[str]) -> NDArray[np.str_]:
+    """Return the class of each column, those of the ladder by their counts: few misread columns spoil a rare class.
+
+    Parameters
+    ----------
+    names : (K,) array
+        As found.
+    amplitude : (K,) array
+        Å².
+    ladder : sequence of str
+        As for :func:`by_ladder`; unless the last class is empty, nothing is said about the others' brightness.
+    """
+    on_ladder = np.isin(names, ladder)
+    if ladder[-1] or not on_ladder.any():
+        return names
+    steps = np.array([name for name in ladder if name])
+    frequent = np.array([np.sum(names == name) for name in steps])
+    usual = int(frequent.argmax())
+    middle = np.median(amplitude[names == steps[usual]])
+    spread = 1.4826 * np.median(np.abs(amplitude[names == steps[usual]] - middle)) + _LEAST_SCATTER * middle
+    levels = middle / atoms_left(steps[usual], ladder) * np.array([atoms_left(name, ladder) for name in steps])
+    away = (amplitude[on_ladder, None] - levels) / spread
+    result = names.copy()
+    result[on_ladder] = steps[np.argmax(np.log(frequent + 0.5) - away**2 / 2, axis=1)]
+    return result
 
 
 def _centred(pattern: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -31,7 +31,7 @@ Find = Callable[[FloatArray, float], Atoms2D]
 """Finds the atoms of an image (detected electrons) with a sampling in Å per pixel."""
 
 _GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the target, and its sides
-_AROUND = 10.5  # Å: side of the verification scan; the six next columns of MoS2 are 3.2 Å away
+_AROUND = 8.8  # Å: side of the verification scan; the six next columns of MoS2 are 3.2 Å away
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
 _WAIT_S = 0.02
@@ -66,10 +66,10 @@ class RunSettings:
     false_alarm_per_s: float = 1e-3
     aim_limit: float = LIMIT
     survey_dose: float = 1e4
-    aim_dose: float = 2.5e3
-    verify_dose: float = 5e3
+    aim_dose: float = 1.25e3
+    verify_dose: float = 2.5e3
     aim_scans: int = 4
-    verify_scans: int = 5
+    verify_scans: int = 10
 
     @classmethod
     def moving(cls, dopant: str = "Si", host: str = "C", **others: Any) -> RunSettings:

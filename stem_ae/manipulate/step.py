@@ -111,7 +111,7 @@ def threshold(before: float, after: float, false_alarm_per_s: float, exposure_s:
     """Return the threshold in nats that gives these false alarms with exposures of this length.
 
     The smallest on a fine grid (at most 0.025 nats) with which they are not more frequent than asked for. Where a
-    single exposure tells the two levels apart they are rarer, because counts are whole numbers.
+    single exposure tells the two levels apart they are rarer: counts are whole numbers, and more of them gain nothing.
 
     Parameters
     ----------
@@ -174,9 +174,15 @@ def _checked(before: float, after: float, false_alarm_per_s: float) -> tuple[flo
 
 @functools.lru_cache(maxsize=1024)
 def _threshold(before: float, after: float, false_alarm_per_s: float, exposure_s: float) -> float:
-    """Search the smallest number of grid steps whose run length is long enough."""
+    """Search the smallest number of grid steps whose run length is long enough.
+
+    Run lengths are at least exp(threshold) (Lorden 1971): where one exposure decides anyway, that will do.
+    """
     wanted = max(1 / (false_alarm_per_s * exposure_s), 1.0)
     grid = _grid(before, after)
+    enough = max(math.ceil(math.log(wanted) / grid), 1)
+    if _one_decides(before, after, enough * grid, exposure_s):
+        return enough * grid
     low, high = 0, math.ceil((math.log(wanted) + 3) / grid)
     guess = high // 2
     while high - low > 1:
@@ -187,6 +193,13 @@ def _threshold(before: float, after: float, false_alarm_per_s: float, exposure_s
         step = round(math.log(wanted / exposures) / grid) if math.isfinite(exposures) else 0
         guess = guess + step if low < guess + step < high else (low + high) // 2
     return high * grid
+
+
+def _one_decides(before: float, after: float, nats: float, exposure_s: float) -> bool:
+    """Return whether one exposure after the step as good as always (six standard deviations) gives this evidence."""
+    evidence = information_per_s(before, after) * exposure_s
+    spread = abs(math.log(after / before)) * math.sqrt(after * exposure_s)
+    return evidence - 6 * spread > nats
 
 
 def _grid(before: float, after: float) -> float:
