@@ -32,7 +32,7 @@ from stem_ae.manipulate import (
     runlog,
 )  # fmt: skip
 from stem_ae.manipulate.beam import Scan
-from stem_ae.manipulate.run import Find
+from stem_ae.manipulate.run import AROUND, Find
 
 from . import ejection_pictures, keeping
 from .canvas import Overlays
@@ -48,7 +48,6 @@ FloatArray = NDArray[np.float64]
 
 UPDATE_TASK = "stem_ae eject update"
 
-_PATCH = 10.5  # Å
 _GUESSED_DRIFT = (1 / 60, 0.0)  # Å/s in rehearsals: that of a good stage, as long as the real one is not known
 _MEASURED_S = 60.0  # the beam's source is taken to be the same for so long
 _KNOWN = 0.02  # Å/s: ... better than this
@@ -564,7 +563,7 @@ class EjectionModel(Observable.Observable):
         assert survey is not None
         assert place is not None
         step = survey.sampling
-        half = round(_PATCH / 2 / step)
+        half = round(AROUND / 2 / step)
         column, row = np.rint((place + news.drift - survey.origin) / step).astype(int)
         height, width = survey.image.shape
         top, left = np.clip([row - half, column - half], 0, np.maximum([height - 2 * half, width - 2 * half], 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class News(Observer):
         self.place: FloatArray | None = None
         """The column that was exposed last, in Å in the first survey."""
         self.after: Scan | None = None
-        """The last verification scan."""
+        """The verification scans of the last exposure, added up."""
         self.target: int | None = None
         """The target that it is about."""
         self.note = ""
@@ -90,7 +91,11 @@ class News(Observer):
             self._changed()
 
     def verifying(self, site: int, scan: Scan) -> None:
-        """Keep the verification scan."""
+        """Add the verification scan to those before it, which the drift has moved by next to nothing."""
+        before = self.after
+        if before is not None and before.image.shape == scan.image.shape:
+            image, electrons = before.image + scan.image, before.electrons + scan.electrons
+            scan = dataclasses.replace(scan, image=image, electrons=electrons)
         self.after = scan
         self._set(site, "verifying")
         self._changed()

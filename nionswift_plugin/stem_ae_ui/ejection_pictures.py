@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stem_ae.manipulate import Exposure
 from stem_ae.manipulate.beam import Scan
+from stem_ae.manipulate.run import AROUND
 
 Picture = NDArray[np.uint32]
 
@@ -21,7 +22,7 @@ _SCALE = 2  # pixels per point: sharp on fine screens, and downscaled on others
 _GROUND, _GRID, _TEXT, _SIGNAL, _LEVEL, _EVIDENCE, _DECISION = (
     "#202226", "#3A3D44", "#B9BDC6", "#56B4E9", "#8A8F99", "#F0A020", "#FF4DFF"
 )  # fmt: skip
-_PATCH, _MARK = 10.5, 0.75  # Å: side of a patch, radius of the circle around its target
+_MARK = 0.75  # Å: radius of the circle around the target
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 60, 20, 18  # points around the trace; the levels' names stand to its right
 _EDGE = 8  # points between words and the picture's edge
 
@@ -138,5 +139,5 @@ def before_and_after(before: Scan | None, after: Scan | None) -> Picture:
         grey = np.clip((scan - low) / max(high - low, 1e-12), 0, 1) * 255
         patch = Image.fromarray(grey.astype(np.uint8)).resize((side * _SCALE,) * 2, Image.Resampling.BICUBIC)
         canvas.image.paste(patch, (round(left * _SCALE), 18 * _SCALE))
-        canvas.circle(left + side / 2, 18 + side / 2, side * _MARK / _PATCH)
+        canvas.circle(left + side / 2, 18 + side / 2, side * _MARK / AROUND)
     return canvas.picture()

@@ -30,8 +30,9 @@ FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
 """Finds the atoms of an image (detected electrons) with a sampling in Å per pixel."""
 
+AROUND = 8.8
+"""Å: side of a verification scan. The six next columns of MoS2, 3.2 Å away, are in it, and a little more."""
 _GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the target, and its sides
-_AROUND = 8.8  # Å: side of the verification scan; the six next columns of MoS2 are 3.2 Å away
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
 _WAIT_S = 0.02
@@ -628,7 +629,7 @@ class EjectionRun:
         with contextlib.suppress(Interrupted, StemAeError):  # what is known by then is kept
             for _ in range(settings.verify_scans):
                 x, y = self._atoms.positions[atom] + self._drift.at(self._beam.now())
-                region = self._inside((float(x), float(y)), _AROUND, _AROUND, (True, True))
+                region = self._inside((float(x), float(y)), AROUND, AROUND, (True, True))
                 if region is None or verification.is_clear:
                     break
                 scan = self._scan(region, settings.verify_dose)
