@@ -80,21 +80,23 @@ class Fit:
         heights: FloatArray = frame.origin[1] + np.arange(len(frame.data)) * frame.step[1]
         return heights
 
-    def lines_with(self, positions: FloatArray, shifts: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return how far each line lies from the model if the atoms are held at other positions.
+    def equations(self, positions: FloatArray, shifts: FloatArray) -> Equations:
+        """Return the normal equations of the atoms' x and of the lines' shifts, at other positions and shifts.
 
         See :meth:`refitted` for the arguments.
-
-        Returns
-        -------
-        offset : (L,) array
-            Å along x by which each shows the atoms further right than the model has them.
-        variance : (L,) array
-            Of these, in Å², if the atoms are where the model has them.
         """
-        frame, everyone = self._held(positions, shifts)
-        state = dataclasses.replace(self._state, positions=everyone)
-        return _lines(frame, state, _Model.at(frame, state))
+        frame, state = self._held(positions, shifts)
+        return _equations(state, _Model.at(frame, state))
+
+    def pulls(self, positions: FloatArray, shifts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the right side of the equations, in 1/Å: for atoms ``(M,)``, and for lines and shear ``(L + 1,)``.
+
+        It has not been divided by their excess.
+
+        See :meth:`refitted` for the arguments.
+        """
+        frame, state = self._held(positions, shifts)
+        return _pulls(state, _Model.at(frame, state))
 
     def refitted(self, positions: FloatArray, shifts: FloatArray) -> Fit:
         """Return the fit after one more step, with lines that are known to be shifted.
@@ -106,17 +108,44 @@ class Fit:
         shifts : (L,) array
             Å along x by which each line, at :attr:`heights`, shows the atoms too far right.
         """
-        frame, everyone = self._held(positions, shifts)
-        state = dataclasses.replace(self._state, positions=everyone)
-        state = _step(state, _Model.at(frame, state), everyone, _PRECISE)
-        return _summary(frame, state, everyone, len(positions))
+        frame, start = self._held(positions, shifts)
+        state = _step(start, _Model.at(frame, start), start.positions, _PRECISE)
+        return _summary(frame, state, start.positions, len(positions))
 
-    def _held(self, positions: FloatArray, shifts: FloatArray) -> tuple[_Frame, FloatArray]:
-        """Return the frame with its lines in place, and all positions, those beyond the edge too."""
+    def _held(self, positions: FloatArray, shifts: FloatArray) -> tuple[_Frame, _State]:
+        """Return the frame with its lines in place, and the state with the atoms at other positions."""
         everyone = self._state.positions.copy()
         everyone[: len(positions)] = positions
-        return dataclasses.replace(self._frame, shifts=shifts), everyone
+        state = dataclasses.replace(self._state, positions=everyone)
+        return dataclasses.replace(self._frame, shifts=shifts).with_tails(state), state
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equations:
+    """Information about the atoms' x and the lines' shifts, in 1/Å²; everything else is held.
+
+    After the shifts comes one unknown more: how far all atoms are sheared, each by itself. An oval probe does the same,
+    so that nothing must be read from it.
+
+    Attributes
+    ----------
+    atoms : (M, M) sparse matrix
+        About the atoms, those beyond the frame's edge after the others.
+    lines : (L + 1, L + 1) array
+        About the lines, and the shear.
+    both : (M, L + 1) sparse matrix
+        What they share.
+    heights : (M,) array
+        y of the atoms in Å.
+    excess : float
+        By what the information has been divided: the square of what is left of the image, in units of its noise.
+    """
+
+    atoms: csr_matrix
+    lines: FloatArray
+    both: csr_matrix
+    heights: FloatArray
+    excess: float
 
 
 def fit(
@@ -332,11 +361,6 @@ class _Model:
         return np.stack([self.windows.flat(v) for v in (0.5 * slope_x * x, slope_x * y, 0.5 * slope_y * y)])
 
     @functools.cached_property
-    def slope(self) -> Image:
-        """Derivative of the image with respect to a shift of everything along x."""
-        return self.windows.image(self.columns[0])
-
-    @functools.cached_property
     def _hats(self) -> tuple[Image, Image]:
         rows, columns = self.frame.hats
         margin = ((self.windows.margin, self.windows.margin), (0, 0))
@@ -348,6 +372,11 @@ class _Model:
         pointer = np.arange(3 * n + 1, dtype=np.int32) * np.int32(p)
         index = np.tile(self.windows.index.ravel(), 3)
         return csc_matrix((self.columns.ravel(), index, pointer), (self.probe.shape[1], 3 * n))
+
+    @property
+    def along_x(self) -> csc_matrix:
+        """Derivative of the flat image with respect to each atom's x, ``(pixels, N)``."""
+        return self._sparse[:, : len(self.columns[0])].astype(float)
 
     @functools.cached_property
     def _transposed(self) -> csr_matrix:
@@ -512,12 +541,35 @@ def _summary(frame: _Frame, state: _State, seeds: FloatArray, count: int) -> Fit
     )
 
 
-def _lines(frame: _Frame, state: _State, model: _Model) -> tuple[FloatArray, FloatArray]:
-    """Return how far each line lies from the model: one unknown per line, the atoms held."""
+def _equations(state: _State, model: _Model) -> Equations:
     weight = state.weight(model.mean)
-    information = (weight * model.slope**2).sum(1, dtype=float) + 1e-12
-    offset = (weight * model.slope * (frame.data - model.mean)).sum(1, dtype=float) / information
-    return offset, 1 / information
+    excess = max(1.0, float(np.mean(weight * (model.frame.data - model.mean) ** 2)))
+    flat = model.windows.padded(weight).astype(float)[:, None] / excess
+    slope, shear, row = _line_slopes(model)
+    h = model.windows.shape[0]
+    entries = np.concatenate([slope, shear]), (np.tile(np.arange(len(row)), 2), np.append(row, np.full(len(row), h)))
+    lines = csr_matrix(entries, (len(row), h + 1))
+    atoms = model.along_x
+    weighted = lines.multiply(flat).tocsr()
+    own, both = (atoms.T @ atoms.multiply(flat).tocsr()).tocsr(), (atoms.T @ weighted).tocsr()
+    return Equations(own, (lines.T @ weighted).toarray(), both, state.positions[:, 1], excess)
+
+
+def _pulls(state: _State, model: _Model) -> tuple[FloatArray, FloatArray]:
+    windows = model.windows
+    residual = windows.padded(state.weight(model.mean) * (model.frame.data - model.mean))
+    slope, shear, row = _line_slopes(model)
+    lines = np.bincount(row, slope * residual, windows.shape[0])
+    atoms = (model.columns[0] * residual[windows.index]).sum(1, dtype=float)
+    return atoms, np.append(lines, float((shear * residual).sum(dtype=float)))
+
+
+def _line_slopes(model: _Model) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Return how the flat image changes if all is shifted along x, or each atom sheared by itself; and pixels' rows."""
+    windows = model.windows
+    (h, w), m = windows.shape, windows.margin
+    row = np.clip(np.arange((h + 2 * m) * (w + 2 * m)) // (w + 2 * m) - m, 0, h - 1)
+    return windows.flat(model.columns[0]), windows.flat(model.columns[0] * windows.away[1]), row
 
 
 def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:

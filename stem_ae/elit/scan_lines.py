@@ -6,9 +6,10 @@ lie along y, where lines cannot shift, says how exactly atoms keep to it. What t
 jitter: a Gaussian process of the height, whose strength and correlation are those of the greatest marginal likelihood.
 Without clear evidence nothing is done.
 
-That much is told by positions, each of which averages over the lines of an atom. Then the lines are looked at one by
-one: with the atoms where they are then thought to be, every line's own shift is a least-squares fit to its pixels, and
-with the lines in place the atoms are fitted again.
+That much is told by positions, each of which averages over the lines of an atom. Then everything that moves along x
+is solved together: the atoms, each line of the image, and the lattice's shape. An atom that is off its site is shifted
+as a whole, while lines that are shifted shear it as well: so even slow waves of the jitter are told from a lattice that
+bends. What stays unknown is above all a constant and a slope, which may belong to either.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.linalg import cho_factor, cho_solve, toeplitz
+from scipy.linalg import block_diag, cho_factor, cho_solve, cho_solve_banded, cholesky_banded, toeplitz
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
-from stem_ae.elit.likelihood import Fit
+from stem_ae.elit.likelihood import Equations, Fit
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -42,8 +43,12 @@ _FEWEST = 100  # atoms on the lattice
 _BENDING = 0.05  # Å RMS that the lattice may bend along y; along x it is then expected to bend as much
 _LEAST_BENDING = 0.005  # Å
 _SHORTEST_BEND = 16.0  # Å: the shortest wave of the bending
+_USUAL_SCATTER, _LEAST_SCATTER = 0.03, 0.005  # Å RMS: what atoms are off the bent lattice
+_SHARES = (0.7, 1.0, 1.5)  # of the variance of shifts, to choose from
+_LEAST_STRENGTH = 0.003  # Å
+_FARTHEST = 0.15  # Å that atoms move in one round
 _STRAY = 4.0  # standard deviations from the lattice beyond which an atom says nothing
-_ROUNDS = 2  # of lines and atoms in turn
+_ROUNDS = 2  # in which the residual is looked at
 _TURN = np.deg2rad(14)  # a bond may be turned by this much from its direction in the lattice
 
 # One bond changes an atom's number by one of these, in the order of the bonds' directions.
@@ -113,17 +118,20 @@ def without_jitter(fitted: Fit, combine: Combine) -> tuple[Fit, FloatArray, Floa
     if jitter is None:
         return fitted, positions, covariance
     height = fitted.heights
-    shifts = jitter.at(height)[0]
-    shift, variance = jitter.at(positions[:, 1])
-    positions[:, 0] -= shift
-    step = float(height[1] - height[0])
+    shifts, unsure = jitter.at(height)
+    positions[:, 0] -= jitter.at(positions[:, 1])[0]
+    together = _Together.of(fitted.equations(positions, shifts), _Lattice.through(positions), height)
     for _ in range(_ROUNDS):
-        offset, unsure = fitted.lines_with(positions, shifts)
-        shifts = _smoothed(height, shifts + offset, unsure)
-        fitted = fitted.refitted(positions, shifts)
-        seen = ndimage.gaussian_filter1d(shifts, _NETWORK_BLUR / step, mode="nearest")
-        positions, covariance = combine(fitted, np.interp(positions[:, 1], height, seen))
-    covariance[:, 0, 0] += variance
+        shifts, unknown, moves = together.solved(fitted.pulls(positions, shifts), positions, shifts, unsure)
+        unsure = np.diag(unknown)
+        positions[:, 0] += np.clip(moves, -_FARTHEST, _FARTHEST)
+    fitted = fitted.refitted(positions, shifts)
+    blurred = ndimage.gaussian_filter1d(shifts, _NETWORK_BLUR / float(height[1] - height[0]), mode="nearest")
+    positions, covariance = combine(fitted, np.interp(positions[:, 1], height, blurred))
+    # What an atom shows of the lines: the square of its slope.
+    seen = np.exp(-(((positions[:, 1:] - height) / fitted.sigma) ** 2))
+    seen /= seen.sum(1, keepdims=True)
+    covariance[:, 0, 0] += ((seen @ unknown) * seen).sum(1)
     return fitted, positions, covariance
 
 
@@ -137,15 +145,11 @@ def estimate(positions: FloatArray, covariance: FloatArray) -> Jitter | None:
     atoms, number = _numbered(positions)
     if len(atoms) < max(_FEWEST, 0.5 * len(positions)):
         return None
-    xy, own = positions[atoms], np.diagonal(covariance[atoms], axis1=1, axis2=2)
+    own = np.diagonal(covariance[atoms], axis1=1, axis2=2)
     own = np.where(np.isfinite(own) & (own > 0), own, 1.0)
-    lattice = np.column_stack([np.ones(len(atoms)), (number - number.mean(0)) / 10])
-    xy = xy - lattice @ np.linalg.lstsq(lattice, xy, rcond=None)[0]
-    bending = _waves(positions[atoms])
-    smooth = np.column_stack([lattice, bending])
-    prior = np.concatenate([np.ones(3), np.full(bending.shape[1], bending.shape[1] / _BENDING**2)])
+    _, xy, smooth, prior = _laid(positions, (atoms, number))
     off_y, near_y, bent = _off_lattice(xy[:, 1], smooth, prior, own[:, 1])
-    prior[3:] = bending.shape[1] / max(bent, _LEAST_BENDING) ** 2
+    prior = _bending(prior, bent)
     static = max(float(np.median(off_y[near_y] ** 2)) / 0.4549 - float(np.median(own[:, 1])), 0.0)
     near_x = _off_lattice(xy[:, 0], smooth, prior, own[:, 0])[1]
     keep = near_x & near_y
@@ -170,6 +174,109 @@ def estimate(positions: FloatArray, covariance: FloatArray) -> Jitter | None:
     if chosen is None:
         return None
     return Jitter(cho_solve(chosen, pull), cho_solve(chosen, np.eye(nodes)))
+
+
+# --- atoms, lines and lattice together --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Lattice:
+    """Where a lattice has the atoms along x, but for how it bends, and how exactly they keep to it."""
+
+    ideal: FloatArray  # (N,) Å
+    smooth: FloatArray  # (N, K) how it may be moved, stretched, sheared and bent
+    prior: FloatArray  # (K,) 1/Å²: how much of each is expected
+    known: FloatArray  # (N,) 1/Å² about each atom; zero for those that do not belong to it
+
+    @classmethod
+    def through(cls, positions: FloatArray) -> _Lattice:
+        """Lay a lattice through positions ``(N, 2)`` in Å; along y shows how it bends and how far off it they are."""
+        n = len(positions)
+        atoms, off, shape, prior = _laid(positions, _numbered(positions))
+        off_y, near, bent = _off_lattice(off[:, 1], shape, prior, np.full(len(atoms), _USUAL_SCATTER**2))
+        scatter2 = max(float(np.median(off_y[near] ** 2)) / 0.4549, _LEAST_SCATTER**2)
+        ideal, smooth, known = positions[:, 0].copy(), np.zeros((n, shape.shape[1])), np.zeros(n)
+        ideal[atoms] -= off[:, 0]
+        smooth[atoms], known[atoms] = shape, near / scatter2
+        return cls(ideal, smooth, _bending(prior, bent), known)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Together:
+    """Atoms, lines and the lattice's shape: everything that moves along x, solved together.
+
+    The atoms are eliminated first, then the shape; what is left is about the lines.
+    """
+
+    equations: Equations
+    lattice: _Lattice
+    step: float  # Å between lines
+    band: tuple[FloatArray, bool]  # Cholesky factor of the atoms' equations, sorted by height
+    order: IntArray
+    response: FloatArray  # (M, L + 1 + K) of the atoms to lines, shear and shape
+    shape: tuple[FloatArray, bool]  # Cholesky factor of the equations of shear and shape
+    cross: FloatArray  # (1 + K, L) of shear and shape with the lines
+    information: FloatArray  # (L, L) about the lines
+
+    @classmethod
+    def of(cls, equations: Equations, lattice: _Lattice, height: FloatArray) -> _Together:
+        order = np.argsort(equations.heights)
+        known = np.append(lattice.known, np.zeros(len(order) - len(lattice.known)))
+        band = cholesky_banded(_banded(equations.atoms, order, known), lower=True), True
+        n, lines = len(lattice.known), len(height)
+        mixed = np.zeros((len(order), equations.both.shape[1] + len(lattice.prior)))
+        mixed[:, : lines + 1] = equations.both.toarray()
+        mixed[:n, lines + 1 :] = -lattice.known[:, None] * lattice.smooth
+        response = np.empty_like(mixed)
+        response[order] = cho_solve_banded(band, mixed[order])
+        stiff = lattice.smooth.T @ (lattice.known[:, None] * lattice.smooth) + np.diag(lattice.prior)
+        matrix = block_diag(equations.lines, stiff) - mixed.T @ response
+        shape, cross = cho_factor(matrix[lines:, lines:]), matrix[lines:, :lines]
+        information = matrix[:lines, :lines] - cross.T @ cho_solve(shape, cross)
+        step = float(height[1] - height[0])
+        return cls(equations, lattice, step, band, order, response, shape, cross, information)
+
+    def solved(
+        self, pulls: tuple[FloatArray, FloatArray], positions: FloatArray, shifts: FloatArray, unsure: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the lines' shifts ``(L,)`` in Å, their covariance, and by how much to move the atoms ``(N,)``.
+
+        The strength and the correlation of the jitter are those under which all this is most likely.
+        """
+        n, lines = len(positions), len(shifts)
+        off = self.lattice.known * (positions[:, 0] - self.lattice.ideal)
+        atoms, lines_and_shear = (pull / self.equations.excess for pull in pulls)
+        both = np.append(lines_and_shear, self.lattice.smooth.T @ off)
+        atoms[:n] -= off
+        moved = np.empty_like(atoms)
+        moved[self.order] = cho_solve_banded(self.band, atoms[self.order])
+        both -= self.response.T @ atoms
+        right = both[:lines] - self.cross.T @ cho_solve(self.shape, both[lines:]) + self.information @ shifts
+        strength2 = max(float(np.mean(shifts**2 + unsure)), _LEAST_STRENGTH**2)
+        found = []
+        for length, share in itertools.product(_LINE_LENGTHS, _SHARES):
+            inverse_prior, log_determinant = _exponential(lines, self.step / length, share * strength2)
+            factor = cho_factor(self.information + inverse_prior)
+            solution = cho_solve(factor, right)
+            evidence = 0.5 * float(right @ solution - log_determinant) - float(np.log(np.diag(factor[0])).sum())
+            found.append((evidence, solution, factor))
+        _, solution, factor = max(found, key=lambda candidate: candidate[0])
+        change = solution - shifts
+        rest = cho_solve(self.shape, both[lines:] - self.cross @ change)
+        moves = moved - self.response @ np.concatenate([change, rest])
+        return solution, cho_solve(factor, np.eye(lines)), moves[:n]
+
+
+def _banded(matrix: csr_matrix, order: IntArray, more: FloatArray) -> FloatArray:
+    """Return the lower half of a matrix in bands, sorted, with more on its diagonal."""
+    place = np.argsort(order)
+    entries = matrix.tocoo()
+    row, column = place[entries.row], place[entries.col]
+    lower = row >= column
+    band = np.zeros((int((row - column).max()) + 1, len(order)))
+    band[(row - column)[lower], column[lower]] = entries.data[lower]
+    band[0] += more[order] + 1e-6 * band[0].mean()
+    return band
 
 
 # --- the lattice ------------------------------------------------------------------------------------------------------
@@ -202,6 +309,35 @@ def _numbered(positions: FloatArray) -> tuple[IntArray, IntArray]:
         number = number + number[before] * (before != before[before])[:, None]
         before = before[before]
     return order.astype(np.int64), number[order]
+
+
+def _laid(
+    positions: FloatArray, numbered: tuple[IntArray, IntArray]
+) -> tuple[IntArray, FloatArray, FloatArray, FloatArray]:
+    """Lay a straight lattice through numbered atoms.
+
+    Returns
+    -------
+    atoms : (n,) array
+        Those that are numbered.
+    off : (n, 2) array
+        Å by which they are off it.
+    smooth : (n, K) array
+        How it may be moved, stretched and sheared, in the first three columns, and bent.
+    prior : (K,) array
+        1/Å²: how much of each is expected.
+    """
+    atoms, number = numbered
+    straight = np.column_stack([np.ones(len(atoms)), (number - number.mean(0)) / 10])
+    off = positions[atoms] - straight @ np.linalg.lstsq(straight, positions[atoms], rcond=None)[0]
+    smooth = np.column_stack([straight, _waves(positions[atoms])])
+    return atoms, off, smooth, _bending(np.ones(smooth.shape[1]), _BENDING)
+
+
+def _bending(prior: FloatArray, bent: float) -> FloatArray:
+    """Return the prior of a lattice that bends by so much, RMS in Å."""
+    waves = len(prior) - 3
+    return np.append(prior[:3], np.full(waves, waves / max(bent, _LEAST_BENDING) ** 2))
 
 
 def _waves(xy: FloatArray) -> FloatArray:
@@ -243,19 +379,14 @@ def _prior(nodes: int, length: float) -> tuple[FloatArray, float]:
     return np.linalg.inv(prior), float(np.linalg.slogdet(prior)[1])
 
 
-def _smoothed(height: FloatArray, shifts: FloatArray, variance: FloatArray) -> FloatArray:
-    """Return the shifts of single lines ``(L,)``, given each with its variance, as a Gaussian process says."""
-    distance = np.abs(height[:, None] - height[None, :])
-    strength2 = max(float(np.mean(shifts**2)) - float(np.median(variance)), 1e-5)
-    best, result = -np.inf, shifts
-    for length in _LINE_LENGTHS:
-        prior = strength2 * np.exp(-distance / length)
-        factor = cho_factor(prior + np.diag(variance + 1e-8))
-        solved = cho_solve(factor, shifts)
-        likely = -0.5 * float(shifts @ solved) - float(np.log(np.diag(factor[0])).sum())
-        if likely > best:
-            best, result = likely, prior @ solved
-    return result
+def _exponential(n: int, ratio: float, strength2: float) -> tuple[FloatArray, float]:
+    """Return the inverse of the covariance ``strength2 * exp(-ratio * |i - j|)``, and its log determinant."""
+    near = np.exp(-ratio)
+    inner = np.full(n, 1 + near**2)
+    inner[[0, -1]] = 1.0
+    beside = np.full(n - 1, -near)
+    inverse = (np.diag(inner) + np.diag(beside, 1) + np.diag(beside, -1)) / (strength2 * (1 - near**2))
+    return inverse, float(n * np.log(strength2) + (n - 1) * np.log(1 - near**2))
 
 
 def _interpolation(height: FloatArray, nodes: int) -> csr_matrix:
