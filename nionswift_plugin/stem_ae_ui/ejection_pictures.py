@@ -7,6 +7,7 @@ import typing
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from stem_ae.manipulate import Exposure
 from stem_ae.manipulate.beam import Scan
@@ -23,6 +24,7 @@ _GROUND, _GRID, _TEXT, _SIGNAL, _LEVEL, _EVIDENCE, _DECISION = (
     "#202226", "#3A3D44", "#B9BDC6", "#56B4E9", "#8A8F99", "#F0A020", "#FF4DFF"
 )  # fmt: skip
 _MARK = 0.75  # Å: radius of the circle around the target
+_SMOOTH = 0.25  # Å: less than the probe's width
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 60, 20, 18  # points around the trace; the levels' names stand to its right
 _EDGE = 8  # points between words and the picture's edge
 
@@ -123,11 +125,17 @@ def _heading(canvas: _Canvas, exposure: Exposure, seconds: float) -> None:
         canvas.line(np.array([[x0, 10], [x0 + share * (x1 - x0), 10]]), _EVIDENCE, 6)
 
 
+def _smooth(scan: Scan) -> NDArray[np.float64]:
+    """Return the detected fraction of the beam: few electrons per pixel are shown as columns, not as grain."""
+    smooth: NDArray[np.float64] = ndimage.gaussian_filter(scan.image / scan.electrons, _SMOOTH / scan.sampling)
+    return smooth
+
+
 def before_and_after(before: Scan | None, after: Scan | None) -> Picture:
     """Return two patches of the specimen beside each other, on the same scale of grey."""
     canvas = _Canvas(PATCHES)
     side = PATCHES[0] - 22
-    scans = [scan.image / scan.electrons if scan is not None else None for scan in (before, after)]
+    scans = [_smooth(scan) if scan is not None else None for scan in (before, after)]
     shown = [s for s in scans if s is not None]
     low, high = (np.percentile(np.concatenate([s.ravel() for s in shown]), (1, 99.7)) if shown else (0.0, 1.0))
     for k, (name, scan) in enumerate(zip(("before", "after"), scans, strict=True)):

@@ -412,7 +412,7 @@ class EjectionRun:
         self._check_slip(self._beam.now())
         self._observer.aiming(site)
         number, species, position = len(self.attempts) + 1, self._atoms.symbols[atom], self._atoms.positions[atom]
-        self._exposure(atom)  # thresholds take seconds the first time, in which an aim would grow old
+        self._exposure(atom)  # thresholds take a moment the first time, in which an aim would grow old
         try:
             course = self._aim(atom)
         except StemAeError as error:
