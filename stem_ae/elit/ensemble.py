@@ -36,7 +36,7 @@ from stem_ae.torch_device import DeviceName, device_of
 
 _FORMAT = "stem_ae-ensemble-1"
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
-_BEYOND = 0.1  # Å outside the frame, beyond its error, from which on only the tails of a column are seen
+_BEYOND = 0.05  # Å outside the frame, beyond its error, from which on only the tails of a column are seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,7 @@ class Ensemble:
         inside = np.clip(positions, 0, last)
         beyond = np.maximum(-fitted.positions, fitted.positions - last)
         deviation = np.sqrt(np.maximum(np.diagonal(fitted.covariance, axis1=1, axis2=2), 0.0))  # not all converge
-        in_view = (beyond < _BEYOND + 2 * deviation).all(axis=1)
+        in_view = (beyond < _BEYOND + deviation).all(axis=1)
         area = 2 * np.pi * float(np.sqrt(np.linalg.det(fitted.probe)))
         refined = dataclasses.replace(
             atoms, positions=inside, covariance=covariance, intensity=fitted.amplitude * area

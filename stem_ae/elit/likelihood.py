@@ -581,10 +581,12 @@ def _covariance(frame: _Frame, state: _State, model: _Model) -> FloatArray:
     own = np.einsum("anp,bnp,np->nab", model.columns, model.columns, seen, optimize=True)
     near = cKDTree(state.positions).query(state.positions, k=k + 1)[1].reshape(n, k + 1)
     local = np.zeros((n, k + 1, 3, k + 1, 3))
+    cut = np.flatnonzero((seen == 0).any(1))  # by the frame's edge: where neighbours overlap may be out of view
     for a in range(k + 1):
         local[:, a, :, a, :] = own[near[:, a]]
         for b in range(a):
             shared = _overlap(frame, state, weight, near[:, a], near[:, b])
+            shared[cut] = _overlap_in_view(state, model, seen, near[cut, a], near[cut, b])
             local[:, a, :, b, :] = shared
             local[:, b, :, a, :] = shared.transpose(0, 2, 1)
     matrix = local.reshape(n, 3 * (k + 1), -1)
@@ -613,6 +615,20 @@ def _overlap(
     blocks[:, 2, :2] = 0.5 * (aj * integral)[:, None] * pull
     blocks[:, 2, 2] = integral
     return blocks
+
+
+def _overlap_in_view(
+    state: _State, model: _Model, seen: NDArray[np.float32], i: NDArray[np.int64], j: NDArray[np.int64]
+) -> FloatArray:
+    """Return the same, summed over the pixels of the first atom's window, of which the weights ``(N, P)`` are known."""
+    away = (state.positions[i] - state.positions[j]).astype(np.float32)
+    x, y = (along[i] + away[:, axis, None] for axis, along in enumerate(model.windows.away))
+    (a, b), (_, c) = state.precision.astype(np.float32)
+    pull_x, pull_y = a * x + b * y, b * x + c * y
+    shape = np.exp(-0.5 * (pull_x * x + pull_y * y))
+    height = state.amplitude[j, None].astype(np.float32) * shape
+    others = np.stack([height * pull_x, height * pull_y, shape])
+    return np.asarray(np.einsum("anp,bnp,np->nab", model.columns[:, i], others, seen[i], optimize=True), dtype=float)
 
 
 def _correction(frame: _Frame, state: _State, model: _Model, covariance: FloatArray) -> FloatArray:
