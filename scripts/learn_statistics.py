@@ -1,7 +1,7 @@
 """Learn again what a model says about itself, for the weights that it has: what is familiar, how good positions are.
 
     python scripts/learn_statistics.py graphene mos2
-    python scripts/learn_statistics.py graphene mos2 --frames 360 --only-familiar
+    python scripts/learn_statistics.py graphene mos2 --only-familiar
 
 The bundled models' statistics were made this way, after their training. Weights stay as they are, bit by bit; the seed
 and the number of frames are kept in the model's provenance.
@@ -25,7 +25,7 @@ def main() -> None:
     """Learn and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="+", help="names or files; written in place")
-    parser.add_argument("--frames", type=int, default=160, help="simulated frames (default: 160)")
+    parser.add_argument("--frames", type=int, default=700, help="simulated frames (default: 700)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only-familiar", action="store_true", help="leave alone what is known of positions")
     arguments = parser.parse_args()

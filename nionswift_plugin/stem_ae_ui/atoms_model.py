@@ -694,12 +694,22 @@ class AtomsModel(Observable.Observable):
     def __hint(self) -> str:
         if not (self.__result and self.__marks):
             return ""
-        novelty = self.__result.prediction.novelty
-        unfamiliar = (
-            f"This frame is unlike what the model knows (novelty {novelty:.1f}, familiar is up to 1): check model, "
-            "sampling and focus, or adapt the model to it."
-        )
-        return self.__result.sampling.doubt or (unfamiliar if novelty > FAMILIAR else "")
+        return self.__result.sampling.doubt or self.__strangeness(self.__result.prediction)
+
+    def __strangeness(self, prediction: elit.Prediction) -> str:
+        """Return what is unlike anything that the model knows: conditions, which it can learn, or elements."""
+        sentences = []
+        if count := len(prediction.foreign):
+            columns = "One column is" if count == 1 else f"{count} columns are"
+            where = "see “unknown” in the list of defects" if self.defects else "tick Defects to have them listed"
+            sentences.append(f"{columns} too bright or too dim for any known class, perhaps another element: {where}.")
+        # What is less strange than a foreign atom may be its doing, as bright as some are.
+        if prediction.conditions > FAMILIAR and prediction.conditions >= prediction.novelty:
+            sentences.append(
+                f"This frame is unlike what the model knows (novelty {prediction.conditions:.1f}, familiar is up to "
+                "1): check model, sampling and focus, or adapt the model to it."
+            )
+        return " ".join(sentences)
 
     def __model_text(self) -> str:
         return f"version {self.__model.version}, {self.__model.members} networks" if self.__model else ""

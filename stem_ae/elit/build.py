@@ -34,7 +34,8 @@ _USUAL: dict[str, Any] = {
     "log_sampling": (0.07, 0.16),
     "displacement": 0.05,
 }
-_READ = 0.9  # recall, precision and share of right classes from which on a frame counts as read
+_READ, _MISREAD = 0.98, 0.9  # recall, precision and share of right classes: a frame counts as read, as read wrongly
+_FEWEST_READ = 12  # atoms: a frame of fewer, nearly all of it a hole, says little about the others
 _FEWEST_FAMILIAR = 12  # frames
 WORKING_SAMPLING = 0.2  # Å per pixel: a probe of 0.35 Å is still two pixels wide
 
@@ -160,7 +161,8 @@ def familiar_to(
 ) -> Familiar:
     """Return what frames of a material under some conditions look like to an ensemble.
 
-    Only frames that the ensemble reads correctly are familiar: whatever it was trained on, it does not know the others.
+    Only frames that the ensemble reads correctly are familiar: whatever it was trained on, it does not know the others,
+    and learns how these differ.
 
     Parameters
     ----------
@@ -174,6 +176,7 @@ def familiar_to(
         How many to simulate.
     """
     known: list[Signs] = []
+    misread: list[Signs] = []
     today: list[Signs] = []
     for k in range(frames):
         rng = np.random.default_rng([seed, 1, k])
@@ -182,13 +185,18 @@ def familiar_to(
         extent = rng.uniform(_SMALLEST_FAMILIAR, _FRAME_EXTENT)
         shot = synthesis.scene(material.make_specimen, extent, conditions[which], rng)
         shown, atoms = ensemble.look(shot.counts, shot.sampling)
-        if _is_read(atoms, shot):
-            (known if which == len(conditions) - 1 else today).append(shown)
+        right = _share_right(atoms, shot)
+        if which < len(conditions) - 1:
+            today += [shown] if right >= _MISREAD else []
+        elif right < _MISREAD:
+            misread.append(shown)
+        elif right >= _READ and len(atoms) >= _FEWEST_READ:
+            known.append(shown)
         report("familiar frames", k + 1, frames, 0.0)
     if len(known) < _FEWEST_FAMILIAR:  # a training that was too short to read anything: what it sees is all there is
         return Familiar.learn([*known, *today, *_unread(ensemble, material, conditions[-1], seed)])
     if ensemble.familiar is None:
-        return Familiar.learn([*known, *today])
+        return Familiar.learn([*known, *today], misread)
     return ensemble.familiar.learn_also(known, today)
 
 
@@ -201,12 +209,12 @@ def _unread(ensemble: Ensemble, material: Material, conditions: synthesis.Condit
     return [ensemble.look(shot.counts, shot.sampling)[0] for shot in shots]
 
 
-def _is_read(atoms: Atoms2D, shot: synthesis.Scene) -> bool:
-    """Return whether the atoms are those that are there."""
+def _share_right(atoms: Atoms2D, shot: synthesis.Scene) -> float:
+    """Return the least of recall, precision and the share of right classes; 0 where there is nothing to judge by."""
     if len(atoms) == 0:
-        return False
+        return 0.0
     result = score(atoms, shot.xy, shot.names, edge=0.8)
-    return min(result.recall, result.precision) >= _READ and result.accuracy >= _READ
+    return float(np.nan_to_num([result.recall, result.precision, result.accuracy]).min())
 
 
 def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> Errors:

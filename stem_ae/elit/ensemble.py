@@ -218,11 +218,11 @@ class Ensemble:
         return Prediction(classes_there, answer.spread, self.sampling, atoms, *self._novelty(shown))
 
     def _novelty(self, shown: Signs) -> tuple[float, NDArray[np.float64]]:
-        """Return how novel a frame is, and its foreign atoms; see :class:`Prediction`."""
+        """Return how novel a frame's conditions are, and its foreign atoms; see :class:`Prediction`."""
         if self.familiar is None:
             return 0.0, np.zeros((0, 3))
-        novelty, foreign = self.familiar.novelty(shown)
-        return novelty, np.column_stack([shown.seen.atoms.positions, foreign])[foreign > 1]
+        conditions, foreign = self.familiar.novelty(shown)
+        return conditions, np.column_stack([shown.seen.atoms.positions, foreign])[foreign > 1]
 
     def look(self, image: ArrayLike, sampling: float | tuple[float, float]) -> tuple[Signs, Atoms2D]:
         """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them."""

@@ -1,17 +1,23 @@
 """How far a frame is from what the ensemble knows.
 
 Known is what the ensemble was trained on *and reads correctly*: simulated frames of its conditions, in which it finds
-the true columns. Three things are compared with those frames, each by its Mahalanobis distance, and one atom by atom:
+the true columns. Three things are compared with those frames, each by its Mahalanobis distance:
 
 * the deepest features of each network, averaged over tiles as large as a training patch (Lee et al., NeurIPS 2018):
   members that agree on nonsense still see features that they have never seen;
 * the radial power spectrum of the frame on the networks' grid, and how skew its grey values are: other defocus, other
   sampling, another lattice;
 * the reading: how well the found atoms explain the frame, how sure the members are, how many atoms there are and how
-  bright, and which classes stand beside each other: noise, inverted contrast, contamination;
-* the brightness of each atom among those of its class, see :mod:`stem_ae.elit.foreign`: unknown elements.
+  bright, and which classes stand beside each other: noise, inverted contrast, contamination.
 
-The novelty is the largest of the four, each in units of the distance that one known frame in fifty exceeds.
+Two more are said of a frame:
+
+* whether it is read like simulated frames that were read wrongly (Hendrycks et al., ICLR 2019): what is known varies so
+  much, with dose, holes and hydrocarbon, that a distance alone lets much pass that lies just beyond;
+* whether the brightness of an atom fits its class, see :mod:`stem_ae.elit.foreign`: unknown elements.
+
+The novelty is the largest of the five, in such units that one known frame in fifty exceeds 1 by its conditions (the
+first four), and one in fifty by an atom.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 from torch import Tensor
 from torch.nn import functional
@@ -35,13 +41,16 @@ FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 _TILE = 96 // MULTIPLE  # cells of the deepest level per side
-_FAMILIAR = 0.98  # of the known frames have a novelty below 1, in each of the four
+_FAMILIAR = 0.98  # of the known frames have a novelty below 1 by their conditions, and by their atoms
+_EACH = 0.99  # of them are within the unit of each of the four conditions, before all four are taken together
+_FEWEST_MISREAD = 12  # frames: from fewer nothing is learnt
 _FOLDS = 5  # parts of the known frames
 _RING = 0.15  # 1/Å
 _RINGS = range(1, 16)  # slower than 6.7 Å there are gradients and hydrocarbon
 _BLUR = 0.35  # Å: grey values are looked at on the scale of an atom
 _NEAREST = 3
-_BRIGHTNESS = 0.3  # of the logarithm: how far a class of few atoms may be off by chance
+_ODD = 0.7  # foreign atoms are seldom alone: others of their kind are a little less odd
+_GENERAL = 5  # numbers of a reading before those of brightness
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,14 +94,15 @@ class Cloud:
     unit: float
 
     @classmethod
-    def learn(cls, features: FloatArray) -> Cloud:
-        """Learn from the features ``(N, S)`` of known frames."""
+    def learn(cls, features: FloatArray) -> tuple[Cloud, FloatArray]:
+        """Learn from the features ``(N, S)`` of known frames; also return how far each is from the others, ``(N,)``."""
         held_out = np.empty(len(features))
         for part in _parts(len(features)):
             others = features[~part]
             held_out[part] = _distances(features[part], others.mean(0)[None], _whitening(others - others.mean(0)))
         centre = features.mean(0)
-        return cls(centre[None], _whitening(features - centre), float(np.quantile(held_out, _FAMILIAR)))
+        unit = float(np.quantile(held_out, _EACH))
+        return cls(centre[None], _whitening(features - centre), unit), held_out / unit
 
     def distance(self, features: FloatArray) -> float:
         """Return the distance of one frame, 1 being that of a rare known one."""
@@ -101,6 +111,67 @@ class Cloud:
     def with_centre(self, features: FloatArray) -> Cloud:
         """Return the cloud with one more centre, the mean of a few frames ``(N, S)`` of new conditions."""
         return dataclasses.replace(self, centres=np.concatenate([self.centres, features.mean(0)[None]]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Doubt:
+    """How frames that are read wrongly differ from those that are read correctly.
+
+    Attributes
+    ----------
+    weights : (S,) array
+    offset : float
+        ``features @ weights + offset`` is the logarithm of the odds that a frame is read wrongly.
+    usual, limit : float
+        What half of the known frames exceed, and few.
+    """
+
+    weights: FloatArray
+    offset: float
+    usual: float
+    limit: float
+
+    @classmethod
+    def learn(cls, right: FloatArray, wrong: FloatArray) -> tuple[Doubt, FloatArray]:
+        """Learn from the features of frames ``(N, S)`` and ``(K, S)``.
+
+        Also return the distance of each of the N by what was learnt from others, ``(N,)``.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        features, is_wrong = np.concatenate([right, wrong]), np.repeat([0, 1], [len(right), len(wrong)])
+        mean, scale = features.mean(0), np.maximum(features.std(0), 1e-3)
+
+        def fitted(chosen: NDArray[np.bool_]) -> tuple[FloatArray, float]:
+            model = LogisticRegression(max_iter=3000)
+            model.fit((features[chosen] - mean) / scale, is_wrong[chosen])
+            weights = model.coef_[0] / scale
+            return weights, float(model.intercept_[0] - weights @ mean)
+
+        odds = np.empty(len(features))
+        for part in _parts(len(features)):
+            weights, offset = fitted(~part)
+            odds[part] = features[part] @ weights + offset
+        held_out = odds[: len(right)]
+        usual, limit = np.quantile(held_out, [0.5, _EACH])
+        doubt = cls(*fitted(np.ones(len(features), bool)), float(usual), float(limit))
+        return doubt, doubt._of(held_out)
+
+    def distance(self, features: FloatArray) -> float:
+        """Return 0.5 for a usual frame, 1 for a rare known one."""
+        return float(self._of(features @ self.weights + self.offset))
+
+    def _of(self, odds: ArrayLike) -> FloatArray:
+        width = max(self.limit - self.usual, 1e-6)
+        return np.maximum(1 + (np.asarray(odds, dtype=float) - self.limit) / (2 * width), 0.0)
+
+    def within(self, unit: float) -> Doubt:
+        """Return it with that distance as the new unit."""
+        return dataclasses.replace(self, limit=self.limit + 2 * (unit - 1) * (self.limit - self.usual))
+
+    def allowing(self, features: FloatArray) -> Doubt:
+        """Return it with a limit that a few frames ``(N, S)`` do not exceed."""
+        return dataclasses.replace(self, limit=max(self.limit, float((features @ self.weights + self.offset).max())))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +189,8 @@ class Familiar:
     spectrum, reading : Cloud, optional
     brightness : Brightness, optional
         Of the classes. All three are missing in models of earlier versions.
+    doubt : Doubt, optional
+        Of the reading; missing where no frames were read wrongly, and in models of earlier versions.
     """
 
     mean: FloatArray
@@ -126,44 +199,64 @@ class Familiar:
     spectrum: Cloud | None = None
     reading: Cloud | None = None
     brightness: Brightness | None = None
+    doubt: Doubt | None = None
 
     @classmethod
-    def learn(cls, known: Sequence[Signs]) -> Familiar:
-        """Learn from known frames."""
-        held_out = np.empty(len(known))
-        for part in _parts(len(known)):
-            mean, whitening = _tiles([frame for frame, held in zip(known, part, strict=True) if not held])
-            for k in np.flatnonzero(part).tolist():
-                held_out[k] = _tile_distances(known[k].deep, mean, whitening).mean()
-        unit = float(np.quantile(held_out, _FAMILIAR))
-        spectrum, reading = (Cloud.learn(np.array(rows)) for rows in _rows(known))
-        brightness = Brightness.learn([frame.seen for frame in known], _FAMILIAR)
-        return cls(*_tiles(known), unit, spectrum, reading, brightness)
+    def learn(cls, known: Sequence[Signs], misread: Sequence[Signs] = ()) -> Familiar:
+        """Learn from known frames, and from such as the ensemble reads wrongly."""
+        spectra, readings = (np.array(rows) for rows in _rows(known))
+        mean, whitening, unit, deep = _deep(known)
+        spectrum, apart = Cloud.learn(spectra)
+        reading, elsewhere = Cloud.learn(readings)
+        parts = [deep, apart, elsewhere]
+        doubt = None
+        if len(misread) >= _FEWEST_MISREAD:
+            doubt, odd = Doubt.learn(readings, np.array(_rows(misread)[1]))
+            parts.append(odd)
+        together = float(np.quantile(np.max(parts, axis=0), _FAMILIAR))
+        return cls(
+            mean,
+            whitening,
+            unit * together,
+            dataclasses.replace(spectrum, unit=spectrum.unit * together),
+            dataclasses.replace(reading, unit=reading.unit * together),
+            Brightness.learn([frame.seen for frame in known], _FAMILIAR),
+            doubt and doubt.within(together),
+        )
 
     def learn_also(self, known: Sequence[Signs], today: Sequence[Signs]) -> Familiar:
         """Return what is familiar after the networks have changed: what was known, and a few frames of new conditions.
 
         The deep features are learnt anew; the others keep their spread, of which a few frames say little.
         """
-        anew = Familiar.learn([*known, *today])
-        if self.spectrum is None or self.reading is None:
+        anew = Familiar(*_deep([*known, *today])[:3], self.spectrum, self.reading, self.brightness, self.doubt)
+        if self.spectrum is None or self.reading is None or not today:
             return anew
-        clouds = [self.spectrum, self.reading]
-        if today:
-            clouds = [cloud.with_centre(np.array(rows)) for cloud, rows in zip(clouds, _rows(today), strict=True)]
-        return dataclasses.replace(anew, spectrum=clouds[0], reading=clouds[1], brightness=self.brightness)
+        spectra, readings = (np.array(rows) for rows in _rows(today))
+        return dataclasses.replace(
+            anew,
+            spectrum=self.spectrum.with_centre(spectra),
+            reading=self.reading.with_centre(readings),
+            doubt=self.doubt and self.doubt.allowing(readings),
+        )
 
     def novelty(self, signs: Signs) -> tuple[float, FloatArray]:
-        """Return how far a frame, and each of its atoms ``(N,)``, is from what is familiar: up to 1 is known."""
+        """Return how far a frame's conditions, and each of its atoms ``(N,)``, are from what is familiar.
+
+        Up to 1 is known. Where atoms are foreign, their brightness says nothing about the conditions.
+        """
+        foreign = np.zeros(len(signs.seen.atoms))
+        if self.brightness is not None:
+            foreign = self.brightness.novelty(signs.seen)
+        reading = _without_foreign(signs, foreign)
         distances = [float(_tile_distances(signs.deep, self.mean, self.whitening).mean()) / self.unit]
         if self.spectrum is not None:
             distances.append(self.spectrum.distance(signs.spectrum))
         if self.reading is not None:
-            distances.append(self.reading.distance(signs.reading))
-        foreign = np.zeros(len(signs.seen.atoms))
-        if self.brightness is not None:
-            foreign = self.brightness.novelty(signs.seen)
-        return max(*distances, float(foreign.max(initial=0.0))), foreign
+            distances.append(self.reading.distance(reading))
+        if self.doubt is not None:
+            distances.append(self.doubt.distance(reading))
+        return max(distances), foreign
 
     def of_members(self, members: Sequence[int]) -> Familiar:
         """Return what is known of some of the members."""
@@ -175,7 +268,9 @@ class Familiar:
         arrays: dict[str, FloatArray] = {
             "mean": self.mean, "whitening": self.whitening, "unit": np.array([self.unit]),
         }  # fmt: skip
-        parts = {"spectrum": self.spectrum, "reading": self.reading, "brightness": self.brightness}
+        parts = {
+            "spectrum": self.spectrum, "reading": self.reading, "brightness": self.brightness, "doubt": self.doubt,
+        }  # fmt: skip
         for name, part in parts.items():
             if part is not None:
                 arrays |= {f"{name}.{field}": np.atleast_1d(v) for field, v in dataclasses.asdict(part).items()}
@@ -195,7 +290,11 @@ class Familiar:
             Cloud(kept[f"{name}.centres"], kept[f"{name}.whitening"], float(kept[f"{name}.unit"][0]))
             for name in ("spectrum", "reading")
         )
-        return cls(*deep, spectrum, reading, Brightness(kept["brightness.usual"], float(kept["brightness.unit"][0])))
+        brightness = Brightness(kept["brightness.usual"], float(kept["brightness.unit"][0]))
+        doubt = None
+        if "doubt.weights" in kept:
+            doubt = Doubt(kept["doubt.weights"], *(float(kept[f"doubt.{n}"][0]) for n in ("offset", "usual", "limit")))
+        return cls(*deep, spectrum, reading, brightness, doubt)
 
 
 # --- what a frame shows -----------------------------------------------------------------------------------------------
@@ -272,7 +371,19 @@ def _reading(frame: Image, working: float, probability: Image, spread: Image, se
     beside = atoms.labels[seen.near[:, :_NEAREST]]
     first, second = np.minimum(atoms.labels[:, None], beside), np.maximum(atoms.labels[:, None], beside)
     share = np.bincount((first * classes + second).ravel(), minlength=classes**2) / beside.size
-    return np.array([*general, sure, *_brightness(seen), *np.sqrt(share[pairs])])
+    return np.array([*general, sure, *_brightness(seen, np.ones(len(atoms), bool)), *np.sqrt(share[pairs])])
+
+
+def _without_foreign(signs: Signs, foreign: FloatArray) -> FloatArray:
+    """Return the reading without the brightness of foreign atoms, of those that may be, and of those beside them."""
+    if not (foreign > 1).any():
+        return signs.reading
+    odd = foreign > _ODD
+    odd[signs.seen.near[odd, :_NEAREST]] = True
+    brightness = _brightness(signs.seen, ~odd)
+    reading = signs.reading.copy()
+    reading[_GENERAL : _GENERAL + len(brightness)] = brightness
+    return reading
 
 
 @functools.lru_cache(maxsize=8)
@@ -281,8 +392,8 @@ def _pairs(classes: int) -> list[int]:
     return [a * classes + b for a in range(classes) for b in range(a, classes)]
 
 
-def _brightness(seen: Seen) -> list[float]:
-    """Return how the brightness differs across the frame, and what is left of it for each class.
+def _brightness(seen: Seen, counted: NDArray[np.bool_]) -> list[float]:
+    """Return how the brightness differs across the frame, and what is left of it for the counted atoms of each class.
 
     That is how bright it is in all atoms' median, and how far its brightest and dimmest are off. Logarithms; a class of
     few atoms is taken to be as usual, whatever they look like.
@@ -291,7 +402,7 @@ def _brightness(seen: Seen) -> list[float]:
     dim, bright = np.quantile(gain, [0.05, 0.95])
     result = [float(bright - dim)]
     for label in range(len(seen.atoms.species)):
-        those = brightness[seen.atoms.labels == label]
+        those = brightness[counted & (seen.atoms.labels == label)]
         if not len(those):
             result += [0.0, 0.0, 0.0]
             continue
@@ -311,6 +422,17 @@ def _rows(frames: Sequence[Signs]) -> tuple[list[FloatArray], list[FloatArray]]:
 def _parts(count: int) -> list[NDArray[np.bool_]]:
     """Return which frames belong to each part: the distances of each are judged by the others."""
     return [np.arange(count) % _FOLDS == fold for fold in range(_FOLDS)]
+
+
+def _deep(known: Sequence[Signs]) -> tuple[FloatArray, FloatArray, float, FloatArray]:
+    """Return mean, whitening and unit of the deep features, and how far each frame is from the others, ``(N,)``."""
+    held_out = np.empty(len(known))
+    for part in _parts(len(known)):
+        mean, whitening = _tiles([frame for frame, held in zip(known, part, strict=True) if not held])
+        for k in np.flatnonzero(part).tolist():
+            held_out[k] = _tile_distances(known[k].deep, mean, whitening).mean()
+    unit = float(np.quantile(held_out, _EACH))
+    return *_tiles(known), unit, held_out / unit
 
 
 def _tiles(frames: Sequence[Signs]) -> tuple[FloatArray, FloatArray]:

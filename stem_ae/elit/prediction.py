@@ -28,8 +28,8 @@ class Prediction:
         Å per pixel of that grid.
     atoms : Atoms2D
         What was found, with positions and classes.
-    novelty : float
-        How far this frame is from what the ensemble knows: up to 1 is familiar.
+    conditions : float
+        How far this frame is from what the ensemble knows, foreign atoms left out: up to 1 is familiar.
     foreign : (K, 3) array
         x and y in Å, and the novelty, of the atoms that are too bright or too dim for any class they may be.
     """
@@ -38,8 +38,13 @@ class Prediction:
     working_uncertainty: FloatImage
     working_sampling: float
     atoms: Atoms2D
-    novelty: float
+    conditions: float
     foreign: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
+
+    @property
+    def novelty(self) -> float:
+        """How far this frame is from what the ensemble knows, its strangest atom included: up to 1 is familiar."""
+        return max(self.conditions, float(self.foreign[:, 2].max(initial=0.0)))
 
     @functools.cached_property
     def presence(self) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ def packed(prediction: Prediction) -> tuple[dict[str, Any], Arrays]:
     """Return a prediction as what a message can hold."""
     atoms = {field.name: getattr(prediction.atoms, field.name) for field in dataclasses.fields(prediction.atoms)}
     values = {name: atoms.pop(name) for name in ("species", "shape", "sampling")}
-    values |= {"working_sampling": prediction.working_sampling, "novelty": prediction.novelty}
+    values |= {"working_sampling": prediction.working_sampling, "conditions": prediction.conditions}
     maps = {name: getattr(prediction, name) for name in _MAPS}
     return values, {**{f"atoms.{name}": array for name, array in atoms.items()}, **maps}
 
@@ -30,7 +30,7 @@ def unpacked(values: dict[str, Any], arrays: Arrays) -> Prediction:
         arrays["working_uncertainty"],
         values["working_sampling"],
         Atoms2D(**atoms),
-        values["novelty"],
+        values["conditions"],
         arrays["foreign"],
     )
     vars(prediction)["uncertainty"] = arrays["uncertainty"]  # a cached property, worked out over there already
