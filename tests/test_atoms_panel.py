@@ -30,6 +30,7 @@ from nion.ui import DrawingContext, TestUI
 from nion.utils import Geometry
 
 import nionswift_plugin.stem_ae_ui as plugin
+from benchmarks.frames import frame
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import adapting_model, atoms_panel, keeping
 from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
@@ -42,11 +43,12 @@ from stem_ae.elit import Prediction
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
-from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.imaging.probe import AberratedProbe, GaussianProbe
 from stem_ae.imaging.specimens import graphene
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.launch.process import run_scenario
 from stem_ae.reconstruct import reconstruct
+from tests.test_elit_novelty import doped
 
 Facade.initialize()
 
@@ -63,6 +65,7 @@ class Peaks:
         self.gate.set()
         self.calls = 0
         self.novelty = 0.0
+        self.foreign = np.zeros((0, 3))
 
     def __len__(self) -> int:
         return 5
@@ -88,7 +91,8 @@ class Peaks:
         n = len(xy)
         covariance = np.broadcast_to(np.eye(2) * 1e-4, (n, 2, 2))
         atoms = Atoms2D(xy, covariance, labels, self.species, probabilities, heights, image.shape, (dy, dx))
-        return Prediction(maps, 0.1 * maps.max(0), WORKING, classified(atoms, classes, image), self.novelty)
+        atoms = classified(atoms, classes, image)
+        return Prediction(maps, 0.1 * maps.max(0), WORKING, atoms, self.novelty, self.foreign)
 
     def find_defects(self, prediction):
         return find_defects(prediction)
@@ -553,9 +557,46 @@ def test_an_unfamiliar_frame_is_said_to_be(swift):
     swift.model.start()
     swift.pump(lambda: swift.has_rings)
     assert "unlike what the model knows" in swift.model.texts.hint
+    assert "adapt" in swift.model.texts.hint
     swift.ensemble.novelty = 0.7
     swift.record()
     swift.pump(lambda: not swift.model.texts.hint)
+
+
+def test_atoms_of_no_known_class_are_nothing_to_adapt_to(swift):
+    swift.ensemble.foreign = np.array([[4.0, 5.0, 1.8], [20.0, 11.0, 1.2], [9.0, 3.0, 1.1]])
+    swift.model.defects = True
+    swift.record()
+    swift.model.start()
+    swift.pump(lambda: swift.has_rings)
+    hint = swift.model.texts.hint
+    assert hint.startswith("3 columns are too bright or too dim for any known class")
+    assert hint.endswith("see “unknown” in the list of defects.")
+    assert "adapt" not in hint
+    swift.model.defects = False
+    swift.ensemble.foreign, swift.ensemble.novelty = swift.ensemble.foreign[:1], 2.4
+    swift.record()
+    swift.pump(lambda: swift.model.texts.hint.startswith("One column is"))
+    assert "tick Defects" in swift.model.texts.hint
+    assert "novelty 2.4" in swift.model.texts.hint
+
+
+def test_what_is_strange_about_simulated_frames(swift, monkeypatch):
+    """Tungsten in MoS2 is an unknown element, and a defocused frame is to be adapted to."""
+    apart = swift.model._AtomsModel__process
+    monkeypatch.setattr(swift.model, "_AtomsModel__load", lambda name: apart.load("mos2"))
+    swift.model.defects = True
+    swift.open(doped("mos2", "Mo", 42, 74, seed=42)[0].counts, nm(0.104))
+    swift.choose_source("Displayed")
+    swift.model.start()
+    swift.pump(lambda: "another element" in swift.model.texts.hint, timeout=120)
+    assert swift.model.texts.hint.startswith("4 columns are too bright")
+    assert "adapt" not in swift.model.texts.hint
+    swift.pump(lambda: sum(name.startswith("unknown") for name in swift.model.defect_names) == 4)
+    defocused = frame("mos2", 1e5, size=(256, 256), probe=AberratedProbe(defocus=100.0), seed=42)
+    swift.open(defocused.counts, nm(0.104))
+    swift.pump(lambda: "adapt the model to it" in swift.model.texts.hint)
+    assert "element" not in swift.model.texts.hint
 
 
 def test_a_sub_scan_has_its_own_image(running):
