@@ -148,9 +148,10 @@ def run(arguments: argparse.Namespace) -> int:
                 "files": {kind: str(path) for kind, path in files.items()},
             }
         )
-        if prediction.novelty > 1:
-            atoms = f", {len(prediction.foreign)} atoms too bright or too dim" if len(prediction.foreign) else ""
-            warn(f"frame {number} is unlike what the model knows (novelty {prediction.novelty:.2f}{atoms})")
+        if prediction.conditions > 1:
+            warn(f"frame {number} is unlike what the model knows (novelty {prediction.conditions:.2f})")
+        if foreign := len(prediction.foreign):
+            warn(f"frame {number} has columns too bright or too dim for any known class ({foreign}): another element?")
         found = ", ".join(f"{count} {species}" for species, count in counts.items())
         say(f"frame {number}: {found}; novelty {prediction.novelty:.2f}; {', '.join(map(str, files.values()))}")
     if arguments.json:
