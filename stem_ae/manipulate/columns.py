@@ -240,13 +240,15 @@ class ColumnModel:
         x = scan.origin[0] + (pixels % width) * scan.sampling
         y = scan.origin[1] + (pixels // width) * scan.sampling
         away_x, away_y = x[:, None] - positions[:, 0], y[:, None] - positions[:, 1]
-        pixel, column = np.nonzero(away_x**2 + away_y**2 < _WINDOW**2)
+        near = away_x**2 + away_y**2 < _WINDOW**2
+        _, column = np.nonzero(near)
+        starts = np.concatenate([[0], np.cumsum(near.sum(axis=1))])
         middle = len(self._table) // 2
-        place = np.array([away_y[pixel, column], away_x[pixel, column]]) / _FINE + middle
+        place = np.array([away_y[near], away_x[near]]) / _FINE + middle
         tables = (self._table, -self._slopes[1], -self._slopes[0])
         shape = (len(pixels), len(positions))
         images = [ndimage.map_coordinates(table, place, order=1, mode="nearest") for table in tables]
-        value, slope_x, slope_y = (sparse.csr_array((image, (pixel, column)), shape) for image in images)
+        value, slope_x, slope_y = (sparse.csr_array((image, column, starts), shape) for image in images)
         return value, slope_x, slope_y
 
 
