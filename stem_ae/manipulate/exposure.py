@@ -144,7 +144,7 @@ class Exposure:
         return electrons_per_pixel(self.settings.current_pa, self.elapsed_s * 1e6)
 
     def prepare(self, shortest_s: float, longest_s: float | None = None) -> None:
-        """Compute the thresholds for readings of these lengths, before the beam is on: a fraction of a second the first time."""
+        """Compute the thresholds for readings of these lengths, before the beam is on: a moment, the first time."""
         low, high = self._ACCEPTED if self._learning else (1.0, 1.0)
         length, last = shortest_s * low, (longest_s or shortest_s) * high
         while length < last * (1 + self._COARSE):
