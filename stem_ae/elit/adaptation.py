@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from stem_ae.atoms import as_sampling
 from stem_ae.classify import confirmed
 from stem_ae.elit import synthesis, training
-from stem_ae.elit.build import familiar_to
+from stem_ae.elit.build import familiar_to, share_right
 from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.forward_model import refit
 from stem_ae.elit.materials import MATERIALS, Material
@@ -41,6 +41,9 @@ Progress = Callable[[float, str], None]
 _SIZE = 64  # working pixels per side of a training patch: smaller than at first, for more steps in the same time
 _SURE = 0.8  # probability above which a found atom counts as known
 _GAIN = 1.01  # another round is worth while if it found one atom in a hundred more
+_LOST = 0.3  # share of today's simulated atoms: an ensemble that reads no more of them has to learn for longer
+_LONGER, _MORE = 4, 2  # times as many steps, patches
+_TRIED, _TRIED_EXTENT = 4, 24.0  # simulated frames that are read before, and Å
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Effort:
     rounds: int = 3
     steps: int = 80
     patches: int = 128
+
+    @property
+    def longer(self) -> Effort:
+        """That of a first round in which there is nearly everything to learn: dark atoms, say."""
+        return dataclasses.replace(self, steps=_LONGER * self.steps, patches=_MORE * self.patches)
 
 
 def adapt(
@@ -105,9 +113,10 @@ def adapt(
     best, sure = ensemble, _count_sure(ensemble, frames, step)
     trained, history = ensemble, [sure]
     for round_ in range(effort.rounds):
+        spent = effort.longer if round_ == 0 and _is_lost(ensemble, material, today, seed) else effort
         # Labels come from a model that sees something; before the first round it may not see much yet.
         labelled = frames if round_ and history[-1] else []
-        trained = _one_round(trained, labelled, step, material, today, effort, [seed, round_], progress, round_)
+        trained = _one_round(trained, labelled, step, material, today, spent, [seed, round_], progress, round_)
         history.append(_count_sure(trained, frames, step))
         if history[-1] >= max(sure, 1):
             saturated = history[-1] < _GAIN * sure
@@ -130,6 +139,15 @@ def _as_frames(image: ArrayLike | Sequence[ArrayLike]) -> list[ArrayLike]:
 def _count_sure(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> int:
     found = (ensemble.predict(frame, sampling, refine=False) for frame in frames)
     return sum(int((p.presence > _SURE).sum()) for p in found)
+
+
+def _is_lost(ensemble: Ensemble, material: Material, today: synthesis.Conditions, seed: int) -> bool:
+    """Return whether the ensemble hardly reads simulated frames of today, whose atoms are known."""
+    shots = (
+        synthesis.scene(material.make_specimen, _TRIED_EXTENT, today, np.random.default_rng([seed, 7, k]))
+        for k in range(_TRIED)
+    )
+    return float(np.mean([share_right(ensemble.look(s.counts, s.sampling)[1], s) for s in shots])) < _LOST
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

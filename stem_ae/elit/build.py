@@ -185,7 +185,7 @@ def familiar_to(
         extent = rng.uniform(_SMALLEST_FAMILIAR, _FRAME_EXTENT)
         shot = synthesis.scene(material.make_specimen, extent, conditions[which], rng)
         shown, atoms = ensemble.look(shot.counts, shot.sampling)
-        right = _share_right(atoms, shot)
+        right = share_right(atoms, shot)
         if which < len(conditions) - 1:
             today += [shown] if right >= _MISREAD else []
         elif right < _MISREAD:
@@ -209,7 +209,7 @@ def _unread(ensemble: Ensemble, material: Material, conditions: synthesis.Condit
     return [ensemble.look(shot.counts, shot.sampling)[0] for shot in shots]
 
 
-def _share_right(atoms: Atoms2D, shot: synthesis.Scene) -> float:
+def share_right(atoms: Atoms2D, shot: synthesis.Scene) -> float:
     """Return the least of recall, precision and the share of right classes; 0 where there is nothing to judge by."""
     if len(atoms) == 0:
         return 0.0
