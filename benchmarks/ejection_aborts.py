@@ -70,7 +70,8 @@ def abort(way, moment_s, folder, rng):
     """Begin a run, end it after so many real seconds, and return what is then the case."""
     clock = SimulatedClock()
     microscope = VirtualMicroscope(SPECIMEN, Conditions(drift=(1 / 60, 0.0)), int(rng.integers(2**31)), clock)
-    beam = SlowBeam(microscope, clock, FIELD, Column(current_pa=60.0), seed=int(rng.integers(2**31)))
+    column = Column(current_pa=60.0)
+    beam = SlowBeam(microscope, clock, FIELD, column, reading_s=1e-3, seed=int(rng.integers(2**31)))
     watcher, trouble = Watcher(), {"finding": False}
 
     def find(image, sampling):
