@@ -343,7 +343,7 @@ def _by_counts(names: NDArray[np.str_], amplitude: FloatArray, ladder: Sequence[
     spread = 1.4826 * np.median(np.abs(amplitude[names == steps[usual]] - middle)) + _LEAST_SCATTER * middle
     levels = middle / atoms_left(steps[usual], ladder) * np.array([atoms_left(name, ladder) for name in steps])
     away = (amplitude[on_ladder, None] - levels) / spread
-    result = names.copy()
+    result = names.astype(np.result_type(names, steps))  # a class that was not found may have a longer name
     result[on_ladder] = steps[np.argmax(np.log(frequent + 0.5) - away**2 / 2, axis=1)]
     return result
 
