@@ -34,6 +34,7 @@ _USUAL: dict[str, Any] = {
     "log_sampling": (0.07, 0.16),
     "displacement": 0.05,
 }
+_INNER = 2.0  # Å from the edge, from where on atoms show what the usual error is
 _READ, _MISREAD = 0.98, 0.9  # recall, precision and share of right classes: a frame counts as read, as read wrongly
 _FEWEST_READ = 12  # atoms: a frame of fewer, nearly all of it a hole, says little about the others
 _FEWEST_FAMILIAR = 12  # frames
@@ -226,7 +227,7 @@ def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> Errors:
     result = fit(repair(shot.counts), atoms.sampling, atoms.positions)
     distance, nearest = cKDTree(shot.xy).query(atoms.positions)
     limit = (np.array(shot.counts.shape[::-1]) - 1) * shot.sampling
-    inner = np.all((atoms.positions > 1.0) & (atoms.positions < limit - 1.0), axis=1)
+    inner = np.all((atoms.positions > _INNER) & (atoms.positions < limit - _INNER), axis=1)
     chosen = np.flatnonzero((distance < 0.5) & result.converged & inner)
     truth = shot.xy[nearest[chosen]]
     variance = np.trace(result.covariance[chosen], axis1=1, axis2=2) / 2

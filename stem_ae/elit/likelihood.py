@@ -99,7 +99,7 @@ class Fit:
         return _pulls(state, _Model.at(frame, state))
 
     def refitted(self, positions: FloatArray, shifts: FloatArray) -> Fit:
-        """Return the fit after one more step, with lines that are known to be shifted.
+        """Return the fit after two more steps, with lines that are known to be shifted.
 
         Parameters
         ----------
@@ -109,7 +109,9 @@ class Fit:
             Å along x by which each line, at :attr:`heights`, shows the atoms too far right.
         """
         frame, start = self._held(positions, shifts)
-        state = _step(start, _Model.at(frame, start), start.positions, _PRECISE)
+        state = start
+        for _ in range(2):
+            state = _step(state, _Model.at(frame, state), start.positions, _PRECISE)
         return _summary(frame, state, start.positions, len(positions))
 
     def _held(self, positions: FloatArray, shifts: FloatArray) -> tuple[_Frame, _State]:
