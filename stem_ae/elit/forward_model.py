@@ -4,8 +4,9 @@ Compared is what does not depend on where a lattice begins. The power spectrum: 
 of the material without noise, plus the noise of counting and of line jitter. These are read where no lattice has
 signal, the multiple is fitted, and the two together give the dose. Directions matter, since astigmatism favours some of
 a lattice's spots: specimens are turned as the frame's lattice is. And the histogram, since a spectrum does not tell
-bright atoms from dark ones, which defocus makes of them. Probes on a coarse grid are ranked, and the best improved from
-there.
+bright atoms from dark ones, which defocus makes of them: that of the image in which each frequency counts as much as it
+stands out from the noise, for else a lattice out of focus looks like one in focus at a fraction of the dose. Probes on
+a coarse grid are ranked, and the best improved from there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _QUIET = 0.85  # from this share of the highest frequency on there is noise only
 _COMPARED = (0.2, 1.5)  # 1/Å: slower there are gradients and hydrocarbon, faster nothing but noise
 _SMOOTHED = 0.04  # 1/Å: spots of the frame and of a specimen like it need not coincide better than that
 _BAND = (0.2, 0.8)  # 1/Å: what of the image counts for its histogram
+_LEAST_CLEAR = 0.02  # where a frame shows nothing but noise, its histogram is that of the noise
 _LEVELS = np.linspace(0.02, 0.98, 25)  # of the histogram
 _SPECIMENS = 8  # some have holes or many defects, the frame may not
 _ALIKE = 3  # of them are compared with, those that are most like the frame
@@ -102,7 +104,8 @@ class _Look:
     """What a square of the frame looks like, at the frequencies that are compared, K along each axis."""
 
     power: FloatArray  # (K, K) smoothed
-    quantiles: FloatArray  # of the image within ``_BAND``, in standard deviations
+    clear: FloatArray  # (K, K) share of the power that is not noise
+    quantiles: FloatArray  # of the image within ``_BAND``, noise filtered out, in standard deviations
     noise: FloatArray  # (K,) the power of its noise: that of line jitter depends on the frequency along the lines
     variance: float  # of the frame's pixels that counting makes
     grain: NDArray[np.complex128]  # (K, K) transform of a noise like it
@@ -127,9 +130,12 @@ class _Look:
         compared = slice(max(0, reach - int(_COMPARED[1] * extent)), reach + int(_COMPARED[1] * extent) + 1)
         square = compared, compared
         fx = np.arange(-reach, reach + 1)[compared] / extent
+        smooth = _smooth(power[square], extent)
+        clear = np.clip(1 - noise[compared] / smooth, _LEAST_CLEAR, 1.0)
         return cls(
-            power=_smooth(power[square], extent),
-            quantiles=_quantiles(transform[square], fx),
+            power=smooth,
+            clear=clear,
+            quantiles=_quantiles(clear * transform[square], fx),
             noise=noise[compared],
             variance=float(power[:, fast].mean()) / window,
             grain=(white * np.sqrt(noise))[square],
@@ -149,7 +155,7 @@ class _Look:
         """Return the mean squares of the logarithmic power's difference and of the histogram's, together."""
         transform = structure.transform * transfer
         multiple, spectral = self._fitted(transform)
-        quantiles = _quantiles(np.sqrt(multiple) * transform + self.grain, self.fx)
+        quantiles = _quantiles(self.clear * (np.sqrt(multiple) * transform + self.grain), self.fx)
         return spectral + float(np.mean((quantiles - self.quantiles) ** 2))
 
     def dose(self, structure: _Structure, transfer: FloatArray) -> float:
