@@ -126,7 +126,7 @@ def abort(way, moment_s, folder, rng):
         run.stop()
         assert beam.is_blanked  # in this very moment, and from now on
     took = time.perf_counter() - start
-    thread.join(60)
+    thread.join(600)  # a run whose signal is lost goes on to the next target
     log.close()
     lines = runlog.read_lines(log.path)
     fired = runlog.exposures(log.path)
