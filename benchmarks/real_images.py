@@ -57,7 +57,7 @@ ENTRIES = [
         "mos2",
         "Right: every Mo and S column has a ring, up to the border and through the scan jitter. Doubtful: one S column in "
         "nine is called S1, more than vacancies alone explain; at this dose S1 and S2 overlap. Vanadium on Mo sites is not "
-        "a class of the model and is called Mo or S2.",
+        "a class of the model and is called Mo or S2; three such columns, a third as bright as Mo, are pointed out.",
         SCILINK,
         adapted="The same columns, and a frame that is more familiar. A third more S columns are called S1, again where they are "
         "dim; which of these are true cannot be told at this dose.",
@@ -67,7 +67,8 @@ ENTRIES = [
         "mos2",
         "The file states 0.1758 Å/px, wrong by 37 %; the lattice is asked instead. Right: the columns, also under the "
         "contamination on the left and beside the holes. Wrong: far too many S1, and in the disturbed region on the "
-        "right some rings stand on noise.",
+        "right some rings stand on noise. Two columns called Mo, with a third and a quarter of its intensity, and a bright "
+        "one of S2 are pointed out.",
         SCILINK,
         sampling="lattice",
         adapted="Nothing changes: after the first round the networks were sure of slightly fewer columns than before, so the "
@@ -196,7 +197,9 @@ def _counts(prediction: elit.Prediction) -> str:
 
 
 def _novelty(prediction: elit.Prediction) -> str:
-    return f"novelty {prediction.novelty:.2f}" + (" (unfamiliar)" if prediction.novelty > 1 else "")
+    words = f"novelty {prediction.conditions:.2f}" + (" (unfamiliar)" if prediction.conditions > 1 else "")
+    foreign = len(prediction.foreign)
+    return words + (f", {foreign} columns too bright or dim for any class" if foreign else "")
 
 
 def sheet(entries: list[Entry], folder: pathlib.Path, path: pathlib.Path) -> list[Outcome]:
