@@ -59,8 +59,8 @@ ENTRIES = [
         "nine is called S1, more than vacancies alone explain; at this dose S1 and S2 overlap. Vanadium on Mo sites is not "
         "a class of the model and is called Mo or S2; three such columns, a third as bright as Mo, are pointed out.",
         SCILINK,
-        adapted="The same columns, and a frame that is more familiar. A third more S columns are called S1, again where they are "
-        "dim; which of these are true cannot be told at this dose.",
+        adapted="Two columns more, and a frame that is more familiar. The three columns that are too dim for Mo still are: "
+        "adapting teaches no element.",
     ),
     Entry(
         "MoS2_stem_Exp-002-5.npy",
@@ -71,8 +71,8 @@ ENTRIES = [
         "one of S2 are pointed out.",
         SCILINK,
         sampling="lattice",
-        adapted="Nothing changes: after the first round the networks were sure of slightly fewer columns than before, so the "
-        "model was left as it was. Contamination is not what adapting to probe and noise can learn.",
+        adapted="Eleven columns more, and a frame that is a little more familiar. The classes stay as doubtful as they were, and "
+        "contamination is not what adapting to probe and noise can learn.",
     ),
     Entry(
         "CdTe_twin_HAADF26.dm3",
