@@ -26,7 +26,7 @@ from stem_ae.scoring import score
 from stem_ae.torch_device import CPU
 
 _FRAME_EXTENT = 48.0  # Å: largest frames on which a trained ensemble is checked
-_POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 80  # Å: those on which its positions are, and how many at most
+_POSITIONS_EXTENT, _POSITIONS_FRAMES = 36.0, 240  # Å: those on which its positions are, and how many at most
 _SMALLEST_FAMILIAR = 10.0  # Å
 # Ellipses are true for a microscope in focus: what aberrations do to single atoms differs from probe to probe.
 _USUAL: dict[str, Any] = {
