@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     learn = with_familiar if arguments.only_familiar else finished
     for name in arguments.model:
-        ensemble = elit.load(name)
+        ensemble = elit.load(name, device="cpu")  # the same numbers everywhere
         before = ensemble.version, weights(ensemble)
         new = learn(ensemble, MATERIALS[ensemble.description.material], arguments.seed, arguments.frames, report)
         assert weights(new) == before[1]
@@ -42,11 +42,10 @@ def main() -> None:
 
 def with_familiar(ensemble: elit.Ensemble, material: Material, seed: int, frames: int, report: Report) -> elit.Ensemble:
     """Return the ensemble with what is familiar learnt again."""
-    bare = elit.Ensemble(ensemble.members, ensemble.description)
-    familiar = familiar_to(bare, material, [material.conditions], seed, frames, report)
+    familiar = familiar_to(ensemble.replace(familiar=None), material, [material.conditions], seed, frames, report)
     provenance = ensemble.description.provenance | {"familiar": {"seed": seed, "frames": frames}}
     description = dataclasses.replace(ensemble.description, provenance=provenance)
-    return elit.Ensemble(ensemble.members, description, familiar)
+    return ensemble.replace(description=description, familiar=familiar)
 
 
 def weights(ensemble: elit.Ensemble) -> str:

@@ -209,13 +209,13 @@ class Ensemble:
         step = as_sampling(sampling)
         frame = to_working_grid(array, step, self.sampling)
         answer = self._inference.answer(frame)
-        classes_there = answer.mean[1:]
-        atoms = find_atoms(classes_there, self.species, self.sampling, array, step, threshold)
-        shown = signs(frame, self.sampling, answer.deep, classes_there, answer.spread, atoms)
+        probability = answer.mean[1:]
+        atoms = find_atoms(probability, self.species, self.sampling, array, step, threshold)
+        shown = signs(frame, self.sampling, answer.deep, probability, answer.spread, atoms)
         if refine and len(atoms) >= _FEWEST_TO_FIT:
             atoms = self._refined(array, atoms)
         atoms = classified(atoms, classes, array)
-        return Prediction(classes_there, answer.spread, self.sampling, atoms, *self._novelty(shown))
+        return Prediction(probability, answer.spread, self.sampling, atoms, *self._novelty(shown))
 
     def _novelty(self, shown: Signs) -> tuple[float, NDArray[np.float64]]:
         """Return how novel a frame's conditions are, and its foreign atoms; see :class:`Prediction`."""
