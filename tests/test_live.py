@@ -290,3 +290,35 @@ def test_the_threshold_picks_atoms_by_the_height_of_their_peak():
 def test_the_module_does_not_import_torch():
     code = "import sys, stem_ae.elit.live; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+SLOW = """
+import threading, time
+import numpy as np
+from stem_ae.elit import live
+
+working = threading.Event()
+
+class Slow:
+    name, version, species = "slow", "1", ("X",)
+
+    def __len__(self):
+        return 1
+
+    def predict(self, image, sampling, threshold=0.5, classes="network"):
+        working.set()
+        time.sleep(0.5)
+        print("left", flush=True)
+        raise ValueError
+
+worker = live.LiveWorker(Slow, lambda worker: None)
+worker.submit(live.Frame(np.eye(32), (0.1, 0.1)))
+assert working.wait(30)
+"""
+
+
+def test_the_end_of_python_waits_for_the_frame_in_work():
+    """Torch brings a process down whose end catches one of its threads at work."""
+    ended = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True)
+    assert ended.stdout.split() == ["left"], ended.stderr
+    assert ended.returncode == 0

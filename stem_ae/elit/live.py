@@ -5,6 +5,7 @@ Knows nothing of Swift, and nothing of torch: the ensemble may be in another pro
 
 from __future__ import annotations
 
+import atexit
 import collections
 import dataclasses
 import logging
@@ -44,6 +45,8 @@ EXTRAS_PERIOD_S = 1.0
 """How often that is worked out which takes longer than finding the atoms."""
 TRIM_PERIOD_S = 20.0
 """How often freed memory is given back to the system: takes milliseconds, and keeps an hour's scan flat."""
+_LEAVE_S = 10.0
+"""How long the end of Python waits for the frame in work."""
 
 
 class Predictor(Protocol):
@@ -350,6 +353,7 @@ class LiveWorker:
         self.lacks_sampling = False
         """Whether that is the frame's sampling."""
         self._thread = threading.Thread(target=self._run, name="stem-ae live", daemon=True)
+        atexit.register(self._leave)  # a thread inside torch when Python ends brings the process down
         self._thread.start()
 
     # any thread
@@ -391,9 +395,18 @@ class LiveWorker:
         if timeout_s and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
+    def _leave(self) -> None:
+        self.close(_LEAVE_S)
+
     # worker thread
 
     def _run(self) -> None:
+        try:
+            self._look_until_closed()
+        finally:
+            atexit.unregister(self._leave)
+
+    def _look_until_closed(self) -> None:
         try:
             predictor = self._load()
             model = Model.of(predictor)
