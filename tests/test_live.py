@@ -305,6 +305,9 @@ class Slow:
     def __len__(self):
         return 1
 
+    def estimate_sampling(self, image):
+        return (0.1, 0.1), 0.0
+
     def predict(self, image, sampling, threshold=0.5, classes="network"):
         working.set()
         time.sleep(0.5)
