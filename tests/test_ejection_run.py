@@ -19,6 +19,7 @@ from stem_ae.manipulate import (
     Interrupted,
     Limits,
     Observer,
+    OneFromEach,
     OpenLoop,
     Outcome,
     RunLog,
@@ -369,6 +370,25 @@ def test_a_column_that_the_survey_misread_is_corrected_but_accuses_nobody():
     assert check.updated()[0].counts()["S1"] == 2
 
 
+def test_a_doubtful_survey_does_not_undo_what_was_verified():
+    """Nothing refills a column as often as one image misreads it; two images that agree are another matter."""
+    check = verification(Outcome.STEP)
+    check.look(shown(["S1", "S2", "S2"], images=3))
+    old, belief, _ = check.updated()
+    new = found(("S2", "S2", "S1"), [*PLACES[[1, 0]], [12.0, 12.0]])  # in another order, one is new
+    known = belief.aged(np.full(3, 1e-6)).passed_on(old, new)
+    assert (known[1].argmax(), known[2].any()) == (1, False)
+    doubtful = Evidence(MODEL, 3)
+    brightness = np.array([0.0170, 0.0140, 0.0085])  # the second one is nearer S2 than S1
+    doubtful.add(Measured(np.arange(3), brightness, np.full((3, len(LEVELS)), 0.0025**2)))
+    forgetful, mindful = (Belief.of(new, LADDER, doubtful, prior) for prior in (None, known))
+    assert forgetful.now[1].argmax() == 0
+    assert mindful.now[1, 1] > 0.99
+    assert mindful.contradicts(new).tolist() == [False, True, False]
+    refilled = Belief.of(new, LADDER, shown(("S2", "S2", "S1"), images=2, error=0.0015), known)
+    assert refilled.now[1].argmax() == 0
+
+
 def test_the_next_survey_reports_what_no_verification_has_looked_at():
     bench = Disulfide(seed=12, damage=False)
     far, specimen = bench.near((8, 8)) - 15.0 + 0.1, bench.microscope.specimen
@@ -435,6 +455,17 @@ def test_closed_loop_tries_what_is_missing_and_looks_again():
     assert policy.missing(view(["S1", "S2", "S2"], places)) == [1, 2]
     with pytest.raises(StemAeError, match="leads to"):
         ClosedLoop(places, ["S1", "Mo", "S1"])
+
+
+def test_one_is_taken_from_each_by_what_the_survey_shows():
+    places = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
+    policy = OneFromEach(places)
+    assert policy.next(view(["S2", "S1", "S2"], places)) == 0
+    assert policy.loop.wanted == ("S1", "", "S1")
+    tried = [(0, Verdict.ONE), (1, Verdict.ONE), (2, Verdict.ONE)]
+    assert policy.next(view(["S1", "S1"], places[[0, 2]], tried, surveys=2)) is Do.END
+    with pytest.raises(StemAeError, match="'Mo'"):
+        OneFromEach(places).next(view(["S2", "Mo", "S2"], places))
 
 
 def test_a_rehearsal_has_the_atoms_where_they_were_found():

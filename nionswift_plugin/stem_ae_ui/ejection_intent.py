@@ -16,9 +16,9 @@ from stem_ae.imaging.probe import AberratedProbe
 from stem_ae.imaging.scattering import cross_section
 from stem_ae.imaging.virtual_microscope import Beam as Column
 from stem_ae.manipulate import (
-    ClosedLoop,
     Limits,
     MoveDopants,
+    OneFromEach,
     OpenLoop,
     Policy,
     RemoveDopants,
@@ -121,9 +121,7 @@ class Intent:
             return OpenLoop(self.sites)
         if _DOPANT in self.ladder:
             return RemoveDopants(self._free_sites(), self.sites, _DOPANT, _REMOVING_TRIES)
-        after = {name: self.ladder[k + 1] for k, name in enumerate(self.ladder[:-1])}
-        now = [self.atoms.symbols[k] for k in self._index()]
-        return ClosedLoop(self.sites, tuple(after.get(name, name) for name in now), self.ladder)
+        return OneFromEach(self.sites, self.ladder)
 
     def _moves(self) -> MoveDopants:
         """Return the moves; dopants in forbidden zones are not on the way of anything."""

@@ -10,7 +10,7 @@ from stem_ae.manipulate.exposure import Exposure, ExposureSettings, Outcome, Rea
 from stem_ae.manipulate.guard import Interrupted, Limits
 from stem_ae.manipulate.levels import signal_levels
 from stem_ae.manipulate.moves import MoveDopants, RemoveDopants
-from stem_ae.manipulate.policy import ClosedLoop, Do, OpenLoop, Policy, View
+from stem_ae.manipulate.policy import ClosedLoop, Do, OneFromEach, OpenLoop, Policy, View
 from stem_ae.manipulate.run import Attempt, EjectionRun, Observer, RunSettings
 from stem_ae.manipulate.runlog import RunLog
 from stem_ae.manipulate.step import StepDetector
@@ -29,6 +29,7 @@ __all__ = [
     "LockOn",
     "MoveDopants",
     "Observer",
+    "OneFromEach",
     "OpenLoop",
     "Outcome",
     "Policy",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -73,7 +74,10 @@ class Do(enum.Enum):
 
 
 class Policy(Protocol):
-    """Decides; see :class:`OpenLoop`, :class:`ClosedLoop` and :class:`~stem_ae.manipulate.moves.MoveDopants`."""
+    """Decides.
+
+    See :class:`OpenLoop`, :class:`ClosedLoop`, :class:`OneFromEach`, :class:`~stem_ae.manipulate.moves.MoveDopants`.
+    """
 
     @property
     def sites(self) -> FloatArray:
@@ -157,6 +161,34 @@ class ClosedLoop:
         """Return whether ejections can still bring this site to what is wanted."""
         now = view.species_at(self.sites[site])
         return now in self.ladder and self.ladder.index(now) < self.ladder.index(self.wanted[site])
+
+
+@dataclasses.dataclass(eq=False)
+class OneFromEach:
+    """Takes one atom from each site, by a :class:`ClosedLoop` towards that: the first survey says what is there.
+
+    Parameters
+    ----------
+    sites : (K, 2) array
+        Å in the first survey.
+    ladder : sequence of str
+        Classes in the order in which one becomes the next as atoms leave.
+    """
+
+    sites: FloatArray
+    ladder: tuple[str, ...] = ("S2", "S1", "")
+    loop: ClosedLoop | None = dataclasses.field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.sites = checked_sites(self.sites)
+
+    def next(self, view: View) -> int | Do:
+        """Return the next site on the way; see :meth:`ClosedLoop.next`."""
+        if self.loop is None:
+            after = dict(itertools.pairwise(self.ladder))
+            there = [view.species_at(site) for site in self.sites]
+            self.loop = ClosedLoop(self.sites, tuple(after.get(name, name) for name in there), self.ladder)
+        return self.loop.next(view)
 
 
 def checked_sites(sites: ArrayLike) -> FloatArray:

@@ -350,10 +350,11 @@ class EjectionRun:
         atoms = dataclasses.replace(found, positions=found.positions + scan.origin - self._drift.at(times))
         refilled = [] if self._atoms is None else self._refilled(atoms)
         before, sure = self._atoms, self._belief
+        known = self._known_of(atoms)
         self._atoms, self._surveys, self._changed = atoms, self._surveys + 1, False
         if not self._weights:  # later surveys show the same, and each exposure scales the levels to its own start
             self._weights, self._background = weights_from_frame(found, scan, self._settings.ladder)
-        self._learn_columns(scan, found)
+        self._learn_columns(scan, found, known)
         later = differences(before, sure, self._atoms, self._belief) if before is not None else []
         self.found_later += later
         self._write(
@@ -361,14 +362,21 @@ class EjectionRun:
         )
         self._observer.surveyed(scan, found, self._drift.at(scan.start_s))
 
-    def _learn_columns(self, scan: Scan, found: Atoms2D) -> None:
+    def _known_of(self, atoms: Atoms2D) -> FloatArray | None:
+        """Return what is known of the columns of a new survey: what they were, and the dose they had since."""
+        if self._atoms is None or self._settings.ladder[-1]:  # dopants go from column to column
+            return None
+        belief = self._belief.aged(self._per_dose * (self._dose_now() - self._dose))
+        return belief.passed_on(self._atoms, atoms)
+
+    def _learn_columns(self, scan: Scan, found: Atoms2D, known: FloatArray | None) -> None:
         """Learn from a survey how many counts each class of column gives, and correct what they clearly contradict."""
         assert self._atoms is not None
         probe, ladder = self._beam.probe, self._settings.ladder
         self._columns, shown = ColumnModel.learnt(found, scan, probe, self._weights, ladder)
         evidence = Evidence(self._columns, len(found))
         evidence.add(shown)
-        belief = Belief.of(found, ladder, evidence)
+        belief = Belief.of(found, ladder, evidence, known)
         self._atoms, kept = belief.corrected(self._atoms, belief.contradicts(self._atoms))
         self._belief, self._dose = belief[kept], self._dose_now()
 

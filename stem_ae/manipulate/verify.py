@@ -88,8 +88,10 @@ class Belief:
     chance: FloatArray
 
     @classmethod
-    def of(cls, atoms: Atoms2D, ladder: Sequence[str], evidence: Evidence) -> Belief:
-        """Return what a survey says: how frequent each class is, and the column's own counts.
+    def of(
+        cls, atoms: Atoms2D, ladder: Sequence[str], evidence: Evidence, known: FloatArray | None = None
+    ) -> Belief:
+        """Return what a survey says: what was known or else how frequent each class is, and the column's own counts.
 
         Parameters
         ----------
@@ -99,20 +101,35 @@ class Belief:
             Classes.
         evidence : Evidence
             What the survey's counts say; columns that are not among them are what they were found to be.
+        known : (N, L) array, optional
+            The chance of each class as known before; zeros for columns of which nothing is.
         """
         ladder = tuple(ladder)
         counts = atoms.counts()
         frequent = np.array([counts.get(name, 0) + 0.5 if name else 0.0 for name in ladder])  # what was found is there
         as_found = np.array([[name == found for name in ladder] for found in atoms.symbols], float)
-        by_counts = frequent * _as_chances(evidence.log_likelihood(ladder))
+        known = np.zeros_like(as_found) if known is None else known
+        is_known = known.any(axis=1, keepdims=True)
+        by_counts = np.where(is_known, known, frequent) * _as_chances(evidence.log_likelihood(ladder))
         on_ladder = as_found.sum(axis=1) > 0
-        share = np.where(evidence.seen[:, None], by_counts, as_found) * on_ladder[:, None]
+        share = np.where(evidence.seen[:, None], by_counts, np.where(is_known, known, as_found)) * on_ladder[:, None]
         share = share / np.where(on_ladder, share.sum(axis=1), 1.0)[:, None]
         return cls(ladder, share[:, :, None] * np.eye(len(ladder)))
 
     def after(self, change: FloatArray) -> Belief:
         """Return what is believed after each column has gone from class to class with chances ``(N, L, L)``."""
         return dataclasses.replace(self, chance=self.chance @ change)
+
+    def aged(self, expected: FloatArray) -> Belief:
+        """Return what is believed once each column is expected to have lost atoms, ``(N,)``: by its dose."""
+        gained = np.full(len(expected), _GAINED)
+        return self.after(_changes(_chances_of_loss(expected), gained, len(self.ladder)))
+
+    def passed_on(self, old: Atoms2D, new: Atoms2D) -> FloatArray:
+        """Return what is believed now of the columns of another map, ``(N, L)``; zeros if they are not in this one."""
+        distance, match = cKDTree(old.positions).query(new.positions)
+        passed_on: FloatArray = self.now[match] * (distance < _SAME_COLUMN)[:, None]
+        return passed_on
 
     def given(self, evidence: Evidence) -> Belief:
         """Return what is believed after images of the columns as they are now."""
@@ -180,6 +197,13 @@ class Belief:
 def _as_chances(log: FloatArray) -> FloatArray:
     chances: FloatArray = np.exp(log - log.max(axis=1, keepdims=True))
     return chances
+
+
+def _chances_of_loss(expected: FloatArray) -> FloatArray:
+    """Return the chances to have lost none, one and more atoms, ``(N, 3)``, for how many are to be expected."""
+    loss = np.maximum(expected, _LEAST)
+    none, one = np.exp(-loss), loss * np.exp(-loss)
+    return np.column_stack([none, one, -np.expm1(-loss) - one])
 
 
 def _changes(losses: FloatArray, gained: FloatArray, steps: int) -> FloatArray:
@@ -250,8 +274,7 @@ class Verification:
         self._atoms, self._target, self._outcome = atoms, target, outcome
         if not before.on_ladder[target]:
             raise StemAeError(f"{atoms.symbols[target]} is not one of {', '.join(filter(None, before.ladder))}.")
-        loss = np.maximum(expected, _LEAST)
-        losses = np.column_stack([np.exp(-loss), loss * np.exp(-loss), -np.expm1(-loss) - loss * np.exp(-loss)])
+        losses = _chances_of_loss(expected)
         losses[target] = _AT_TARGET.get(outcome, _NO_STEP)
         self._prior = before.after(_changes(losses, self._gained(before.ladder), len(before.ladder)))
         self.belief = self._prior
