@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -12,11 +11,9 @@ import numpy as np
 import pytest
 
 from stem_ae import elit
-from stem_ae.elit.adaptation import Effort, _is_lost
 from stem_ae.elit.adapting import Adaptation
-from stem_ae.elit.materials import MATERIALS
 from stem_ae.imaging.adf import expected_fraction
-from stem_ae.imaging.probe import AberratedProbe, GaussianProbe
+from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.imaging.specimens import graphene
 from stem_ae.store import models
 
@@ -80,18 +77,6 @@ def test_cancelled_it_ends_at_once_and_leaves_nothing(store):
     assert adaptation.state == "cancelled"
     assert not list(store.glob("*"))
     adaptation.cancel()  # once more does no harm
-
-
-def test_dark_atoms_are_learnt_for_longer():
-    """Graphene's atoms are dark at 10 nm of defocus, and its hexagons are bright."""
-    graphene_, ensemble = MATERIALS["graphene"], elit.load("graphene")
-    today = dataclasses.replace(graphene_.conditions.clean, log_dose=(1e6, 3e6), log_sampling=(0.1, 0.11))
-    for probe, is_lost in ((GaussianProbe(0.5), False), (AberratedProbe(defocus=100.0), True)):
-        assert _is_lost(ensemble, graphene_, dataclasses.replace(today, probes=(probe,)), 0) == is_lost
-    usual = Effort()
-    assert usual.longer.steps > usual.steps
-    assert usual.longer.patches > usual.patches
-    assert usual.longer.rounds == usual.rounds
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -12,7 +12,6 @@ from stem_ae.atoms import as_sampling
 from stem_ae.descriptors.patches import PrincipalComponents
 from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.network import MULTIPLE
-from stem_ae.elit.preprocess import as_image, repair, to_working_grid
 
 FloatArray = NDArray[np.float64]
 
@@ -38,7 +37,7 @@ def learnt_features(
         How many components.
     """
     step = as_sampling(sampling)
-    frame = to_working_grid(repair(as_image(image)), step, ensemble.sampling)
+    frame = ensemble.seen(image, step)
     pad = (0, -frame.shape[1] % MULTIPLE, 0, -frame.shape[0] % MULTIPLE)
     x = functional.pad(torch.from_numpy(np.ascontiguousarray(frame))[None, None], pad, mode="replicate")
     with torch.inference_mode():

@@ -1,7 +1,8 @@
 """Iterative training on the running experiment: an ensemble that learns today's microscope from its frames.
 
 No labels are needed. First the forward model is fitted again: the probes and doses whose simulated frames look like the
-real one. Training then goes on from the ensemble's own weights with
+real one. With that probe frames are refocused (:mod:`stem_ae.elit.refocus`) if the ensemble reads simulated ones better
+so. Training then goes on from the ensemble's own weights with
 
 * specimens of the model's material, imaged with those probes and doses,
 * the frames themselves, labelled by what the ensemble is sure of and a Gaussian mixture of the atoms' intensities, and
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from stem_ae.atoms import as_sampling
 from stem_ae.classify import confirmed
@@ -32,7 +34,8 @@ from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.forward_model import refit
 from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
-from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
+from stem_ae.elit.preprocess import Image, as_image, repair
+from stem_ae.elit.refocus import Refocus
 from stem_ae.errors import StemAeError
 
 Progress = Callable[[float, str], None]
@@ -41,9 +44,8 @@ Progress = Callable[[float, str], None]
 _SIZE = 64  # working pixels per side of a training patch: smaller than at first, for more steps in the same time
 _SURE = 0.8  # probability above which a found atom counts as known
 _GAIN = 1.01  # another round is worth while if it found one atom in a hundred more
-_LOST = 0.3  # share of today's simulated atoms: an ensemble that reads no more of them has to learn for longer
-_LONGER, _MORE = 4, 2  # times as many steps, patches
 _TRIED, _TRIED_EXTENT = 4, 24.0  # simulated frames that are read before, and Å
+_NOISES = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)  # of the refocus: that with which such frames are read best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +59,12 @@ class Effort:
     steps : int
         Gradient steps of each network in each round.
     patches : int
-        Simulated patches in each round; as many again from the frames and from the first conditions.
+        Simulated patches; half as many again of the first conditions, and after the first round of the frames.
     """
 
     rounds: int = 3
     steps: int = 80
     patches: int = 128
-
-    @property
-    def longer(self) -> Effort:
-        """That of a first round in which there is nearly everything to learn: dark atoms, say."""
-        return dataclasses.replace(self, steps=_LONGER * self.steps, patches=_MORE * self.patches)
 
 
 def adapt(
@@ -110,23 +107,30 @@ def adapt(
     step = as_sampling(sampling)
     progress(0.0, "fitting probe and dose to the frame")
     today = refit(frames[0], ensemble.predict(frames[0], step).atoms, material, seed)
-    best, sure = ensemble, _count_sure(ensemble, frames, step)
-    trained, history = ensemble, [sure]
+    progress(0.1, "looking for the best refocus")
+    # While it learns, today's frames are refocused without asking whether they are familiar that way.
+    parent = ensemble.replace(familiar=None)
+    best = _refocused(parent, material, today, seed)
+    history = [_count_sure(parent, frames, step), _count_sure(best, frames, step)]
+    sure, best = max(history), best if history[1] > history[0] else parent
+    progress(0.15, "simulating today's images")
+    simulated = _simulated(best, material, today, effort.patches, seed)
+    trained = best
     for round_ in range(effort.rounds):
-        spent = effort.longer if round_ == 0 and _is_lost(ensemble, material, today, seed) else effort
         # Labels come from a model that sees something; before the first round it may not see much yet.
-        labelled = frames if round_ and history[-1] else []
-        trained = _one_round(trained, labelled, step, material, today, spent, [seed, round_], progress, round_)
+        labelled = [_labelled(trained, frame, step) for frame in frames] if round_ and history[-1] else []
+        patches = [*simulated, *_cut(labelled, effort.patches // 2, np.random.default_rng([seed, round_]))]
+        trained = _trained(trained, patches, effort, [seed, round_], progress)
         history.append(_count_sure(trained, frames, step))
         if history[-1] >= max(sure, 1):
             saturated = history[-1] < _GAIN * sure
             best, sure = trained, history[-1]
             if saturated:
                 break
-    if best is not ensemble:
-        progress(0.97, "learning what is familiar now")
-        conditions = (today, material.conditions)
-        best = best.replace(familiar=familiar_to(best, material, conditions, seed, frames=32))
+    best = best.replace(familiar=ensemble.familiar)
+    if best.members != ensemble.members or best.description.refocus != ensemble.description.refocus:
+        progress(0.93, "learning what is familiar now")
+        best = best.replace(familiar=familiar_to(best, material, (today, material.conditions), seed, frames=32))
     progress(1.0, f"sure of {history[0]} atoms before, {sure} now")
     return _with_provenance(best, ensemble, today, history)
 
@@ -141,43 +145,75 @@ def _count_sure(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[flo
     return sum(int((p.presence > _SURE).sum()) for p in found)
 
 
-def _is_lost(ensemble: Ensemble, material: Material, today: synthesis.Conditions, seed: int) -> bool:
-    """Return whether the ensemble hardly reads simulated frames of today, whose atoms are known."""
-    shots = (
+def _refocused(ensemble: Ensemble, material: Material, today: synthesis.Conditions, seed: int) -> Ensemble:
+    """Return the ensemble with the refocus with which it reads simulated frames of today best."""
+    shots = [
         synthesis.scene(material.make_specimen, _TRIED_EXTENT, today, np.random.default_rng([seed, 7, k]))
         for k in range(_TRIED)
-    )
-    return float(np.mean([share_right(ensemble.look(s.counts, s.sampling)[1], s) for s in shots])) < _LOST
+    ]
+
+    def share(tried: Ensemble) -> float:
+        looks = (tried.look(shot.counts, shot.sampling, refocused=True)[1] for shot in shots)
+        return float(np.mean([share_right(atoms, shot) for atoms, shot in zip(looks, shots, strict=True)]))
+
+    new = [Refocus(today.probes[0], noise) for noise in _NOISES]
+    choices = dict.fromkeys([ensemble.description.refocus, None, *new])
+    return max((_with_refocus(ensemble, refocus) for refocus in choices), key=share)
+
+
+def _with_refocus(ensemble: Ensemble, refocus: Refocus | None) -> Ensemble:
+    return ensemble.replace(description=dataclasses.replace(ensemble.description, refocus=refocus))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def _one_round(
-    ensemble: Ensemble,
-    frames: Sequence[Image],
-    sampling: tuple[float, float],
-    material: Material,
-    today: synthesis.Conditions,
-    effort: Effort,
-    seed: Sequence[int],
-    progress: Progress,
-    round_: int,
+_Patches = tuple[NDArray[np.float16], NDArray[np.uint8]]  # images (N, S, S), targets (N, 1 + C, S, S) in 1/255
+
+
+def _simulated(
+    ensemble: Ensemble, material: Material, today: synthesis.Conditions, count: int, seed: int
+) -> list[_Patches]:
+    """Return so many patches of today's conditions, seen through its refocus, and half as many of the first."""
+    refocus = ensemble.description.refocus
+    number = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
+    jobs = [(today, refocus), (today, refocus), (material.conditions, None)]
+    with _one_thread_each(len(jobs)) as pool:
+        sets = [
+            pool.submit(
+                synthesis.data_set, material.make_specimen, ensemble.species, count // 2, _SIZE, ensemble.sampling,
+                conditions, number + k, refocus=through,
+            )
+            for k, (conditions, through) in enumerate(jobs)
+        ]  # fmt: skip
+        return [one.result() for one in sets]
+
+
+def _cut(frames: Sequence[_Patches], count: int, rng: np.random.Generator) -> list[_Patches]:
+    """Return patches of labelled frames, as one set; nothing if there are no frames."""
+    if not frames:
+        return []
+    images, targets = [], []
+    for _ in range(count):
+        image, target = frames[int(rng.integers(len(frames)))]
+        y, x = (int(rng.integers(n - _SIZE + 1)) for n in image.shape)
+        images.append(image[y : y + _SIZE, x : x + _SIZE])
+        targets.append(target[:, y : y + _SIZE, x : x + _SIZE])
+    return [(np.stack(images), np.stack(targets))]
+
+
+def _trained(
+    ensemble: Ensemble, patches: Sequence[_Patches], effort: Effort, seed: Sequence[int], progress: Progress
 ) -> Ensemble:
-    share = 0.85 / effort.rounds
-    start = 0.1 + share * round_
-    number = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
-    progress(start, f"round {round_ + 1}: simulating today's images")
-    parts = [_simulated(ensemble, material, today, effort.patches, number)]
-    parts.append(_simulated(ensemble, material, material.conditions, effort.patches // 2, number + 1))
-    if frames:
-        parts.append(_from_frames(ensemble, frames, sampling, effort.patches // 2, np.random.default_rng(number)))
-    images, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    """Return the ensemble after one round of training."""
+    images, targets = (np.concatenate(arrays) for arrays in zip(*patches, strict=True))
     recipe = training.Recipe(
         steps=effort.steps, batch=8, learning_rate=2e-3, swa_learning_rate=7e-4, swa_share=0.4,
         width=ensemble.description.width, norm_batches=12,
     )
-    count = len(ensemble.members)
+    round_, count = seed[-1], len(ensemble.members)
+    share = 0.7 / effort.rounds
+    number = int(np.random.SeedSequence([*seed, 1]).generate_state(1)[0])
     done = np.zeros(count)
     lock = threading.Lock()
 
@@ -185,7 +221,7 @@ def _one_round(
         def report(step: int, steps: int, loss: float) -> None:
             with lock:
                 done[k] = step / steps
-                fraction = start + share * (0.1 + 0.9 * float(done.mean()))
+                fraction = 0.22 + share * (round_ + float(done.mean()))
                 progress(fraction, f"round {round_ + 1}: training {count} networks, loss {loss:.3f}")
 
         return training.train_member(
@@ -193,8 +229,7 @@ def _one_round(
         )
 
     with _one_thread_each(count) as pool:
-        members = list(pool.map(train, range(count)))
-    return ensemble.replace(members=members)
+        return ensemble.replace(members=list(pool.map(train, range(count))))
 
 
 @contextlib.contextmanager
@@ -203,39 +238,18 @@ def _one_thread_each(tasks: int) -> Iterator[concurrent.futures.Executor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with concurrent.futures.ThreadPoolExecutor(min(tasks, threads)) as pool:
+        with (
+            threadpool_limits(limits=1, user_api="blas"),
+            concurrent.futures.ThreadPoolExecutor(min(tasks, threads)) as pool,
+        ):
             yield pool
     finally:
         torch.set_num_threads(threads)
 
 
-def _simulated(
-    ensemble: Ensemble, material: Material, conditions: synthesis.Conditions, count: int, seed: int
-) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    return synthesis.data_set(
-        material.make_specimen, ensemble.species, count, _SIZE, ensemble.sampling, conditions, seed
-    )
-
-
-def _from_frames(
-    ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float], count: int, rng: np.random.Generator
-) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """Return patches of the frames with what the ensemble makes of them."""
-    labelled = [_labelled(ensemble, frame, sampling) for frame in frames]
-    images, targets = [], []
-    for _ in range(count):
-        image, target = labelled[int(rng.integers(len(labelled)))]
-        y, x = (int(rng.integers(n - _SIZE + 1)) for n in image.shape)
-        images.append(image[y : y + _SIZE, x : x + _SIZE])
-        targets.append(target[:, y : y + _SIZE, x : x + _SIZE])
-    return np.stack(images), np.stack(targets)
-
-
-def _labelled(
-    ensemble: Ensemble, frame: Image, sampling: tuple[float, float]
-) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+def _labelled(ensemble: Ensemble, frame: Image, sampling: tuple[float, float]) -> _Patches:
     """Return a frame and its labels: the members' mean, and a firm blob for each atom that the ensemble is sure of."""
-    image = to_working_grid(frame, sampling, ensemble.sampling)
+    image = ensemble.seen(frame, sampling)
     prediction = ensemble.predict(frame, sampling)
     sure = (prediction.presence > _SURE) & confirmed(prediction.atoms)
     atoms = prediction.atoms[sure]

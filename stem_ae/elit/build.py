@@ -185,7 +185,7 @@ def familiar_to(
         # Small frames are familiar too, although their tiles are small and mostly border.
         extent = rng.uniform(_SMALLEST_FAMILIAR, _FRAME_EXTENT)
         shot = synthesis.scene(material.make_specimen, extent, conditions[which], rng)
-        shown, atoms = ensemble.look(shot.counts, shot.sampling)
+        shown, atoms = ensemble.look(shot.counts, shot.sampling, refocused=which < len(conditions) - 1)
         right = share_right(atoms, shot)
         if which < len(conditions) - 1:
             today += [shown] if right >= _MISREAD else []

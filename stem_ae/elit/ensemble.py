@@ -21,7 +21,7 @@ from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.classify import Classes, classified
 from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
-from stem_ae.elit.inference import Inference, Precision
+from stem_ae.elit.inference import Answer, Inference, Precision
 from stem_ae.elit.likelihood import Fit, fit
 from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar, Signs, signs
@@ -29,6 +29,7 @@ from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
+from stem_ae.elit.refocus import Refocus
 from stem_ae.elit.scan_lines import without_jitter
 from stem_ae.errors import StemAeError
 from stem_ae.reconstruct import Reconstruction, reconstruct
@@ -59,6 +60,9 @@ class Description:
         Key of :data:`stem_ae.elit.materials.MATERIALS`, if it is one of them.
     posterior : Posterior
         How the networks' positions and the likelihood's are weighed, learnt on simulated frames.
+    refocus : Refocus, optional
+        What frames of today's microscope pass through before the networks see them; those that are familiar without it
+        do not.
     provenance : dict
         Where it came from: seed, recipe, conditions, parent version, figures.
     """
@@ -70,7 +74,18 @@ class Description:
     width: int
     material: str = ""
     posterior: Posterior = dataclasses.field(default_factory=Posterior)
+    refocus: Refocus | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reading:
+    """What the networks make of a frame."""
+
+    frame: Image  # as they see it, on the working grid
+    answer: Answer
+    atoms: Atoms2D
+    signs: Signs
 
 
 class Ensemble:
@@ -125,8 +140,10 @@ class Ensemble:
     @property
     def version(self) -> str:
         """Twelve hexadecimal digits that stand for everything that decides the answer: weights and statistics."""
-        posterior = json.dumps(dataclasses.asdict(self.description.posterior))
-        return hashlib.sha256(to_bytes(self._tensors(), metadata={"posterior": posterior})).hexdigest()[:12]
+        statistics = {"posterior": json.dumps(dataclasses.asdict(self.description.posterior))}
+        if self.description.refocus is not None:
+            statistics["refocus"] = json.dumps(dataclasses.asdict(self.description.refocus))
+        return hashlib.sha256(to_bytes(self._tensors(), metadata=statistics)).hexdigest()[:12]
 
     def __len__(self) -> int:
         """Return how many networks it has."""
@@ -207,15 +224,31 @@ class Ensemble:
     ) -> Prediction:
         array = repair(as_image(image))
         step = as_sampling(sampling)
-        frame = to_working_grid(array, step, self.sampling)
+        reading = self._reading(array, step, threshold)
+        answer, atoms = reading.answer, reading.atoms
+        if refine and len(atoms) >= _FEWEST_TO_FIT:
+            atoms = self._refined(array, atoms)
+        atoms = classified(atoms, classes, array)
+        return Prediction(answer.mean[1:], answer.spread, self.sampling, atoms, *self._novelty(reading.signs))
+
+    def _reading(self, array: Image, step: tuple[float, float], threshold: float) -> _Reading:
+        """Read a frame: through the refocus if there is one, unless it is more familiar as it is."""
+        as_it_is = self.description.refocus is None
+        if as_it_is or self.familiar is None:
+            return self._read(array, step, threshold, not as_it_is)
+        readings = [self._read(array, step, threshold, refocused) for refocused in (True, False)]
+        familiar = self.familiar
+        return min(readings, key=lambda reading: familiar.strangeness(reading.signs))
+
+    def _read(self, array: Image, step: tuple[float, float], threshold: float, refocused: bool) -> _Reading:
+        """Read a frame."""
+        refocus = self.description.refocus if refocused else None
+        frame = to_working_grid(array if refocus is None else refocus(array, step), step, self.sampling)
         answer = self._inference.answer(frame)
         probability = answer.mean[1:]
         atoms = find_atoms(probability, self.species, self.sampling, array, step, threshold)
         shown = signs(frame, self.sampling, answer.deep, probability, answer.spread, atoms)
-        if refine and len(atoms) >= _FEWEST_TO_FIT:
-            atoms = self._refined(array, atoms)
-        atoms = classified(atoms, classes, array)
-        return Prediction(probability, answer.spread, self.sampling, atoms, *self._novelty(shown))
+        return _Reading(frame, answer, atoms, shown)
 
     def _novelty(self, shown: Signs) -> tuple[float, NDArray[np.float64]]:
         """Return how novel a frame's conditions are, and its foreign atoms; see :class:`Prediction`."""
@@ -224,13 +257,23 @@ class Ensemble:
         conditions, foreign = self.familiar.novelty(shown)
         return conditions, np.column_stack([shown.seen.atoms.positions, foreign])[foreign > 1]
 
-    def look(self, image: ArrayLike, sampling: float | tuple[float, float]) -> tuple[Signs, Atoms2D]:
-        """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them."""
+    def look(
+        self, image: ArrayLike, sampling: float | tuple[float, float], refocused: bool = False
+    ) -> tuple[Signs, Atoms2D]:
+        """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them.
+
+        Through the ensemble's refocus if that is asked for.
+        """
+        with _products().limit(limits=1, user_api="blas"):
+            reading = self._read(repair(as_image(image)), as_sampling(sampling), 0.5, refocused)
+        return reading.signs, reading.atoms
+
+    def seen(self, image: ArrayLike, sampling: float | tuple[float, float]) -> Image:
+        """Return a frame as the networks see it: on the working grid, refocused if that makes it familiar."""
         array, step = repair(as_image(image)), as_sampling(sampling)
-        frame = to_working_grid(array, step, self.sampling)
-        answer = self._inference.answer(frame)
-        atoms = find_atoms(answer.mean[1:], self.species, self.sampling, array, step, 0.5)
-        return signs(frame, self.sampling, answer.deep, answer.mean[1:], answer.spread, atoms), atoms
+        if self.description.refocus is None:
+            return to_working_grid(array, step, self.sampling)
+        return self._reading(array, step, 0.5).frame
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""
@@ -323,6 +366,7 @@ class Ensemble:
             raise StemAeError(f"{path.name} is not a stem_ae model ({error}).") from error
         names = [field.name for field in dataclasses.fields(Description)]
         facts |= {"species": tuple(facts["species"]), "posterior": Posterior(**facts.get("posterior", {}))}
+        facts |= {"refocus": Refocus.from_dict(facts.get("refocus"))}
         description = Description(**{name: facts[name] for name in names if name in facts})
         members = []
         for k in range(facts["members"]):

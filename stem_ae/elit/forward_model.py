@@ -45,6 +45,7 @@ _LEVELS = np.linspace(0.02, 0.98, 25)  # of the histogram
 _SPECIMENS = 8  # some have holes or many defects, the frame may not
 _ALIKE = 3  # of them are compared with, those that are most like the frame
 _STEPS = ((16, 40), (3, 120))  # how many of the best probes are improved, by how many trials each
+_NEWTON, _CONVERGED = 6, 1e-4  # steps at most, and the logarithm's change that is none
 _UNLIKELY = 0.004  # difference that an aberration of 100 Å counts as, growing with its square: most are smaller
 _AS_GOOD = 0.01  # more difference than the best probe's: such a probe may be the true one as well
 
@@ -167,17 +168,29 @@ class _Look:
 
     def _fitted(self, transform: NDArray[np.complex128]) -> tuple[float, float]:
         """Return the multiple of a structure's power that is seen, and the logarithm's mean square difference."""
-        f = _radius(self.fx)
-        compared = (f > _COMPARED[0]) & (f < self.fx[-1])
-        signal, observed = _smooth(np.abs(transform) ** 2, self.extent)[compared], self.power[compared]
-        noise = np.broadcast_to(self.noise, f.shape)[compared]
+        first, compared, observed, noise = self._compared
+        signal = _smooth(np.abs(transform[first:]) ** 2, self.extent)[compared]
         multiple = max(float(((observed - noise) * signal).sum() / max(float((signal**2).sum()), 1e-30)), 1e-30)
-        for _ in range(6):  # Newton's method for its logarithm
+        for _ in range(_NEWTON):  # for its logarithm
             model = multiple * signal + noise
             share = multiple * signal / model
-            step = (share * np.log(model / observed)).sum() / max(float((share**2).sum()), 1e-12)
+            step = float((share * np.log(model / observed)).sum() / max(float((share**2).sum()), 1e-12))
             multiple *= float(np.exp(-np.clip(step, -1, 1)))
+            if abs(step) < _CONVERGED:
+                break
         return multiple, float(np.mean(np.log((multiple * signal + noise) / observed) ** 2))
+
+    @functools.cached_property
+    def _compared(self) -> tuple[int, NDArray[np.bool_], FloatArray, FloatArray]:
+        """Half the plane says it all: from which row on to smooth, what is compared there, its power, its noise."""
+        middle = len(self.fx) // 2
+        first = max(0, middle - int(np.ceil(4 * _SMOOTHED * self.extent)))
+        f = _radius(self.fx)
+        compared = (f > _COMPARED[0]) & (f < self.fx[-1])
+        compared[:middle] = False
+        compared = compared[first:]
+        noise = np.broadcast_to(self.noise, compared.shape)[compared]
+        return first, compared, self.power[first:][compared], noise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,7 +255,11 @@ def _smooth(power: FloatArray, extent: float) -> FloatArray:
 def _quantiles(transform: NDArray[np.complex128], fx: FloatArray) -> FloatArray:
     """Return the levels of an image's histogram, in its standard deviations, slow and fast changes left out."""
     band, window, bright = _band(len(fx), float(fx[-1]))
-    values = fft.ifft2(fft.ifftshift(transform * band)).real[bright] / window
+    middle, pixels = len(fx) // 2, len(bright)
+    half = np.zeros((pixels, pixels // 2 + 1), np.complex128)
+    seen = (transform * band)[:, middle:]
+    half[: middle + 1, : middle + 1], half[-middle:, : middle + 1] = seen[middle:], seen[:middle]
+    values = fft.irfft2(half, bright.shape)[bright] / window
     result: FloatArray = np.quantile((values - values.mean()) / values.std(), _LEVELS)
     return result
 
@@ -252,7 +269,8 @@ def _band(count: int, highest: float) -> tuple[FloatArray, FloatArray, NDArray[n
     """Return the pass band of so many frequencies, and where and how much an image under the window is seen."""
     f = _radius(np.linspace(-highest, highest, count))
     band = np.exp(-0.5 * (f / _BAND[1]) ** 4) * (1 - np.exp(-0.5 * (f / _BAND[0]) ** 4))
-    window = np.outer(np.hanning(count), np.hanning(count))
+    pixels = fft.next_fast_len(count, real=True)
+    window = np.outer(np.hanning(pixels), np.hanning(pixels))
     bright = window > 0.3
     return band, window[bright], bright
 

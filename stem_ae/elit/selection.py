@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.classify import coordination
 from stem_ae.elit.peaks import find_atoms
-from stem_ae.elit.preprocess import as_image, repair, to_working_grid
+from stem_ae.elit.preprocess import as_image, repair
 from stem_ae.errors import StemAeError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _atoms_of_members(
     found: list[list[Atoms2D]] = [[] for _ in range(len(ensemble))]
     for frame in frames:
         image = repair(as_image(frame))
-        probability = ensemble.member_probabilities(to_working_grid(image, step, ensemble.sampling))
+        probability = ensemble.member_probabilities(ensemble.seen(image, step))
         for atoms, member in zip(found, probability, strict=True):
             atoms.append(find_atoms(member[1:], ensemble.species, ensemble.sampling, image, step, 0.5))
     return found

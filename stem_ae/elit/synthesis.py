@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stem_ae.elit.preprocess import Image, repair, to_working_grid
+from stem_ae.elit.refocus import REACH, Refocus
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.contamination import hydrocarbon
 from stem_ae.imaging.distortion import line_jitter
@@ -127,8 +128,9 @@ def patch(
     working: float,
     conditions: Conditions,
     rng: np.random.Generator,
+    refocus: Refocus | None = None,
 ) -> tuple[Image, Image]:
-    """Return one training pair on the working grid.
+    """Return one training pair on the working grid, refocused if that is asked for.
 
     Returns
     -------
@@ -137,9 +139,13 @@ def patch(
     (1 + C, size, size) float32 array
         Target probabilities; channel 0 is the background.
     """
-    shot = scene(make_specimen, size * working, conditions, rng)
-    image = to_working_grid(repair(shot.counts), shot.sampling, working)[:size, :size]
-    return image, target(shot.xy, shot.names, species, (size, size), working)
+    rim = 0 if refocus is None else int(REACH / working)  # what is beyond the frame is not known where it is refocused
+    shot = scene(make_specimen, (size + 2 * rim) * working, conditions, rng)
+    counts = repair(shot.counts)
+    counts = counts if refocus is None else refocus(counts, (shot.sampling, shot.sampling))
+    inner = slice(rim, rim + size)
+    image = to_working_grid(counts, shot.sampling, working)[inner, inner]
+    return image, target(shot.xy - rim * working, shot.names, species, (size, size), working)
 
 
 def target(
@@ -168,6 +174,7 @@ def data_set(
     conditions: Conditions,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
+    refocus: Refocus | None = None,
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Return ``count`` training pairs: images ``(count, size, size)``, targets ``(count, 1 + C, size, size)`` in 1/255.
 
@@ -176,7 +183,8 @@ def data_set(
     images = np.empty((count, size, size), np.float16)
     targets = np.empty((count, 1 + len(species), size, size), np.uint8)
     for k in range(count):
-        image, probability = patch(make_specimen, species, size, working, conditions, np.random.default_rng([seed, k]))
+        rng = np.random.default_rng([seed, k])
+        image, probability = patch(make_specimen, species, size, working, conditions, rng, refocus)
         images[k], targets[k] = image, np.rint(probability * 255)
         progress(k + 1)
     return images, targets
