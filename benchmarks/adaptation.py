@@ -1,6 +1,6 @@
 """Adapting to a frame without labels: what it gains on new conditions, what it costs on known ones, how long it takes.
 
-    python benchmarks/adaptation.py [--seeds 1] [--rounds 3] [--steps 80] [--only "astigmatism"]
+    python benchmarks/adaptation.py [--seeds 1] [--rounds 4] [--steps 50] [--only "astigmatism"]
 
 The adapted model is judged on another frame of the same conditions, and on frames that the bundled model knew. The time
 is also given in predictions of the frame that it adapts to, so that machines can be compared.

@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 
 from stem_ae import elit
+from stem_ae.elit.adaptation import Effort
 from stem_ae.elit.adapting import Adaptation
 from stem_ae.imaging.adf import expected_fraction
-from stem_ae.imaging.probe import GaussianProbe
+from stem_ae.imaging.probe import AberratedProbe, GaussianProbe
 from stem_ae.imaging.specimens import graphene
+from stem_ae.scoring import score
 from stem_ae.store import models
 
 BRIEF = {"rounds": 1, "steps": 2, "patches": 8}
+
+
+USUAL = GaussianProbe(0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +31,10 @@ def store(tmp_path, monkeypatch):
     return tmp_path / "models"
 
 
-def frame() -> np.ndarray:
+def frame(probe=USUAL, dose=2e4) -> np.ndarray:
     xy = graphene((40.0, 40.0), silicon=0.0, rotation=7.0, seed=2).positions[:, :2]
-    image = expected_fraction(xy, np.full(len(xy), 0.03), (160, 160), (0.15, 0.15), GaussianProbe(0.5))
-    return np.random.default_rng(0).poisson(2e4 * 0.15**2 * image)
+    image = expected_fraction(xy, np.full(len(xy), 0.03), (160, 160), (0.15, 0.15), probe)
+    return np.random.default_rng(0).poisson(dose * 0.15**2 * image)
 
 
 class Watcher:
@@ -46,13 +51,14 @@ class Watcher:
 
 @pytest.mark.slow
 def test_the_new_model_is_in_the_store_and_compared(store):
-    image, watcher = frame(), Watcher()
+    image, watcher = frame(AberratedProbe(defocus=100.0), 2e6), Watcher()
     adaptation = Adaptation("graphene", [image], (0.15, 0.15), watcher, BRIEF)
     adaptation.wait(240)
     assert adaptation.state == "done", adaptation.text
     assert watcher.fractions == sorted(watcher.fractions)
     comparison = adaptation.comparison
     assert comparison is not None
+    assert comparison.gained
     assert models.names()[2:] == [comparison.name]
     adapted = elit.load(comparison.name)
     assert adapted.version == comparison.version != elit.load("graphene").version
@@ -77,6 +83,20 @@ def test_cancelled_it_ends_at_once_and_leaves_nothing(store):
     assert adaptation.state == "cancelled"
     assert not list(store.glob("*"))
     adaptation.cancel()  # once more does no harm
+
+
+@pytest.mark.slow
+def test_what_is_dark_out_of_focus_is_seen_through_the_refocus():
+    """Graphene's atoms are dark at 10 nm of defocus, and its hexagons are bright; what was known is known as before."""
+    true = graphene((40.0, 40.0), silicon=0.0, rotation=7.0, seed=2).positions[:, :2]
+    names = ["C"] * len(true)
+    ensemble = elit.load("graphene")
+    blurred = frame(AberratedProbe(defocus=100.0), 2e6)
+    adapted = elit.adapt(ensemble, blurred, 0.15, effort=Effort(**BRIEF))
+    assert adapted.description.refocus is not None
+    for probe, dose in ((AberratedProbe(defocus=100.0), 2e6), (USUAL, 2e4)):
+        assert score(adapted.predict(frame(probe, dose), 0.15).atoms, true, names, edge=0.8).f1 > 0.95, probe
+    assert score(ensemble.predict(blurred, 0.15).atoms, true, names, edge=0.8).f1 < 0.6
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

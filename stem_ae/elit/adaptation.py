@@ -9,7 +9,7 @@ so. Training then goes on from the ensemble's own weights with
   of their neighbours', agrees with,
 * the conditions of the first training, so that what was known stays known,
 
-and is repeated until the ensemble finds no more atoms that it is sure of.
+and is repeated until the ensemble can count on no more atoms.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from stem_ae.elit.network import UNet
 from stem_ae.elit.preprocess import Image, as_image, repair
 from stem_ae.elit.refocus import Refocus
 from stem_ae.errors import StemAeError
+from stem_ae.imaging.probe import Probe
 
 Progress = Callable[[float, str], None]
 """Called with the fraction that is done and what is being done; raise from it to stop."""
@@ -62,8 +63,8 @@ class Effort:
         Simulated patches; half as many again of the first conditions, and after the first round of the frames.
     """
 
-    rounds: int = 3
-    steps: int = 80
+    rounds: int = 4
+    steps: int = 50
     patches: int = 128
 
 
@@ -108,27 +109,25 @@ def adapt(
     progress(0.0, "fitting probe and dose to the frame")
     today = refit(frames[0], ensemble.predict(frames[0], step).atoms, material, seed)
     progress(0.1, "looking for the best refocus")
-    # While it learns, today's frames are refocused without asking whether they are familiar that way.
-    parent = ensemble.replace(familiar=None)
-    best = _refocused(parent, material, today, seed)
-    history = [_count_sure(parent, frames, step), _count_sure(best, frames, step)]
-    sure, best = max(history), best if history[1] > history[0] else parent
+    shots = _shots(material, today, seed)
+    trained = _refocused(ensemble, today.probes[0], shots)
     progress(0.15, "simulating today's images")
-    simulated = _simulated(best, material, today, effort.patches, seed)
-    trained = best
+    simulated = _simulated(trained, material, today, effort.patches, seed)
+    best, history = ensemble, [_counted_on(ensemble, frames, step)]
     for round_ in range(effort.rounds):
         # Labels come from a model that sees something; before the first round it may not see much yet.
         labelled = [_labelled(trained, frame, step) for frame in frames] if round_ and history[-1] else []
         patches = [*simulated, *_cut(labelled, effort.patches // 2, np.random.default_rng([seed, round_]))]
         trained = _trained(trained, patches, effort, [seed, round_], progress)
-        history.append(_count_sure(trained, frames, step))
-        if history[-1] >= max(sure, 1):
-            saturated = history[-1] < _GAIN * sure
-            best, sure = trained, history[-1]
-            if saturated:
-                break
-    best = best.replace(familiar=ensemble.familiar)
-    if best.members != ensemble.members or best.description.refocus != ensemble.description.refocus:
+        history.append(_counted_on(trained, frames, step))
+        if history[-1] > max(history[1:-1], default=0):
+            best = trained
+        if round_ and history[-1] < _GAIN * history[-2]:
+            break
+    sure = max(history[1:])
+    if sure * _share_right(best, shots) < history[0] * _share_right(ensemble, shots):
+        best, sure = ensemble, history[0]
+    if best is not ensemble:
         progress(0.93, "learning what is familiar now")
         best = best.replace(familiar=familiar_to(best, material, (today, material.conditions), seed, frames=32))
     progress(1.0, f"sure of {history[0]} atoms before, {sure} now")
@@ -140,25 +139,28 @@ def _as_frames(image: ArrayLike | Sequence[ArrayLike]) -> list[ArrayLike]:
     return list(array) if array.ndim == 3 else [array]
 
 
-def _count_sure(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> int:
+def _counted_on(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> int:
+    """Return how many atoms are to be expected where the ensemble sees one; those that are smeared count in part."""
     found = (ensemble.predict(frame, sampling, refine=False) for frame in frames)
-    return sum(int((p.presence > _SURE).sum()) for p in found)
+    return round(sum(float(p.presence.sum()) for p in found))
 
 
-def _refocused(ensemble: Ensemble, material: Material, today: synthesis.Conditions, seed: int) -> Ensemble:
+def _shots(material: Material, today: synthesis.Conditions, seed: int) -> list[synthesis.Scene]:
+    """Return simulated frames of today."""
+    seeds = (np.random.default_rng([seed, 7, k]) for k in range(_TRIED))
+    return [synthesis.scene(material.make_specimen, _TRIED_EXTENT, today, rng) for rng in seeds]
+
+
+def _share_right(ensemble: Ensemble, shots: Sequence[synthesis.Scene]) -> float:
+    """Return how much of simulated frames of today the ensemble reads rightly."""
+    looks = (ensemble.look(shot.counts, shot.sampling, refocused=True)[1] for shot in shots)
+    return float(np.mean([share_right(atoms, shot) for atoms, shot in zip(looks, shots, strict=True)]))
+
+
+def _refocused(ensemble: Ensemble, probe: Probe, shots: Sequence[synthesis.Scene]) -> Ensemble:
     """Return the ensemble with the refocus with which it reads simulated frames of today best."""
-    shots = [
-        synthesis.scene(material.make_specimen, _TRIED_EXTENT, today, np.random.default_rng([seed, 7, k]))
-        for k in range(_TRIED)
-    ]
-
-    def share(tried: Ensemble) -> float:
-        looks = (tried.look(shot.counts, shot.sampling, refocused=True)[1] for shot in shots)
-        return float(np.mean([share_right(atoms, shot) for atoms, shot in zip(looks, shots, strict=True)]))
-
-    new = [Refocus(today.probes[0], noise) for noise in _NOISES]
-    choices = dict.fromkeys([ensemble.description.refocus, None, *new])
-    return max((_with_refocus(ensemble, refocus) for refocus in choices), key=share)
+    choices = dict.fromkeys([ensemble.description.refocus, None, *(Refocus(probe, noise) for noise in _NOISES)])
+    return max((_with_refocus(ensemble, refocus) for refocus in choices), key=lambda e: _share_right(e, shots))
 
 
 def _with_refocus(ensemble: Ensemble, refocus: Refocus | None) -> Ensemble:

@@ -34,13 +34,17 @@ class Comparison:
     """Of the first frame, by the model it started from."""
     after: Prediction
     sure: tuple[int, ...]
-    """Atoms that the model was sure of, before and after each round."""
+    """Atoms that the model could count on, before and after each round."""
+    gained: bool
+    """Whether it is another model; where training gains nothing, it is not."""
 
     def __str__(self) -> str:
+        if not self.gained:
+            return f"“{self.name}” is the model as it was: of its {self.sure[0]} atoms training made no more."
         old, new = (len(p.atoms) for p in (self.before, self.after))
         kept = self.matched
         return (
-            f"“{self.name}”: sure of {self.sure[0]} atoms before, {self.sure[-1]} now. On this frame {new} atoms "
+            f"“{self.name}”: sure of {self.sure[0]} atoms before, {max(self.sure[1:])} now. On this frame {new} atoms "
             f"instead of {old}: {new - kept} new, {old - kept} gone; novelty {self.before.novelty:.1f} → "
             f"{self.after.novelty:.1f}."
         )
@@ -132,7 +136,9 @@ class Adaptation:
                 unpacked(values[when], {n.partition("/")[2]: a for n, a in arrays.items() if n.startswith(when)})
                 for when in ("before", "after")
             )
-            self.comparison = Comparison(values["name"], values["version"], before, after, tuple(values["sure"]))
+            self.comparison = Comparison(
+                values["name"], values["version"], before, after, tuple(values["sure"]), values["gained"]
+            )
             self.fraction = 1.0
             self._end("done", str(self.comparison))
 
@@ -185,6 +191,7 @@ def _adapted(
     values = {
         "name": adapted.name,
         "version": adapted.version,
+        "gained": adapted.version != ensemble.version,
         "sure": adapted.description.provenance["sure_atoms"],
         "before": before[0],
         "after": after[0],

@@ -27,7 +27,7 @@ from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar, Signs, signs
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
-from stem_ae.elit.prediction import Prediction
+from stem_ae.elit.prediction import Prediction, presence
 from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
 from stem_ae.elit.refocus import Refocus
 from stem_ae.elit.scan_lines import without_jitter
@@ -36,6 +36,7 @@ from stem_ae.reconstruct import Reconstruction, reconstruct
 from stem_ae.torch_device import DeviceName, device_of
 
 _FORMAT = "stem_ae-ensemble-1"
+_SEEN = 0.5  # probability of being there from which on an atom counts
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
 _BEYOND = 0.05  # Å outside the frame, beyond its error, from which on only the tails of a column are seen
 
@@ -61,8 +62,8 @@ class Description:
     posterior : Posterior
         How the networks' positions and the likelihood's are weighed, learnt on simulated frames.
     refocus : Refocus, optional
-        What frames of today's microscope pass through before the networks see them; those that are familiar without it
-        do not.
+        What frames of today's microscope pass through before the networks see them, unless they read them better as
+        they are.
     provenance : dict
         Where it came from: seed, recipe, conditions, parent version, figures.
     """
@@ -140,10 +141,10 @@ class Ensemble:
     @property
     def version(self) -> str:
         """Twelve hexadecimal digits that stand for everything that decides the answer: weights and statistics."""
-        statistics = {"posterior": json.dumps(dataclasses.asdict(self.description.posterior))}
+        statistics = json.dumps(dataclasses.asdict(self.description.posterior))
         if self.description.refocus is not None:
-            statistics["refocus"] = json.dumps(dataclasses.asdict(self.description.refocus))
-        return hashlib.sha256(to_bytes(self._tensors(), metadata=statistics)).hexdigest()[:12]
+            statistics += json.dumps(dataclasses.asdict(self.description.refocus))
+        return hashlib.sha256(to_bytes(self._tensors(), metadata={"posterior": statistics})).hexdigest()[:12]
 
     def __len__(self) -> int:
         """Return how many networks it has."""
@@ -232,13 +233,16 @@ class Ensemble:
         return Prediction(answer.mean[1:], answer.spread, self.sampling, atoms, *self._novelty(reading.signs))
 
     def _reading(self, array: Image, step: tuple[float, float], threshold: float) -> _Reading:
-        """Read a frame: through the refocus if there is one, unless it is more familiar as it is."""
-        as_it_is = self.description.refocus is None
-        if as_it_is or self.familiar is None:
-            return self._read(array, step, threshold, not as_it_is)
-        readings = [self._read(array, step, threshold, refocused) for refocused in (True, False)]
-        familiar = self.familiar
-        return min(readings, key=lambda reading: familiar.strangeness(reading.signs))
+        """Read a frame: through the refocus if there is one, unless more atoms can be counted on without."""
+        as_it_is = self._read(array, step, threshold, False)
+        if self.description.refocus is None:
+            return as_it_is
+        return max(as_it_is, self._read(array, step, threshold, True), key=self._counted_on)
+
+    def _counted_on(self, reading: _Reading) -> float:
+        """Return how many atoms are to be expected where the networks see them."""
+        heights = presence(reading.answer.mean[1:], self.sampling, reading.atoms)
+        return float(heights[heights > _SEEN].sum())
 
     def _read(self, array: Image, step: tuple[float, float], threshold: float, refocused: bool) -> _Reading:
         """Read a frame."""
@@ -269,7 +273,7 @@ class Ensemble:
         return reading.signs, reading.atoms
 
     def seen(self, image: ArrayLike, sampling: float | tuple[float, float]) -> Image:
-        """Return a frame as the networks see it: on the working grid, refocused if that makes it familiar."""
+        """Return a frame as the networks see it: on the working grid, refocused if they read it better so."""
         array, step = repair(as_image(image)), as_sampling(sampling)
         if self.description.refocus is None:
             return to_working_grid(array, step, self.sampling)

@@ -248,15 +248,6 @@ class Familiar:
         foreign = np.zeros(len(signs.seen.atoms))
         if self.brightness is not None:
             foreign = self.brightness.novelty(signs.seen)
-        return max(self._each(signs, foreign)), foreign
-
-    def strangeness(self, signs: Signs) -> float:
-        """Return the mean distance of a frame's conditions from what is familiar: which of two is more so."""
-        foreign = self.brightness.novelty(signs.seen) if self.brightness is not None else np.zeros(0)
-        return float(np.mean(self._each(signs, foreign)))
-
-    def _each(self, signs: Signs, foreign: FloatArray) -> list[float]:
-        """Return the distance of each of the four conditions, as far as they are known."""
         reading = _without_foreign(signs, foreign)
         distances = [float(_tile_distances(signs.deep, self.mean, self.whitening).mean()) / self.unit]
         if self.spectrum is not None:
@@ -265,7 +256,7 @@ class Familiar:
             distances.append(self.reading.distance(reading))
         if self.doubt is not None:
             distances.append(self.doubt.distance(reading))
-        return distances
+        return max(distances), foreign
 
     def of_members(self, members: Sequence[int]) -> Familiar:
         """Return what is known of some of the members."""

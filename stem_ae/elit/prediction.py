@@ -48,13 +48,8 @@ class Prediction:
 
     @functools.cached_property
     def presence(self) -> NDArray[np.float64]:
-        """Probability that each atom is there at all, ``(N,)``: the height of its peak, whatever the class."""
-        atomness = np.pad(self.working_probability.sum(0), 1, mode="edge")
-        column, row = np.rint(self.atoms.positions / self.working_sampling).astype(int).T + 1
-        around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]  # positions are refined: the peak may be next door
-        last = np.array(atomness.shape) - 1
-        heights = [atomness[np.clip(row + i, 0, last[0]), np.clip(column + j, 0, last[1])] for i, j in around]
-        return np.asarray(np.max(heights, axis=0), dtype=float)
+        """Probability that each atom is there at all, ``(N,)``; see :func:`presence`."""
+        return presence(self.working_probability, self.working_sampling, self.atoms)
 
     @functools.cached_property
     def probability(self) -> FloatImage:
@@ -69,3 +64,23 @@ class Prediction:
     def _to_image(self, channel: FloatImage) -> FloatImage:
         step = self.working_sampling
         return resample(channel, (step, step), self.atoms.shape, self.atoms.sampling)
+
+
+def presence(probability: FloatImage, working: float, atoms: Atoms2D) -> NDArray[np.float64]:
+    """Return the probability that each atom is there at all, ``(N,)``: the height of its peak, whatever the class.
+
+    Parameters
+    ----------
+    probability : (C, h, w) array
+        Of each class, on the networks' grid.
+    working : float
+        Å per pixel of that grid.
+    atoms : Atoms2D
+        What was found.
+    """
+    atomness = np.pad(probability.sum(0), 1, mode="edge")
+    column, row = np.rint(atoms.positions / working).astype(int).T + 1
+    around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]  # positions are refined: the peak may be next door
+    last = np.array(atomness.shape) - 1
+    heights = [atomness[np.clip(row + i, 0, last[0]), np.clip(column + j, 0, last[1])] for i, j in around]
+    return np.asarray(np.max(heights, axis=0), dtype=float)
