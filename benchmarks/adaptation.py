@@ -52,6 +52,11 @@ KNOWN = {
 }
 
 
+def detection(ensemble: elit.Ensemble, truth: Truth) -> float:
+    """Return how well atoms are found: F1."""
+    return score(truth, ensemble.predict(truth.counts, truth.sampling).atoms).f1
+
+
 def f1(ensemble: elit.Ensemble, truth: Truth) -> float:
     """Return how well atoms are found and classified: F1 of detection times the share of right classes."""
     result = score(truth, ensemble.predict(truth.counts, truth.sampling).atoms)
@@ -78,8 +83,11 @@ def main() -> None:
     arguments = parser.parse_args()
     effort = Effort(arguments.rounds, arguments.steps, arguments.patches)
     print(f"{torch.get_num_threads()} threads; figure {FIGURE} within {SECONDS:g} s\n")
-    print("| case | novelty | F1, before | after | known, before | after | sure of | CPU-s | predictions | s |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| case | novelty | found, before | after | and named, before | after | known, before | after | counted on |"
+        " CPU-s | predictions | s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for case in (case for case in NEW if arguments.only in f"{case.material}, {case.name}"):
         ensemble = elit.load(case.material)
         for seed in range(arguments.seeds):
@@ -91,6 +99,7 @@ def main() -> None:
             sure = ", ".join(map(str, adapted.description.provenance["sure_atoms"]))
             print(
                 f"| {case.material}, {case.name}, {case.dose:.0e} e/Å² | {prediction.novelty:.1f} "
+                f"| {detection(ensemble, another):.3f} | {detection(adapted, another):.3f} "
                 f"| {f1(ensemble, another):.3f} | {f1(adapted, another):.3f} | {f1(ensemble, known):.3f} "
                 f"| {f1(adapted, known):.3f} | {sure} | {cpu:.0f} | {cpu / prediction_s(ensemble, today):.0f} "
                 f"| {wall:.0f} |",

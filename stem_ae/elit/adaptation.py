@@ -42,6 +42,8 @@ from stem_ae.imaging.probe import Probe
 Progress = Callable[[float, str], None]
 """Called with the fraction that is done and what is being done; raise from it to stop."""
 
+_Patches = tuple[NDArray[np.float16], NDArray[np.uint8]]  # images (N, S, S), targets (N, 1 + C, S, S) in 1/255
+
 _SIZE = 64  # working pixels per side of a training patch: smaller than at first, for more steps in the same time
 _SURE = 0.8  # probability above which a found atom counts as known
 _GAIN = 1.01  # another round is worth while if it found one atom in a hundred more
@@ -110,28 +112,42 @@ def adapt(
     today = refit(frames[0], ensemble.predict(frames[0], step).atoms, material, seed)
     progress(0.1, "looking for the best refocus")
     shots = _shots(material, today, seed)
-    trained = _refocused(ensemble, today.probes[0], shots)
+    start = _refocused(ensemble, today.probes[0], shots)
     progress(0.15, "simulating today's images")
-    simulated = _simulated(trained, material, today, effort.patches, seed)
-    best, history = ensemble, [_counted_on(ensemble, frames, step)]
-    for round_ in range(effort.rounds):
-        # Labels come from a model that sees something; before the first round it may not see much yet.
-        labelled = [_labelled(trained, frame, step) for frame in frames] if round_ and history[-1] else []
-        patches = [*simulated, *_cut(labelled, effort.patches // 2, np.random.default_rng([seed, round_]))]
-        trained = _trained(trained, patches, effort, [seed, round_], progress)
-        history.append(_counted_on(trained, frames, step))
-        if history[-1] > max(history[1:-1], default=0):
-            best = trained
-        if round_ and history[-1] < _GAIN * history[-2]:
-            break
-    sure = max(history[1:])
-    if sure * _share_right(best, shots) < history[0] * _share_right(ensemble, shots):
-        best, sure = ensemble, history[0]
-    if best is not ensemble:
+    simulated = _simulated(start, material, today, effort.patches, seed)
+    best, counts = _taught(start, simulated, frames, step, effort, seed, progress)
+    before, after = _counted_on(ensemble, frames, step), max(counts, default=0)
+    if after * _share_right(best, shots) <= before * _share_right(ensemble, shots):
+        best, after = ensemble, before
+    else:
         progress(0.93, "learning what is familiar now")
         best = best.replace(familiar=familiar_to(best, material, (today, material.conditions), seed, frames=32))
-    progress(1.0, f"sure of {history[0]} atoms before, {sure} now")
-    return _with_provenance(best, ensemble, today, history)
+    progress(1.0, f"sure of {before} atoms before, {after} now")
+    return _with_provenance(best, ensemble, today, [before, *counts])
+
+
+def _taught(
+    ensemble: Ensemble,
+    simulated: Sequence[_Patches],
+    frames: Sequence[Image],
+    sampling: tuple[float, float],
+    effort: Effort,
+    seed: int,
+    progress: Progress,
+) -> tuple[Ensemble, list[int]]:
+    """Train until nothing more is found, and return the best ensemble and what could be counted on after each round."""
+    best, counts = ensemble, list[int]()
+    for round_ in range(effort.rounds):
+        # Labels come from a model that has learnt something.
+        labelled = [_labelled(ensemble, frame, sampling) for frame in frames] if round_ and counts[-1] else []
+        patches = [*simulated, *_cut(labelled, effort.patches // 2, np.random.default_rng([seed, round_]))]
+        ensemble = _trained(ensemble, patches, effort, [seed, round_], progress)
+        counts.append(_counted_on(ensemble, frames, sampling))
+        if counts[-1] == max(counts):
+            best = ensemble
+        if round_ and counts[-1] < _GAIN * counts[-2]:
+            break
+    return best, counts
 
 
 def _as_frames(image: ArrayLike | Sequence[ArrayLike]) -> list[ArrayLike]:
@@ -168,9 +184,6 @@ def _with_refocus(ensemble: Ensemble, refocus: Refocus | None) -> Ensemble:
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
-
-
-_Patches = tuple[NDArray[np.float16], NDArray[np.uint8]]  # images (N, S, S), targets (N, 1 + C, S, S) in 1/255
 
 
 def _simulated(
