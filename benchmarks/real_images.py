@@ -59,8 +59,8 @@ ENTRIES = [
         "nine is called S1, more than vacancies alone explain; at this dose S1 and S2 overlap. Vanadium on Mo sites is not "
         "a class of the model and is called Mo or S2; three such columns, a third as bright as Mo, are pointed out.",
         SCILINK,
-        adapted="Two columns more, and a frame that is more familiar. The three columns that are too dim for Mo still are: "
-        "adapting teaches no element.",
+        adapted="Two columns more, a frame that is more familiar, and twelve S1 fewer; nobody can say of these twelve which "
+        "reading is right. The three columns that are too dim for Mo still are: adapting teaches no element.",
     ),
     Entry(
         "MoS2_stem_Exp-002-5.npy",
@@ -71,8 +71,8 @@ ENTRIES = [
         "one of S2 are pointed out.",
         SCILINK,
         sampling="lattice",
-        adapted="Eleven columns more, and a frame that is a little more familiar. The classes stay as doubtful as they were, and "
-        "contamination is not what adapting to probe and noise can learn.",
+        adapted="Nine columns more, eleven S1 fewer, and a frame that is a little more familiar. Contamination is not what "
+        "adapting to probe and noise can learn, and S1 still are too many.",
     ),
     Entry(
         "CdTe_twin_HAADF26.dm3",

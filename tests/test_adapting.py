@@ -73,6 +73,7 @@ def test_the_new_model_is_in_the_store_and_compared(store):
     true = graphene((40.0, 40.0), silicon=0.0, rotation=7.0, seed=2).positions[:, :2]
     names = ["C"] * len(true)
     assert score(comparison.before.atoms, true, names, edge=0.8).f1 < 0.6
+    assert comparison.after.conditions <= 1 < comparison.before.conditions
     for seen in (image, frame()):
         assert score(adapted.predict(seen, 0.15).atoms, true, names, edge=0.8).f1 > 0.95
 

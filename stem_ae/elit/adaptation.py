@@ -34,6 +34,7 @@ from stem_ae.elit.ensemble import Ensemble
 from stem_ae.elit.forward_model import refit
 from stem_ae.elit.materials import MATERIALS, Material
 from stem_ae.elit.network import UNet
+from stem_ae.elit.novelty import Familiar
 from stem_ae.elit.preprocess import Image, as_image, repair
 from stem_ae.elit.refocus import Refocus
 from stem_ae.errors import StemAeError
@@ -122,6 +123,7 @@ def adapt(
     else:
         progress(0.93, "learning what is familiar now")
         best = best.replace(familiar=familiar_to(best, material, (today, material.conditions), seed, frames=32))
+        best = best.replace(familiar=_familiar_with(best, frames, step))
     progress(1.0, f"sure of {before} atoms before, {after} now")
     return _with_provenance(best, ensemble, today, [before, *counts])
 
@@ -153,6 +155,12 @@ def _taught(
 def _as_frames(image: ArrayLike | Sequence[ArrayLike]) -> list[ArrayLike]:
     array = np.asarray(image)
     return list(array) if array.ndim == 3 else [array]
+
+
+def _familiar_with(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> Familiar | None:
+    """Return what is familiar to an ensemble once these frames are: no simulation has all that a microscope does."""
+    looks = [ensemble.look(frame, sampling)[0] for frame in frames]
+    return ensemble.familiar and ensemble.familiar.with_frames(looks)
 
 
 def _counted_on(ensemble: Ensemble, frames: Sequence[Image], sampling: tuple[float, float]) -> int:

@@ -262,14 +262,18 @@ class Ensemble:
         return conditions, np.column_stack([shown.seen.atoms.positions, foreign])[foreign > 1]
 
     def look(
-        self, image: ArrayLike, sampling: float | tuple[float, float], refocused: bool = False
+        self, image: ArrayLike, sampling: float | tuple[float, float], refocused: bool | None = None
     ) -> tuple[Signs, Atoms2D]:
         """Return what a frame shows (see :mod:`stem_ae.elit.novelty`), and the atoms where the networks see them.
 
-        Through the ensemble's refocus if that is asked for.
+        Through the ensemble's refocus or not; unless it is said, as :meth:`predict` does.
         """
+        array, step = repair(as_image(image)), as_sampling(sampling)
         with _products().limit(limits=1, user_api="blas"):
-            reading = self._read(repair(as_image(image)), as_sampling(sampling), 0.5, refocused)
+            if refocused is None:
+                reading = self._reading(array, step, _SEEN)
+            else:
+                reading = self._read(array, step, _SEEN, refocused)
         return reading.signs, reading.atoms
 
     def seen(self, image: ArrayLike, sampling: float | tuple[float, float]) -> Image:
@@ -277,7 +281,7 @@ class Ensemble:
         array, step = repair(as_image(image)), as_sampling(sampling)
         if self.description.refocus is None:
             return to_working_grid(array, step, self.sampling)
-        return self._reading(array, step, 0.5).frame
+        return self._reading(array, step, _SEEN).frame
 
     def find_defects(self, prediction: Prediction) -> list[Defect]:
         """Return the defects that a prediction shows; see :func:`stem_ae.defects.find_defects`."""

@@ -240,6 +240,20 @@ class Familiar:
             doubt=self.doubt and self.doubt.allowing(readings),
         )
 
+    def with_frames(self, frames: Sequence[Signs]) -> Familiar:
+        """Return what is familiar if some frames are, too, whatever they look like: those that were adapted to."""
+        if self.spectrum is None or self.reading is None:
+            return self
+        spectra, readings = (np.array(rows) for rows in _rows(frames))
+        farthest = max(float(_tile_distances(frame.deep, self.mean, self.whitening).mean()) for frame in frames)
+        return dataclasses.replace(
+            self,
+            unit=max(self.unit, farthest),
+            spectrum=self.spectrum.with_centre(spectra),
+            reading=self.reading.with_centre(readings),
+            doubt=self.doubt and self.doubt.allowing(readings),
+        )
+
     def novelty(self, signs: Signs) -> tuple[float, FloatArray]:
         """Return how far a frame's conditions, and each of its atoms ``(N,)``, are from what is familiar.
 
