@@ -40,7 +40,7 @@ class Comparison:
 
     def __str__(self) -> str:
         if not self.gained:
-            return f"“{self.name}” is the model as it was: of its {self.sure[0]} atoms training made no more."
+            return f"“{self.name}” is the model as it was: training found no more than its {self.sure[0]} atoms."
         old, new = (len(p.atoms) for p in (self.before, self.after))
         kept = self.matched
         return (
