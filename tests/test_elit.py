@@ -12,6 +12,7 @@ import torch
 from benchmarks.frames import Truth, frame, score
 from stem_ae import StemAeError, elit
 from stem_ae.elit import likelihood, synthesis, training
+from stem_ae.elit.adaptation import Effort
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.materials import MATERIALS
 from stem_ae.elit.preprocess import repair
@@ -244,7 +245,9 @@ def test_adapting_learns_todays_defocus_and_forgets_nothing(models: dict[str, el
     first, second = (frame("mos2", 1e6, size=(384, 384), probe=today, seed=s) for s in (1, 2))
     usual = frame("mos2", 1e6, size=(256, 256), seed=3)
     said: list[float] = []
-    after = elit.adapt(before, first.counts, 0.104, progress=lambda fraction, text: said.append(fraction))
+    brief = Effort(rounds=1, steps=30, patches=64)
+    told = lambda fraction, text: said.append(fraction)  # noqa: E731
+    after = elit.adapt(before, first.counts, 0.104, progress=told, effort=brief)
     assert f1(before, second) < 0.7
     assert f1(after, second) >= 0.97
     assert f1(after, usual) >= 0.99
