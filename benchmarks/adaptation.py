@@ -1,6 +1,7 @@
 """Adapting to a frame without labels: what it gains on new conditions, what it costs on known ones, how long it takes.
 
     python benchmarks/adaptation.py [--seeds 1] [--rounds 4] [--steps 50] [--only "astigmatism"]
+    python benchmarks/adaptation.py --untrained       # what refocusing with the probe that is read brings alone
 
 The adapted model is judged on another frame of the same conditions, and on frames that the bundled model knew. The time
 is also given in predictions of the frame that it adapts to, so that machines can be compared.
@@ -17,10 +18,15 @@ from frames import USUAL_PROBE, Truth, frame, score
 
 from stem_ae import elit
 from stem_ae.elit.adaptation import Effort
+from stem_ae.elit.forward_model import refit
+from stem_ae.elit.materials import MATERIALS
+from stem_ae.elit.preprocess import as_image, repair
+from stem_ae.elit.refocus import Refocus
 from stem_ae.imaging.probe import AberratedProbe, GaussianProbe, Probe
 
 FIGURE = 0.97
 SECONDS = 60.0
+NOISES = (0.1, 0.01, 0.001)  # of the refocus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +78,19 @@ def prediction_s(ensemble: elit.Ensemble, truth: Truth, times: int = 5) -> float
     return (time.process_time() - start) / times
 
 
+def untrained(case: Case, seed: int = 0) -> str:
+    """Return one row: the probe that is read from a frame, and how well another one is read through the refocus."""
+    ensemble, today, another = elit.load(case.material), case.truth(seed), case.truth(100 + seed)
+    image = repair(as_image(today.counts))
+    start = time.process_time()
+    found = refit(image, ensemble.predict(image, today.sampling).atoms, MATERIALS[case.material], seed).probes[0]
+    cpu = time.process_time() - start
+    frame, step = repair(as_image(another.counts)), (another.sampling, another.sampling)
+    reads = (score(another, ensemble.look(Refocus(found, n)(frame, step), step)[1]).f1 for n in NOISES)
+    cells = [f"{case.material}, {case.name}", str(found), f"{cpu:.0f}", *(f"{read:.3f}" for read in reads)]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Print one row for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,8 +98,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=Effort.rounds)
     parser.add_argument("--steps", type=int, default=Effort.steps)
     parser.add_argument("--patches", type=int, default=Effort.patches)
+    parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--only", default="", help="cases with this in their names")
     arguments = parser.parse_args()
+    cases = [case for case in NEW if arguments.only in f"{case.material}, {case.name}"]
+    if arguments.untrained:
+        print("| case | probe that is read | CPU-s | " + " | ".join(f"F1, noise {n:g}" for n in NOISES) + " |")
+        print("|---|---|---|" + "---|" * len(NOISES))
+        for case in cases:
+            print(untrained(case), flush=True)
+        return
     effort = Effort(arguments.rounds, arguments.steps, arguments.patches)
     print(f"{torch.get_num_threads()} threads; figure {FIGURE} within {SECONDS:g} s\n")
     print(
@@ -88,7 +115,7 @@ def main() -> None:
         " CPU-s | predictions | s |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for case in (case for case in NEW if arguments.only in f"{case.material}, {case.name}"):
+    for case in cases:
         ensemble = elit.load(case.material)
         for seed in range(arguments.seeds):
             today, another, known = case.truth(seed), case.truth(100 + seed), KNOWN[case.material].truth(seed)

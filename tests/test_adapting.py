@@ -19,8 +19,6 @@ from stem_ae.scoring import score
 from stem_ae.store import models
 
 BRIEF = {"rounds": 1, "steps": 2, "patches": 8}
-
-
 USUAL = GaussianProbe(0.5)
 
 

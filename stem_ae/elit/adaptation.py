@@ -197,7 +197,7 @@ def _with_refocus(ensemble: Ensemble, refocus: Refocus | None) -> Ensemble:
 def _simulated(
     ensemble: Ensemble, material: Material, today: synthesis.Conditions, count: int, seed: int
 ) -> list[_Patches]:
-    """Return so many patches of today's conditions, seen through its refocus, and half as many of the first."""
+    """Return so many patches of today's conditions, as the ensemble refocuses them, and half as many of the first."""
     refocus = ensemble.description.refocus
     number = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
     jobs = [(today, refocus), (today, refocus), (material.conditions, None)]

@@ -18,8 +18,6 @@ from scipy import fft
 from stem_ae.elit.preprocess import Image
 from stem_ae.imaging.probe import AberratedProbe, GaussianProbe, Probe
 
-FloatArray = NDArray[np.float64]
-
 USUAL = GaussianProbe(0.45)
 REACH = 6.0  # Å: so far from a pixel others have a say in it; also beyond the frame's edge, where it is mirrored
 

@@ -121,9 +121,7 @@ class _Run:
         self.network = network.train()
         self.recipe = recipe
         self.average = AveragedModel(network)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=1e-4, fused=True)
         self.swa_start = int(recipe.steps * (1 - recipe.swa_share))
 
     def step(self, step: int, image: Tensor, target: Tensor) -> float:
