@@ -10,6 +10,7 @@ from nion.ui import Declarative
 
 from .atoms_model import AtomClass, AtomsModel
 from .networks_model import Network
+from .panel_frame import frame
 from .parts import (
     CAREFUL,
     LABEL_WIDTH,
@@ -19,6 +20,7 @@ from .parts import (
     IfConverter,
     TextConverter,
     fine_print,
+    help_button,
     row,
 )
 
@@ -84,25 +86,25 @@ class AtomsHandler(Declarative.Handler):
         self.start_text = IfConverter(bool, _("Stop"), _("Start"))
         self.adapt_text = IfConverter(bool, _("Cancel"), _("Adapt to this frame"))
         self.folder_text = IfConverter(bool, _("CSV, XYZ to:"), _("Not exported to files"))
-        self.ui_view = u.create_column(
-            self.__source_view(),
+        divider = u.create_divider(orientation="horizontal")
+        self.ui_view = frame(
+            self.__buttons_view(),
+            [
+                self.__source_view(),
+                u.create_column(items="model.classes.items", item_component_id="class", spacing=2),
+                divider,
+                self.__look_view(),
+                divider,
+                self.__defects_view(),
+                divider,
+                self.__networks_view(),
+                self.__adapting_view(),
+                divider,
+                self.__sampling_view(),
+                divider,
+                self.__folder_view(),
+            ],
             self.__status_view(),
-            u.create_column(items="model.classes.items", item_component_id="class", spacing=2),
-            u.create_divider(orientation="horizontal"),
-            self.__look_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__defects_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__networks_view(),
-            self.__adapting_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__sampling_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__snapshot_view(),
-            u.create_stretch(),
-            spacing=10,
-            margin=10,
-            min_width=340,
         )
 
     def close(self) -> None:
@@ -119,6 +121,38 @@ class AtomsHandler(Declarative.Handler):
 
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
 
+    def __buttons_view(self) -> Declarative.UIDescription:
+        return u.create_row(
+            u.create_push_button(
+                text="@binding(model.is_running, converter=start_text)",
+                on_clicked="start_clicked",
+                name="start_button",
+                width=72,
+                tool_tip=_("Find atoms in every frame from now on. The scan itself is never started from here."),
+            ),
+            u.create_push_button(
+                text="@binding(model.adapting.is_running, converter=adapt_text)",
+                on_clicked="adapt_clicked",
+                name="adapt_button",
+                width=136,
+                tool_tip=_(
+                    "Train the model further on the frame that is shown: probe and noise are estimated from it, no "
+                    "labels are needed. It takes a minute or two in the background and makes a new model; the one "
+                    "it started from is kept."
+                ),
+            ),
+            u.create_push_button(
+                text=_("Snapshot"),
+                on_clicked="snapshot_clicked",
+                name="snapshot_button",
+                width=80,
+                tool_tip=_("Keep the newest frame, its atoms and its uncertainty, with how they were found"),
+            ),
+            u.create_stretch(),
+            help_button(),
+            spacing=6,
+        )
+
     def __source_view(self) -> Declarative.UIDescription:
         source = u.create_combo_box(
             items_ref="@binding(model.source_names)", current_index="@binding(model.source_index)", name="source_combo"
@@ -128,11 +162,9 @@ class AtomsHandler(Declarative.Handler):
         )
         return u.create_column(
             row(
-                _("Image"), source, u.create_stretch(), u.create_push_button(
-                    text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
-                ),
+                _("Image"),
+                source,
                 tool_tip=_("A channel of the scan, frame by frame, or the image in the selected display panel"),
-                stretch=False,
             ),
             row(
                 _("Model"),
@@ -185,23 +217,11 @@ class AtomsHandler(Declarative.Handler):
 
     def __status_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            u.create_row(
-                u.create_label(
-                    text="@binding(model.texts, converter=status_text)",
-                    color="@binding(model.texts, converter=status_color)",
-                    font="bold 18px",
-                    text_alignment_vertical="vcenter",
-                    name="status_label",
-                ),
-                u.create_stretch(),
-                u.create_push_button(
-                    text="@binding(model.is_running, converter=start_text)",
-                    on_clicked="start_clicked",
-                    name="start_button",
-                    width=88,
-                    tool_tip=_("Find atoms in every frame from now on. The scan itself is never started from here."),
-                ),
-                spacing=8,
+            u.create_label(
+                text="@binding(model.texts, converter=status_text)",
+                color="@binding(model.texts, converter=status_color)",
+                font="bold 16px",
+                name="status_label",
             ),
             u.create_label(
                 text="@binding(model.texts, converter=message_text)",
@@ -223,7 +243,7 @@ class AtomsHandler(Declarative.Handler):
                 name="statistics_label",
                 tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
             ),
-            spacing=6,
+            spacing=2,
         )
 
     def __look_view(self) -> Declarative.UIDescription:
@@ -321,16 +341,6 @@ class AtomsHandler(Declarative.Handler):
     def __adapting_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_row(
-                u.create_push_button(
-                    text="@binding(model.adapting.is_running, converter=adapt_text)",
-                    on_clicked="adapt_clicked",
-                    name="adapt_button",
-                    tool_tip=_(
-                        "Train the model further on the frame that is shown: probe and noise are estimated from it, no "
-                        "labels are needed. It takes a minute or two in the background and makes a new model; the one "
-                        "it started from is kept."
-                    ),
-                ),
                 u.create_progress_bar(
                     value="@binding(model.adapting.percent)",
                     minimum=0,
@@ -385,19 +395,13 @@ class AtomsHandler(Declarative.Handler):
             spacing=4,
         )
 
-    def __snapshot_view(self) -> Declarative.UIDescription:
+    def __folder_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_row(
-                u.create_push_button(
-                    text=_("Snapshot"),
-                    on_clicked="snapshot_clicked",
-                    name="snapshot_button",
-                    tool_tip=_("Keep the newest frame, its atoms and its uncertainty, with how they were found"),
-                ),
-                u.create_stretch(),
                 u.create_label(
                     text="@binding(model.folder, converter=folder_text)", color=QUIET, text_alignment_vertical="vcenter"
                 ),
+                u.create_stretch(),
                 u.create_push_button(
                     text=_("Folder…"),
                     on_clicked="folder_clicked",

@@ -18,7 +18,8 @@ from .ejection_intent import POLICIES
 from .ejection_model import EjectionModel
 from .ejection_pictures import PATCHES, TRACE
 from .ejection_texts import WAITING, TargetRow, Texts
-from .parts import QUIET, HelpWindow, IfConverter, TextConverter, field, row, unit
+from .panel_frame import frame
+from .parts import QUIET, HelpWindow, IfConverter, TextConverter, field, help_button, row, unit
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -57,17 +58,16 @@ class EjectionHandler(Declarative.Handler):
         self.has_estimate = IfConverter(lambda texts: bool(texts.estimate))
         self.choose_text = IfConverter(bool, _("Done choosing"), _("Choose on image"))
         self.pause_text = IfConverter(bool, _("Go on"), _("Pause"))
-        self.ui_view = u.create_column(
-            self.__targets_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__parameters_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__run_view(),
-            self.__pictures_view(),
-            u.create_stretch(),
-            spacing=8,
-            margin=10,
-            min_width=360,
+        self.ui_view = frame(
+            self.__buttons_view(),
+            [
+                self.__targets_view(),
+                u.create_divider(orientation="horizontal"),
+                self.__parameters_view(),
+                u.create_divider(orientation="horizontal"),
+                self.__pictures_view(),
+            ],
+            self.__status_view(),
         )
 
     def close(self) -> None:
@@ -122,9 +122,6 @@ class EjectionHandler(Declarative.Handler):
                 ),
                 u.create_stretch(),
                 u.create_push_button(text=_("Clear"), on_clicked="clear_clicked", enabled=free, name="clear_button"),
-                u.create_push_button(
-                    text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
-                ),
                 spacing=8,
             ),
             u.create_scroll_area(
@@ -177,13 +174,30 @@ class EjectionHandler(Declarative.Handler):
             spacing=5,
         )  # fmt: skip
 
-    def __run_view(self) -> Declarative.UIDescription:
+    def __buttons_view(self) -> Declarative.UIDescription:
         def button(name: str, text: str, tool_tip: str, **options: typing.Any) -> Declarative.UIDescription:
             return u.create_push_button(
-                text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tool_tip, **options
+                text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tool_tip,
+                width=74 if name == "rehearse" else 56, **options
             )
 
         running = "@binding(model.is_running)"
+        return u.create_row(
+            button("arm", _("Arm"), _("Allow the beam to be fired, for ten minutes")),
+            button("run", _("Run"), _("Eject: survey, aim, expose, verify, target by target")),
+            button("pause", "@binding(model.is_paused, converter=pause_text)", _("Blank and wait"), enabled=running),
+            button("stop", _("STOP"), _("Blank at once and end the run. Also takes the arming back.")),
+            button(
+                "rehearse", _("Rehearse"),
+                _("The same plan on a simulated microscope with these atoms and today's parameters"),
+                enabled="@binding(model.can_choose)",
+            ),
+            u.create_stretch(),
+            help_button(),
+            spacing=4,
+        )  # fmt: skip
+
+    def __status_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_row(
                 u.create_label(
@@ -198,28 +212,14 @@ class EjectionHandler(Declarative.Handler):
                     text_alignment_vertical="vcenter", name="armed_label",
                 ),
             ),
-            u.create_row(
-                button("arm", _("Arm"), _("Allow the beam to be fired, for ten minutes")),
-                button("run", _("Run"), _("Eject: survey, aim, expose, verify, target by target")),
-                button(
-                    "pause", "@binding(model.is_paused, converter=pause_text)", _("Blank and wait"), enabled=running
-                ),
-                button("stop", _("STOP"), _("Blank at once and end the run. Also takes the arming back.")),
-                u.create_stretch(),
-                button(
-                    "rehearse", _("Rehearse"),
-                    _("The same plan on a simulated microscope with these atoms and today's parameters"),
-                    enabled="@binding(model.can_choose)",
-                ),
-                spacing=6,
-            ),
             u.create_label(
                 text="@binding(model.texts, converter=message_text)",
                 visible="@binding(model.texts, converter=has_message)", word_wrap=True, name="message_label",
             ),
             u.create_row(
                 u.create_progress_bar(
-                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120, visible=running,
+                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120,
+                    visible="@binding(model.is_running)",
                     name="dose_bar",
                 ),
                 u.create_label(
@@ -228,7 +228,7 @@ class EjectionHandler(Declarative.Handler):
                 u.create_stretch(),
                 spacing=8,
             ),
-            spacing=6,
+            spacing=2,
         )  # fmt: skip
 
     def __pictures_view(self) -> Declarative.UIDescription:

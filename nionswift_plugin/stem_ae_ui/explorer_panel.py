@@ -9,7 +9,20 @@ from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
 from .explorer_model import ExplorerModel, OtherProperty
-from .parts import LABEL_WIDTH, QUIET, HelpWindow, IfConverter, TextConverter, combo, field, fine_print, row, unit
+from .panel_frame import frame
+from .parts import (
+    LABEL_WIDTH,
+    QUIET,
+    HelpWindow,
+    IfConverter,
+    TextConverter,
+    combo,
+    field,
+    fine_print,
+    help_button,
+    row,
+    unit,
+)
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -25,7 +38,7 @@ ACQUISITION_NAMES = (
 def _button(text: str, name: str, tool_tip: str, enabled: str = "is_idle") -> Declarative.UIDescription:
     return u.create_push_button(
         text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tool_tip,
-        enabled=f"@binding(model.is_running, converter={enabled})",
+        enabled=f"@binding(model.is_running, converter={enabled})", width=70,
     )  # fmt: skip
 
 
@@ -78,18 +91,18 @@ class ExplorerHandler(Declarative.Handler):
         self.is_busy = IfConverter(bool)
         self.pause_text = IfConverter(bool, _("Resume"), _("Pause"))
         self.folder_text = IfConverter(bool, _("Runs are written to:"), _("Runs are kept among your data"))
-        self.ui_view = u.create_column(
-            self.__survey_view(),
-            self.__property_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__decision_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__run_view(),
-            self.__folder_view(),
-            u.create_stretch(),
-            spacing=8,
-            margin=10,
-            min_width=350,
+        divider = u.create_divider(orientation="horizontal")
+        self.ui_view = frame(
+            self.__buttons_view(),
+            [
+                self.__prepare_view(),
+                self.__property_view(),
+                divider,
+                self.__decision_view(),
+                divider,
+                self.__folder_view(),
+            ],
+            self.__status_view(),
         )
 
     def close(self) -> None:
@@ -105,16 +118,31 @@ class ExplorerHandler(Declarative.Handler):
 
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
 
-    def __survey_view(self) -> Declarative.UIDescription:
+    def __buttons_view(self) -> Declarative.UIDescription:
         return u.create_row(
             _button(_("Survey"), "survey", _("Scan one image as the scan is set, and mark the region to explore")),
+            _button(_("Start"), "start", _("Explore the region. The scan is taken over until the end.")),
+            u.create_push_button(
+                text="@binding(model.is_paused, converter=pause_text)", on_clicked="pause_clicked", width=70,
+                name="pause_button", enabled="@binding(model.is_running, converter=is_busy)",
+                tool_tip=_("Blank the beam and wait"),
+            ),
+            _button(_("Stop"), "stop", _("Blank the beam at once and end. What was measured stays."), "is_busy"),
+            u.create_stretch(),
+            help_button(),
+            spacing=6,
+        )  # fmt: skip
+
+    def __prepare_view(self) -> Declarative.UIDescription:
+        return u.create_row(
             _button(_("Focus"), "tune", _(
                 "Find defocus and astigmatism by Bayesian optimisation of the sharpness of 20 Å images in the middle "
                 "of the scan; some 45 images. Stop sets them back."
             )),
             u.create_stretch(),
-            u.create_push_button(
-                text="?", style="minimal", on_clicked="help_clicked", tool_tip=_("How this panel works")
+            u.create_check_box(
+                text=_("Click to measure"), checked="@binding(model.is_clicking)", name="click_check_box",
+                on_checked_changed="clicking_changed", tool_tip=_("A click on the survey is measured next"),
             ),
             spacing=8,
         )  # fmt: skip
@@ -178,7 +206,7 @@ class ExplorerHandler(Declarative.Handler):
             spacing=4,
         )  # fmt: skip
 
-    def __run_view(self) -> Declarative.UIDescription:
+    def __status_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_label(
                 text="@binding(model.texts, converter=status_text)", font="bold 16px", name="status_label",
@@ -189,22 +217,7 @@ class ExplorerHandler(Declarative.Handler):
                 visible="@binding(model.texts, converter=has_message)",
             ),
             fine_print("progress", 0),
-            u.create_row(
-                _button(_("Start"), "start", _("Explore the region. The scan is taken over until the end.")),
-                u.create_push_button(
-                    text="@binding(model.is_paused, converter=pause_text)", on_clicked="pause_clicked",
-                    name="pause_button", enabled="@binding(model.is_running, converter=is_busy)",
-                    tool_tip=_("Blank the beam and wait"),
-                ),
-                _button(_("Stop"), "stop", _("Blank the beam at once and end. What was measured stays."), "is_busy"),
-                u.create_stretch(),
-                u.create_check_box(
-                    text=_("Click to measure"), checked="@binding(model.is_clicking)", name="click_check_box",
-                    on_checked_changed="clicking_changed", tool_tip=_("A click on the survey is measured next"),
-                ),
-                spacing=8,
-            ),
-            spacing=6,
+            spacing=2,
         )  # fmt: skip
 
     def __folder_view(self) -> Declarative.UIDescription:

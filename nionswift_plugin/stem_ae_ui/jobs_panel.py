@@ -11,7 +11,8 @@ from nion.ui import CanvasItem, Declarative, DrawingContext, ListCanvasItem, Use
 from nion.utils import Geometry, Selection
 
 from .jobs_model import JobsModel, Row
-from .parts import QUIET, IfConverter, TextConverter
+from .panel_frame import frame
+from .parts import QUIET, HelpWindow, IfConverter, TextConverter, help_button
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -123,17 +124,19 @@ class JobsHandler(Declarative.Handler):
         self.table_box: UserInterface.BoxWidget | None = None
         self.__list: ListCanvasItem.ListCanvasItem | None = None
         self.__listeners: list[typing.Any] = []
-        self.ui_view = u.create_column(
-            u.create_label(text="@binding(model.texts, converter=summary_text)", word_wrap=True, name="summary_label"),
-            u.create_column(name="table_box"),
-            self.__chosen_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__next_view(),
-            u.create_stretch(),
-            spacing=8,
-            margin=10,
-            min_width=350,
-        )
+        self.ui_view = frame(
+            self.__buttons_view(),
+            [
+                u.create_column(name="table_box"),
+                u.create_label(
+                    text="@binding(model.texts, converter=details_text)", word_wrap=True, color=QUIET,
+                    name="details_label",
+                ),
+                u.create_divider(orientation="horizontal"),
+                self.__next_view(),
+            ],
+            self.__status_view(),
+        )  # fmt: skip
 
     def init_handler(self) -> None:
         """Put the table into its place: there is no declarative one."""
@@ -179,36 +182,38 @@ class JobsHandler(Declarative.Handler):
         if index is not None and index < len(self.model.rows):
             self.model.select(self.model.rows[index].id)
 
-    # --- the parts below the table ----------------------------------------------------------------------------------
+    # --- the parts ----------------------------------------------------------------------------------
 
-    def __chosen_view(self) -> Declarative.UIDescription:
+    def __buttons_view(self) -> Declarative.UIDescription:
         def button(name: str, text: str, tool_tip: str) -> Declarative.UIDescription:
             return u.create_push_button(
                 text=text,
                 on_clicked=f"{name}_clicked",
                 enabled=f"@binding(model.can_{name})",
                 name=f"{name}_button",
+                width=92,
                 tool_tip=tool_tip,
             )
 
+        return u.create_row(
+            button("open", _("Open result"), _("Bring the result beside the image it came from")),
+            button("retry", _("Retry"), _("Queue the job again; it goes on from its checkpoint")),
+            button("cancel", _("Cancel"), _("Take the job out of the queue and stop its process")),
+            u.create_stretch(),
+            help_button(),
+            spacing=6,
+        )
+
+    def __status_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            u.create_row(
-                button("cancel", _("Cancel"), _("Take the job out of the queue and stop its process")),
-                button("retry", _("Retry"), _("Queue the job again; it goes on from its checkpoint")),
-                u.create_stretch(),
-                button("open", _("Open result"), _("Bring the result beside the image it came from")),
-                spacing=8,
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=details_text)", word_wrap=True, color=QUIET, name="details_label"
-            ),
+            u.create_label(text="@binding(model.texts, converter=summary_text)", word_wrap=True, name="summary_label"),
             u.create_label(
                 text="@binding(model.texts, converter=message_text)",
                 visible="@binding(model.texts, converter=has_message)",
                 word_wrap=True,
                 name="message_label",
             ),
-            spacing=6,
+            spacing=2,
         )
 
     def __next_view(self) -> Declarative.UIDescription:
@@ -251,6 +256,10 @@ class JobsHandler(Declarative.Handler):
         )
 
     # --- what the widgets do ----------------------------------------------------------------------------------------
+
+    def help_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Explain the panel."""
+        HelpWindow(self.__window, _("Jobs: help"), "jobs.md")
 
     def cancel_clicked(self, widget: Declarative.UIWidget) -> None:
         """Cancel the chosen job."""

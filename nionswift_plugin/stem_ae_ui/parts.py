@@ -42,6 +42,13 @@ def combo(name: str, items: typing.Sequence[str]) -> Declarative.UIDescription:
     )
 
 
+def help_button() -> Declarative.UIDescription:
+    """Return the button that explains the panel; its handler has ``help_clicked``."""
+    return u.create_push_button(
+        text="?", width=28, on_clicked="help_clicked", name="help_button", tool_tip=_("How this panel works")
+    )
+
+
 def fine_print(name: str, indent: int = LABEL_WIDTH + 6) -> Declarative.UIDescription:
     """Return one of the model's texts in grey under the row before it.
 

@@ -10,7 +10,8 @@ from nion.ui import Declarative
 
 from . import keeping
 from .atoms_panel import AtomsPanel
-from .parts import CAREFUL, QUIET, IfConverter, TextConverter, combo, field, row, unit
+from .panel_frame import frame
+from .parts import CAREFUL, QUIET, HelpWindow, IfConverter, TextConverter, combo, field, help_button, row, unit
 from .simulate_model import PICTURE, SimulateModel
 from .simulate_settings import REGIONS, SITES, TASKS
 
@@ -29,18 +30,17 @@ class SimulateHandler(Declarative.Handler):
             setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
         self.has_warning = IfConverter(lambda texts: bool(texts.warning))
         self.has_message = IfConverter(lambda texts: bool(texts.message))
-        self.ui_view = u.create_column(
-            self.__structure_view(),
-            self.__preview_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__task_view(),
-            self.__cost_view(),
-            u.create_divider(orientation="horizontal"),
-            self.__export_view(),
-            u.create_stretch(),
-            spacing=8,
-            margin=10,
-            min_width=350,
+        self.ui_view = frame(
+            self.__buttons_view(),
+            [
+                self.__structure_view(),
+                self.__preview_view(),
+                u.create_divider(orientation="horizontal"),
+                self.__task_view(),
+                u.create_divider(orientation="horizontal"),
+                self.__destination_view(),
+            ],
+            self.__status_view(),
         )
 
     def close(self) -> None:
@@ -50,17 +50,39 @@ class SimulateHandler(Declarative.Handler):
 
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
 
+    def __buttons_view(self) -> Declarative.UIDescription:
+        return u.create_row(
+            u.create_push_button(
+                text=_("Rectangle"),
+                on_clicked="rectangle_clicked",
+                name="rectangle_button",
+                width=84,
+                tool_tip=_("Draw a rectangle about the chosen defect, or else on the middle of the image; move it"),
+            ),
+            u.create_push_button(
+                text=_("Preview"),
+                on_clicked="preview_clicked",
+                name="preview_button",
+                width=76,
+                tool_tip=_("Build the structure of the newest atoms, or of the snapshot in the chosen display"),
+            ),
+            u.create_push_button(
+                text=_("Export to DFT"),
+                on_clicked="export_clicked",
+                name="export_button",
+                width=108,
+                tool_tip=_("Submit what the preview shows, or write it as an input folder for an engine elsewhere"),
+            ),
+            u.create_stretch(),
+            help_button(),
+            spacing=6,
+        )
+
     def __structure_view(self) -> Declarative.UIDescription:
         return u.create_column(
             row(
                 _("Region"),
                 combo("region", [_(name) for name in REGIONS]),
-                u.create_push_button(
-                    text=_("Rectangle"),
-                    on_clicked="rectangle_clicked",
-                    name="rectangle_button",
-                    tool_tip=_("Draw a rectangle about the chosen defect, or else on the middle of the image; move it"),
-                ),
                 tool_tip=_("Atoms in the rectangle, with those that complete its rings"),
             ),
             row(
@@ -98,18 +120,8 @@ class SimulateHandler(Declarative.Handler):
             ),
             u.create_label(text=_("red crosses: held fixed · yellow: 95 % of the positions, × 5"), color=QUIET),
             u.create_label(text="@binding(model.texts, converter=subject_text)", color=QUIET, word_wrap=True),
-            u.create_row(
-                u.create_label(
-                    text="@binding(model.texts, converter=structure_text)", word_wrap=True, name="structure_label"
-                ),
-                u.create_stretch(),
-                u.create_push_button(
-                    text=_("Preview"),
-                    on_clicked="preview_clicked",
-                    name="preview_button",
-                    tool_tip=_("Build the structure of the newest atoms, or of the snapshot in the chosen display"),
-                ),
-                spacing=6,
+            u.create_label(
+                text="@binding(model.texts, converter=structure_text)", word_wrap=True, name="structure_label"
             ),
             spacing=4,
         )
@@ -154,7 +166,7 @@ class SimulateHandler(Declarative.Handler):
             spacing=4,
         )
 
-    def __cost_view(self) -> Declarative.UIDescription:
+    def __status_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_label(text="@binding(model.texts, converter=cost_text)", color=QUIET, name="cost_label"),
             u.create_label(
@@ -164,25 +176,24 @@ class SimulateHandler(Declarative.Handler):
                 word_wrap=True,
                 name="warning_label",
             ),
+            u.create_label(
+                text="@binding(model.texts, converter=message_text)",
+                visible="@binding(model.texts, converter=has_message)",
+                word_wrap=True,
+                name="message_label",
+            ),
             spacing=2,
         )
 
-    def __export_view(self) -> Declarative.UIDescription:
+    def __destination_view(self) -> Declarative.UIDescription:
         return u.create_column(
-            u.create_row(
+            row(
+                _("Export as"),
                 u.create_combo_box(
                     items_ref="@binding(model.destination_names)",
                     current_index="@binding(model.destination_index)",
                     name="destination_combo",
                 ),
-                u.create_stretch(),
-                u.create_push_button(
-                    text=_("Export to DFT"),
-                    on_clicked="export_clicked",
-                    name="export_button",
-                    tool_tip=_("Submit what the preview shows, or write it as an input folder for an engine elsewhere"),
-                ),
-                spacing=8,
             ),
             u.create_row(
                 unit(_("Pseudopotentials")),
@@ -191,13 +202,7 @@ class SimulateHandler(Declarative.Handler):
                 visible="@binding(model.needs_folder)",
                 spacing=6,
             ),
-            u.create_label(
-                text="@binding(model.texts, converter=message_text)",
-                visible="@binding(model.texts, converter=has_message)",
-                word_wrap=True,
-                name="message_label",
-            ),
-            spacing=6,
+            spacing=4,
         )
 
     # --- what the widgets do ----------------------------------------------------------------------------------------
@@ -209,6 +214,10 @@ class SimulateHandler(Declarative.Handler):
     def preview_clicked(self, widget: Declarative.UIWidget) -> None:
         """Show the structure of the newest atoms."""
         self.model.refresh()
+
+    def help_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Explain the panel."""
+        HelpWindow(self.__window, _("Simulate: help"), "simulate.md")
 
     def export_clicked(self, widget: Declarative.UIWidget) -> None:
         """Submit, or ask for the folder and write."""
