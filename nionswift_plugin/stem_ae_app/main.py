@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import pathlib
@@ -14,6 +15,7 @@ from nion.swift.model import FileStorageSystem, Profile
 from nion.ui import Application as ApplicationUI
 from nion.ui import QtUserInterface
 
+from nionswift_plugin.stem_ae_ui import swift_versions
 from stem_ae.launch.order import Order
 
 
@@ -68,7 +70,7 @@ class OrderedApplication(Application.Application):
         """Open the window and let the scenario begin."""
         try:
             if self.__order.folder:
-                profile = own_profile(self.__order.folder)
+                profile = own_profile(self.__order.folder, self.event_loop)
             started = super().start(profile_dir=profile_dir, profile=profile)
         except Exception:
             answer(self.__order, {"error": traceback.format_exc()})
@@ -79,7 +81,7 @@ class OrderedApplication(Application.Application):
         return started
 
 
-def own_profile(folder: pathlib.Path) -> Profile.Profile:
+def own_profile(folder: pathlib.Path, loop: asyncio.AbstractEventLoop) -> Profile.Profile:
     """Return the profile in the folder with its one project as the last opened, both made if they are missing."""
     data = folder / "data"
     cache = data / "Cache"
@@ -90,7 +92,7 @@ def own_profile(folder: pathlib.Path) -> Profile.Profile:
         path.write_text(json.dumps(header), encoding="utf-8")
     storage = FileStorageSystem.make_file_persistent_storage_system(path)
     storage.load_properties()
-    profile = Profile.Profile(storage_system=storage, cache_dir_path=cache)
+    profile = swift_versions.new_profile(storage, cache, loop)
     profile.read_profile()
     if not profile.project_references:
         reference = profile.create_project(folder / "project", "stem_ae")

@@ -10,7 +10,7 @@ from nion.swift.model import DataItem, DisplayItem
 
 from stem_ae.microscope import swift
 
-from . import keeping
+from . import keeping, swift_versions
 
 
 class DisplayedImageFeed:
@@ -41,6 +41,7 @@ class DisplayedImageFeed:
         self.data_item: DataItem.DataItem | None = None
         """The item that is followed."""
         self.__item_listeners: list[typing.Any] = []
+        self.__displayed_data: swift_versions.DisplayedData | None = None
         assert window.workspace_controller
         workspace = window.workspace_controller
         self.__listeners: list[typing.Any] = [
@@ -54,7 +55,13 @@ class DisplayedImageFeed:
         """Stop following."""
         self.__closed = True
         self.__listeners.clear()
+        self.__stop_listening()
+
+    def __stop_listening(self) -> None:
         self.__item_listeners.clear()
+        if self.__displayed_data:
+            self.__displayed_data.close()
+            self.__displayed_data = None
 
     def __content_changed(self, panel: DisplayPanel.DisplayPanel) -> None:
         if panel is self.__window.selected_display_panel:
@@ -67,22 +74,16 @@ class DisplayedImageFeed:
         self.__set(display_item)
 
     def __set(self, display_item: DisplayItem.DisplayItem | None) -> None:
-        self.__item_listeners.clear()
+        self.__stop_listening()
         self.data_item = data_item = display_item.data_item if display_item else None
-        channel = display_item.display_data_channel if display_item else None
         self.__changed()
-        if data_item and channel:
-            self.__item_listeners = [
-                data_item.about_to_be_removed_event.listen(lambda: self.__set(None)),
-                channel.subscribe_to_latest_computed_display_values(self.__displayed),
-            ]
-            self.__displayed(channel.get_latest_computed_display_values())
+        if display_item and data_item:
+            self.__item_listeners = [data_item.about_to_be_removed_event.listen(lambda: self.__set(None))]
+            self.__displayed_data = swift_versions.DisplayedData(display_item, self.__displayed)
 
-    def __displayed(self, values: DisplayItem.DisplayValues | None) -> None:
+    def __displayed(self, shown: DataAndMetadata.DataAndMetadata, whole: DataAndMetadata.DataMetadata) -> None:
         item = self.data_item
-        whole = values.data_and_metadata if values else None
-        shown = values.display_data_and_metadata if values else None
-        if not self.__closed and item and whole and shown and swift.is_whole(whole):
+        if not self.__closed and item and swift.is_whole(whole):
             self.__received(shown, item)
 
 

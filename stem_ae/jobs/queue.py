@@ -163,8 +163,16 @@ class Queue:
 
     @property
     def database(self) -> str:
-        """Address of the record."""
-        return self.config.database or f"sqlite:///{self.root / 'queue.sqlite'}"
+        """Address of the record, for dbos."""
+        if self.config.database:
+            return self.config.database
+        from stem_ae.jobs import sqlite
+
+        return sqlite.address(self._file)
+
+    @property
+    def _file(self) -> pathlib.Path:
+        return self.root / "queue.sqlite"
 
     @functools.cached_property
     def _client(self) -> DBOSClient:
@@ -184,8 +192,8 @@ class Queue:
             raise
         except Exception as error:
             raise StemAeError(
-                f"The queue's record {self.database} cannot be opened ({type(error).__name__}): check that the disk is "
-                "not full and the database reachable."
+                f"The queue's record {self.config.database or self._file} cannot be opened ({type(error).__name__}): "
+                "check that the disk is not full and the database reachable."
             ) from error
 
     def _prepare(self, migrate: Callable[..., None]) -> None:
@@ -193,7 +201,7 @@ class Queue:
         migrate(system_database_url=self.database)
         if self.config.database:
             return
-        with contextlib.closing(sqlite3.connect(self.root / "queue.sqlite")) as connection:
+        with contextlib.closing(sqlite3.connect(self._file)) as connection:
             # Readers do not wait for writers then, and a commit waits for the disk once instead of three times.
             connection.execute("PRAGMA journal_mode=WAL")
 

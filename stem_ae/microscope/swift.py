@@ -61,7 +61,7 @@ def image_of(xdata: DataAndMetadata.DataAndMetadata) -> NDArray[Any]:
     return data.copy()
 
 
-def is_whole(xdata: DataAndMetadata.DataAndMetadata) -> bool:
+def is_whole(xdata: DataAndMetadata.DataAndMetadata | DataAndMetadata.DataMetadata) -> bool:
     """Return whether the scan has written every row of the image (true of images that no scan wrote)."""
     rows = xdata.metadata.get("scan", {}).get("valid_rows")
     return rows is None or rows >= xdata.data_shape[0]

@@ -89,7 +89,7 @@ def lattice_vectors(xy: FloatArray, names: list[str]) -> FloatArray:
         exact = np.median((xy[partner] - xy[inside])[good], axis=0)
         if not found:
             found.append(exact)
-        elif abs(np.cross(found[0], exact)) > 0.5 * np.linalg.norm(found[0]) * np.linalg.norm(exact):
+        elif abs(np.linalg.det([found[0], exact])) > 0.5 * np.linalg.norm(found[0]) * np.linalg.norm(exact):
             found.append(exact)
             break
     if len(found) < 2:
