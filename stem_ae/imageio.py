@@ -120,8 +120,8 @@ def find_signals(path: pathlib.Path) -> list[Signal]:
     """
     suffix = path.suffix.lower().lstrip(".")
     readers: dict[str, Callable[[pathlib.Path], list[Signal]]] = {
-        "npy": _read_npy, "ndata1": _read_ndata, "h5": _read_hdf5, "hdf5": _read_hdf5, "tif": _read_tiff,
-        "tiff": _read_tiff,
+        "npy": _read_npy, "ndata": _read_ndata, "ndata1": _read_ndata, "h5": _read_hdf5, "hdf5": _read_hdf5,
+        "tif": _read_tiff, "tiff": _read_tiff,
     }  # fmt: skip
     try:
         return readers.get(suffix, _read_rosettasciio)(path)

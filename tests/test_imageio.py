@@ -1,5 +1,6 @@
 """Every format: the same numbers and the same Å per pixel come back, and what is no image says so."""
 
+import asyncio
 import importlib
 import json
 import zipfile
@@ -88,30 +89,41 @@ def test_what_swift_writes(tmp_path):
         assert stack.sampling == pytest.approx((0.1, 0.1))
 
 
-def test_what_swift_itself_exports(tmp_path):
-    """The format above is not ours: Swift's own code writes it here."""
+def test_what_swift_itself_writes(tmp_path):
+    """The formats above are not ours: Swift's own code writes them here, as exports and in a project's folder."""
     manager = pytest.importorskip("nion.swift.model.ImportExportManager")
     from nion.data import Calibration, DataAndMetadata
-    from nion.swift.model import DataItem, DisplayItem, HDF5Handler
+    from nion.swift.model import DataItem
+
+    from nionswift_plugin.stem_ae_app import main
 
     calibration = Calibration.Calibration(0, 0.02, "nm")
     xdata = DataAndMetadata.new_data_and_metadata(IMAGE, dimensional_calibrations=[calibration] * 2)
-    item = DataItem.new_data_item(xdata)
-    display = DisplayItem.DisplayItem(data_item=item)
+    loop = asyncio.new_event_loop()
+    profile = main.own_profile(tmp_path, loop)
     try:
+        (reference,) = profile.project_references
+        profile.read_project(reference)
+        document = reference.document_model
+        for large in (False, True):
+            item = DataItem.new_data_item(xdata)
+            item.large_format = large
+            document.append_data_item(item)
+        display = document.get_display_item_for_data_item(item)
         for name, suffix in (("NDataImportExportHandler", "ndata1"), ("NumPyImportExportHandler", "npy")):
             path = tmp_path / f"image.{suffix}"
             getattr(manager, name)("test", "test", [suffix]).write_display_item(display, path, suffix)
-            assert imageio.read(path).sampling == pytest.approx((0.2, 0.2))
-            np.testing.assert_array_equal(imageio.read(path).frames[0], IMAGE)
-        storage = HDF5Handler.HDF5Handler(tmp_path / "item.h5")
-        storage.write_data(IMAGE, item.created)
-        storage.write_properties(item.write_to_dict(), item.created)
-        storage.close()
-        assert imageio.read(tmp_path / "item.h5").sampling == pytest.approx((0.2, 0.2))
     finally:
-        display.close()
-        item.close()
+        profile.close()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    exported = [tmp_path / "image.ndata1", tmp_path / "image.npy"]
+    kept = [path for path in (tmp_path / "project").rglob("*") if path.suffix in (".ndata", ".h5")]
+    assert {path.suffix for path in kept} == {".ndata", ".h5"}
+    for path in exported + kept:
+        stack = imageio.read(path)
+        assert stack.sampling == pytest.approx((0.2, 0.2))
+        np.testing.assert_array_equal(stack.frames[0], IMAGE)
 
 
 def test_the_user_wins_over_the_file(tmp_path):
