@@ -28,7 +28,7 @@ from .clicks import Clicks
 from .explorer_items import Items
 from .explorer_overlay import WayMarks, way_and_words
 from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Other, Settings, bands_of, value_of
-from .simulate_model import number
+from .simulate_model import count, number
 
 if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a second
     from stem_ae.microscope.devices import Microscope
@@ -422,7 +422,7 @@ class ExplorerModel(Observable.Observable):
         points = int(number(s.points, "The number of points"))
         return ExplorationSettings(
             frame, s.camera, s.exposure_s, points, int(number(s.batch, "The batch")), min(10, points),
-            self.__candidates, explorer, int(s.drift_every or 0) if (s.drift_every or "0").isdigit() else 0,
+            self.__candidates, explorer, count(s.drift_every or "0", "The number of points between drift scans"),
         )  # fmt: skip
 
     def __tune(self, microscope: Microscope, runner: Runner) -> None:

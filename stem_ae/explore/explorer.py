@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stem_ae import checks
 from stem_ae.atoms import as_sampling
 from stem_ae.descriptors.fourier import FourierModulus
 from stem_ae.descriptors.patches import CircularHarmonics, LocalShape, PrincipalComponents
@@ -107,10 +108,13 @@ class Explorer:
         device: DeviceName = "cpu",
     ) -> None:
         image = as_image(image)
-        if not 0 <= feature < 1:
-            raise StemAeError(f"The share looked for, {feature!r}, is not valid: give a number from 0 to below 1.")
-        if min_distance < 0 or travel < 0 or dose_per_point < 0 or dose_budget < 0 or beta < 0:
-            raise StemAeError("beta, min_distance, travel, dose_per_point and dose_budget cannot be negative.")
+        checks.share(feature, "The share looked for")
+        for name, value in (
+            ("beta", beta), ("min_distance", min_distance), ("travel", travel), ("dose_per_point", dose_per_point),
+        ):  # fmt: skip
+            checks.number(value, name, least=0.0)
+        checks.budget(dose_budget, "dose_budget")
+        checks.whole(patch, "patch")
         centres = _default_centres(image, patch) if candidates is None else candidates
         self._windows = Windows(image, np.asarray(centres), patch)
         self.sampling = as_sampling(sampling)

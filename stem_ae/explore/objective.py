@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
@@ -29,6 +30,9 @@ class Property(Generic[Exposure]):
 
     value_of: Callable[[Exposure], float]
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.number(self.weight, "A property's weight")
 
     def __call__(self, exposure: Exposure) -> float:
         """Return the number, NaN if it is not finite."""

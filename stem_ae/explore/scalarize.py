@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
@@ -39,6 +40,11 @@ class Reciprocal:
 
     mrad_per_pixel: float
     centre: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        checks.positive(abs(self.mrad_per_pixel), "The camera's calibration", unit="mrad per pixel")
+        if self.centre is not None:
+            checks.place(self.centre, "The centre of the patterns")
 
     def axes(self, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
         """Return ``y (H, 1)`` and ``x (1, W)`` of every pixel in mrad."""
@@ -368,6 +374,10 @@ class DiskStrain:
     disks: tuple[tuple[float, float], ...]
     radius: float
     component: Literal["xx", "yy", "xy", "dilatation", "rotation"] = "dilatation"
+
+    def __post_init__(self) -> None:
+        checks.positive(self.radius, "The disks' radius", unit="mrad")
+        checks.places(self.disks, "The disks")
 
     def __call__(self, patterns: FloatArray, calibration: Reciprocal) -> FloatArray:
         """Return the component ``(...)``."""

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 from scipy.stats import qmc
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.explore.gaussian_process import GaussianProcess
 
@@ -38,10 +39,14 @@ class Tuner:
         self, low: ArrayLike, high: ArrayLike, start: ArrayLike | None = None, first: int = 6, seed: int = 0
     ) -> None:
         self._low, self._high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
-        if self._low.ndim != 1 or self._low.shape != self._high.shape or not np.all(self._low < self._high):
-            raise StemAeError("Each control needs a range: give the lower and the higher end.")
+        ends = self._low.shape == self._high.shape and np.isfinite([self._low, self._high]).all()
+        if self._low.ndim != 1 or not ends or not np.all(self._low < self._high):
+            raise StemAeError("Each control needs a range: give the lower and the higher end, both finite.")
+        checks.whole(first, "first")
         self._rng = np.random.default_rng(seed)
         self._sobol = qmc.Sobol(len(self._low), seed=self._rng)
+        if start is not None and not np.isfinite(np.asarray(start, dtype=float)).all():
+            raise StemAeError(f"The settings to start from, {start}, are no numbers: give one for each control.")
         unit = 0.5 * np.ones(len(self._low)) if start is None else self._to_unit(np.asarray(start, dtype=float))
         self._first = [np.clip(unit, 0.0, 1.0), *self._sobol.random_base2(4)[: max(first - 1, 0)]]
         self._trials: list[FloatArray] = []

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from stem_ae import checks
 from stem_ae.imaging import adf, damage, diffraction, eels
 from stem_ae.imaging.contamination import hydrocarbon
 from stem_ae.imaging.distortion import drifted, line_jitter
@@ -61,6 +62,14 @@ class Beam:
     defocus: float = 0.0
     cs: float = 0.0
     astigmatism: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        checks.positive(self.energy_ev, "The beam energy", 1e7, "eV")
+        checks.positive(self.semiangle_mrad, "The convergence angle", 1e3, "mrad")
+        checks.number(self.current_pa, "The beam current", 0.0, checks.MOST_PA, "pA")
+        for name in ("defocus", "cs"):
+            checks.number(getattr(self, name), name, unit="Å")
+        checks.place(self.astigmatism, "The astigmatism")
 
     def electrons(self, seconds: float) -> float:
         """Return how many electrons arrive in a time."""
@@ -114,6 +123,12 @@ class Conditions:
     thermal_sigma: float = 0.06
     background: float = 2e-5
     readout: float = 0.05
+
+    def __post_init__(self) -> None:
+        checks.place(self.drift, "The drift")
+        for name in ("jitter", "source_sigma", "thermal_sigma", "background", "readout"):
+            checks.number(getattr(self, name), name, least=0.0)
+        checks.number(self.contamination, "The contamination", 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

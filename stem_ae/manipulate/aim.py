@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, stats
 from scipy.spatial import cKDTree
 
+from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 
@@ -107,7 +108,8 @@ class Track:
     _LAST = 12
 
     def __init__(self, drift: float = 0.05, error: float = 0.08, velocity: ArrayLike = (0.0, 0.0)) -> None:
-        self._prior, self._error, self._expected = drift, error, np.asarray(velocity, float)
+        self._prior, self._error = checks.positive(drift, "drift", unit="Å/s"), checks.positive(error, "error")
+        self._expected: FloatArray = np.array(checks.place(velocity, "The velocity of the drift"))
         self._finds: list[tuple[float, FloatArray]] = []
         self.now = Drift(np.zeros(2), self._expected, 0.0)
         """The drift as it is known."""
@@ -116,6 +118,8 @@ class Track:
 
     def add(self, time_s: float, shift: FloatArray) -> None:
         """Take in how far the specimen had moved at a time."""
+        checks.number(time_s, "The time of a find", unit="s")
+        checks.place(shift, "The drift")
         self._finds = [*self._finds, (time_s, shift)][-self._LAST :]
         times = np.array([t for t, _ in self._finds]) - time_s
         rows = np.column_stack([np.ones(len(times)), times]) / self._error
@@ -205,6 +209,10 @@ class LockOn:
     ) -> None:
         if not 0 <= target < len(reference):
             raise StemAeError(f"There is no atom {target} among the {len(reference)} that were found.")
+        checks.positive(reach, "reach", unit="Å")
+        for name, value in (("drift", drift), ("distortion", distortion)):
+            checks.positive(value, name)
+        checks.number(scatter, "scatter", least=0.0, unit="Å")
         self.target = reference.positions[target]
         self._known = known
         distance = np.linalg.norm(reference.positions - self.target, axis=1)
@@ -260,8 +268,9 @@ class LockOn:
         StemAeError
             If the aim is less certain than that, or the neighbours contradict one another.
         """
+        checks.positive(limit, "The limit of the aim's uncertainty", unit="Å")
         aim = self.course(at_s).at(at_s)
-        if aim.deviation > limit:
+        if not aim.deviation <= limit:
             raise StemAeError(
                 f"The aim is uncertain by {aim.deviation:.2f} Å (allowed: {limit:.2f} Å): take another re-scan first."
             )

@@ -7,6 +7,7 @@ import enum
 import math
 from typing import Any
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.manipulate.step import StepDetector, check_reading
@@ -56,7 +57,7 @@ class ExposureSettings:
     Raises
     ------
     StemAeError
-        If the levels are fewer than two or do not all go the same way, or a limit is not positive.
+        If the levels are fewer than two or do not all go the same way, or a number is NaN, infinite or out of range.
     """
 
     levels: tuple[float, ...]
@@ -68,18 +69,20 @@ class ExposureSettings:
     learn_s: float = 1e-3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))  # the dataclass is frozen
+        levels = tuple(checks.positive(level, "A level") for level in self.levels)
+        object.__setattr__(self, "levels", levels)  # the dataclass is frozen
         steps = [b - a for a, b in zip(self.levels, self.levels[1:], strict=False)]
         if len(self.levels) not in (2, 3) or not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
             raise StemAeError(
                 f"The levels {self.levels} are no staircase: give the counts per second before, after one ejection "
                 "and, if wanted, after two."
             )
-        for name in ("current_pa", "timeout_s", "maximum_electrons"):
-            if not getattr(self, name) > 0:
-                raise StemAeError(f"{name} is {getattr(self, name)}: give a positive number.")
-        if not 0 <= self.tolerance < 1:
-            raise StemAeError(f"The tolerance {self.tolerance} of the levels is not a fraction: give 0.03 for 3 %.")
+        checks.positive(self.current_pa, "current_pa", checks.MOST_PA, "pA")
+        checks.positive(self.timeout_s, "timeout_s", checks.MOST_S, "s")
+        checks.positive(self.maximum_electrons, "maximum_electrons", checks.MOST_ELECTRONS)
+        checks.positive(self.false_alarm_per_s, "false_alarm_per_s")
+        checks.share(self.tolerance, "The tolerance of the levels")
+        checks.number(self.learn_s, "learn_s", 0.0, checks.MOST_S, "s")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Iterator
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.manipulate.beam import Beam, Counts
 
@@ -20,11 +22,16 @@ class Limits:
     Parameters
     ----------
     total_electrons : float
-        Electrons on the specimen, scans included.
+        Electrons on the specimen, scans included. Infinity: no limit.
     local_dose : float
-        e/Å² at any atom, the targets included.
+        e/Å² at any atom, the targets included. Infinity: no limit.
     armed_s : float
-        How long one arming lasts.
+        How long one arming lasts, a week at most.
+
+    Raises
+    ------
+    StemAeError
+        If one is zero, negative or NaN.
     """
 
     total_electrons: float = 1e11
@@ -32,9 +39,10 @@ class Limits:
     armed_s: float = 600.0
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not value > 0:
-                raise StemAeError(f"{name} is {value}: give a positive number.")
+        for name in ("total_electrons", "local_dose"):
+            if getattr(self, name) != math.inf:
+                checks.positive(getattr(self, name), name)
+        checks.positive(self.armed_s, "armed_s", checks.MOST_S, "s")
 
 
 class Interrupted(Exception):  # noqa: N818  (no error: somebody wants a pause)

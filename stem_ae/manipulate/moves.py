@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
+from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.manipulate.columns import Evidence
@@ -180,7 +181,7 @@ class MoveDopants:
         surveys: int = 10,
     ) -> None:
         self.sites, self._dopant, self._host = checked_sites(sites), dopant, host
-        self._exposures, self._surveys = exposures, surveys
+        self._exposures, self._surveys = checks.whole(exposures, "exposures"), checks.whole(surveys, "surveys")
         self.serving = 0
         """The goal that the last exposure was for."""
         tree = cKDTree(self.sites)
@@ -266,7 +267,8 @@ class RemoveDopants:
     def __init__(
         self, sites: ArrayLike, dopants: ArrayLike, dopant: str = "Si", tries: int = 20, surveys: int = 10
     ) -> None:
-        self.sites, self._dopant, self._tries, self._surveys = checked_sites(sites), dopant, tries, surveys
+        self.sites, self._dopant = checked_sites(sites), dopant
+        self._tries, self._surveys = checks.whole(tries, "tries"), checks.whole(surveys, "surveys")
         tree = cKDTree(self.sites)
         distance, places = tree.query(checked_sites(dopants))
         if distance.max() > BOND / 2 or len(np.unique(places)) < len(places):

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.manipulate.targets import shortest_path
@@ -126,6 +127,11 @@ class ClosedLoop:
         How often one site is tried at most.
     surveys : int
         How many surveys there may be, the first one included.
+
+    Raises
+    ------
+    StemAeError
+        If there are no sites, one has no position or no wanted class, or there are to be no tries or no surveys.
     """
 
     sites: FloatArray
@@ -139,6 +145,8 @@ class ClosedLoop:
         object.__setattr__(self, "wanted", tuple(self.wanted))
         if len(self.wanted) != len(self.sites):
             raise StemAeError(f"{len(self.sites)} sites but {len(self.wanted)} wanted classes: give one for each.")
+        for name in ("tries", "surveys"):
+            checks.whole(getattr(self, name), name)
         unknown = set(self.wanted) - set(self.ladder)
         if unknown:
             raise StemAeError(f"No ejection leads to {unknown.pop()!r}: choose from {', '.join(self.ladder[1:])}.")
@@ -199,9 +207,7 @@ def checked_sites(sites: ArrayLike) -> FloatArray:
     StemAeError
         If there are none, or one is no position.
     """
-    positions = np.asarray(sites, float).reshape(-1, 2)
+    positions = checks.places(sites, "The targets")
     if not len(positions):
         raise StemAeError("There are no targets: choose some atoms.")
-    if not np.all(np.isfinite(positions)):
-        raise StemAeError("A target has no position: give x and y in Å for each.")
     return positions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.damage import fluence
@@ -36,6 +36,11 @@ _GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the targ
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
 _WAIT_S = 0.02
+_LARGEST_AIM_LIMIT = 1.0  # Å
+
+
+class _CapReached(StemAeError):  # noqa: N818  (a limit that was set, and kept)
+    """The run may send no more electrons: it ends, whatever was under way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +58,17 @@ class RunSettings:
     false_alarm_per_s : float
         Of the step detector.
     aim_limit : float
-        Å: largest standard deviation of an aim with which the beam may be fired, and kept on.
+        Å: largest standard deviation of an aim with which the beam may be fired, and kept on; 1 Å at most, which is
+        nearer to the next column than to this one.
     survey_dose, aim_dose, verify_dose : float
         e/Å² of one scan of each kind.
     aim_scans, verify_scans : int
         How many of each kind there may be for one exposure.
+
+    Raises
+    ------
+    StemAeError
+        If the ladder has less than two classes or one twice, or a number is NaN, infinite or out of range.
     """
 
     ladder: tuple[str, ...] = ("S2", "S1", "")
@@ -71,6 +82,17 @@ class RunSettings:
     verify_dose: float = 2.5e3
     aim_scans: int = 4
     verify_scans: int = 10
+
+    def __post_init__(self) -> None:
+        if len(self.ladder) < 2 or len(set(self.ladder)) < len(self.ladder):
+            raise StemAeError(f"The ladder {self.ladder} leads nowhere: give at least two classes, each once.")
+        checks.positive(self.timeout_s, "timeout_s", checks.MOST_S, "s")
+        checks.positive(self.false_alarm_per_s, "false_alarm_per_s")
+        checks.positive(self.aim_limit, "aim_limit", _LARGEST_AIM_LIMIT, "Å")
+        for name in ("maximum_electrons", "survey_dose", "aim_dose", "verify_dose"):
+            checks.positive(getattr(self, name), name, checks.MOST_ELECTRONS)
+        for name in ("aim_scans", "verify_scans"):
+            checks.whole(getattr(self, name), name)
 
     @classmethod
     def moving(cls, dopant: str = "Si", host: str = "C", **others: Any) -> RunSettings:
@@ -220,6 +242,7 @@ class EjectionRun:
         self._weights: dict[str, float] = {}
         self._background = 0.0
         self._levels: dict[str, tuple[float, ...]] = {}
+        self._over_cap = ""
         self._working = threading.Lock()  # one step at a time
         self._write(
             "run", policy=type(policy).__name__, sites=policy.sites, settings=self._settings,
@@ -264,17 +287,26 @@ class EjectionRun:
         """
         with self._working:
             self.guard.check()
-            if self._atoms is None:
-                self._survey()
-                return None
-            now = self.policy.next(self.view)
-            if now is Do.END:
-                self._end("done")
-            elif now is Do.SURVEY:
-                self._survey()
-            else:
-                return self._attempt(int(now))
+            try:
+                attempt = self._next()
+            except _CapReached as error:
+                self._over_cap, attempt = str(error), None
+            if self._over_cap and not self.reason:
+                self._end(self._over_cap)
+            return attempt
+
+    def _next(self) -> Attempt | None:
+        if self._atoms is None:
+            self._survey()
             return None
+        now = self.policy.next(self.view)
+        if now is Do.END:
+            self._end("done")
+        elif now is Do.SURVEY:
+            self._survey()
+        else:
+            return self._attempt(int(now))
+        return None
 
     def stop(self) -> None:
         """Blank and end the run, from any thread."""
@@ -325,8 +357,9 @@ class EjectionRun:
         return scan
 
     def _spend(self, electrons: float) -> None:
-        if self.ledger.electrons + electrons > self._limits.total_electrons:
-            raise StemAeError(
+        spent = self.ledger.electrons + electrons
+        if not (spent <= self._limits.total_electrons and self.ledger.electrons < self._limits.total_electrons):
+            raise _CapReached(
                 f"The total dose cap of {self._limits.total_electrons:.3g} electrons is reached: raise it if the "
                 "specimen bears more."
             )
@@ -403,7 +436,7 @@ class EjectionRun:
     def _check_slip(self, time_s: float) -> None:
         """Refuse to go on if the specimen may have moved to the next column, unseen."""
         unseen_s = time_s - self._drift.time_s
-        if unseen_s > self._track.lost_after_s(self._repeat):
+        if not unseen_s <= self._track.lost_after_s(self._repeat):
             raise StemAeError(
                 f"Nobody has looked at the specimen for {unseen_s:.0f} s; as far as its drift is known it may have "
                 "moved to the next column: take a new image and choose the targets again."
@@ -424,7 +457,7 @@ class EjectionRun:
         try:
             course = self._aim(atom)
         except StemAeError as error:
-            if self.guard.interrupted:
+            if self.guard.interrupted or isinstance(error, _CapReached):
                 raise
             return self._keep(
                 Attempt(
@@ -514,7 +547,7 @@ class EjectionRun:
         limits, settings, position = self._limits, self._settings, self._atoms.positions[atom]
         allowance = self.ledger.allowance(position, self._atoms.positions, limits.local_dose)
         electrons = min(settings.maximum_electrons, limits.total_electrons - self.ledger.electrons, allowance)
-        if electrons <= 0:
+        if not electrons > 0:
             raise StemAeError(
                 f"The local dose cap of {limits.local_dose:.3g} e/Å² is reached around this target: raise it, or leave "
                 "the target out."
@@ -604,7 +637,7 @@ class EjectionRun:
     def _follow_drift(self, exposure: Exposure, course: Course, parked: FloatArray) -> FloatArray:
         """Keep the beam on the drifting column as long as it is known well enough where that is."""
         aim = course.at(self._beam.now())
-        if aim.deviation > self._settings.aim_limit:
+        if not aim.deviation <= self._settings.aim_limit:
             exposure.end(Outcome.DRIFTED)
         elif np.linalg.norm(aim.position - parked) > _FOLLOW:
             self._beam.park(aim.position)
@@ -634,7 +667,7 @@ class EjectionRun:
             if settings.dopant
             else Verification(self._atoms, atom, outcome, self._belief, self._per_dose * (dose - self._dose))
         )
-        with contextlib.suppress(Interrupted, StemAeError):  # what is known by then is kept
+        try:  # what is known by then is kept
             for _ in range(settings.verify_scans):
                 x, y = self._atoms.positions[atom] + self._drift.at(self._beam.now())
                 region = self._inside((float(x), float(y)), AROUND, AROUND, (True, True))
@@ -643,6 +676,10 @@ class EjectionRun:
                 scan = self._scan(region, settings.verify_dose)
                 self._observer.verifying(site, scan)
                 verification.look(self._looked_at(scan, evidence))
+        except _CapReached as error:
+            self._over_cap = str(error)
+        except (Interrupted, StemAeError):
+            pass
         bystanders = tuple(verification.bystanders())
         verdict = verification.verdict
         self._dose = dose

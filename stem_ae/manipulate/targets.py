@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.damage import BARN, fluence
@@ -296,6 +297,11 @@ def plan(
     StemAeError
         If there is no target, one is listed twice, or its class has no cross section.
     """
+    checks.positive(current_pa, "current_pa", checks.MOST_PA, "pA")
+    checks.positive(timeout_s, "timeout_s", checks.MOST_S, "s")
+    checks.number(move_s, "move_s", 0.0, checks.MOST_S, "s")
+    for name, value in barn.items():
+        checks.number(value, f"The cross section of {name}", least=0.0, unit="barn")
     targets = _some(np.asarray(targets, np.int64).reshape(-1), "There are no targets: choose some atoms.")
     if len(np.unique(targets)) != len(targets):
         raise StemAeError("A target is listed twice: list every atom once.")

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import AberratedProbe
@@ -74,6 +75,9 @@ class VirtualBeam:
         blanker_s: float = 1e-3,
         seed: int = 0,
     ) -> None:
+        for name, value in (("sampling", sampling), ("reading_s", reading_s), ("read_s", read_s)):
+            checks.positive(value, name)
+        checks.number(blanker_s, "blanker_s", least=0.0, unit="s")
         if microscope.clock is not clock:
             raise StemAeError("The virtual microscope goes by another clock: give both the same one.")
         self.microscope = microscope

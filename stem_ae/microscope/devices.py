@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.microscope.frame import CameraFrame, Frame, Image, Reading
 from stem_ae.microscope.instrument import CameraName, Cancelled, ControlName, Instrument
@@ -195,7 +196,7 @@ class Probe(_Device):
 
     def set(self, value: tuple[float, float] | None) -> Operation:
         """Let the beam rest there."""
-        place = None if value is None else (float(value[0]), float(value[1]))
+        place = None if value is None else checks.place(value, "The probe's place")
         self._instrument.park(place)
         self.place = place
         return Operation()
@@ -222,8 +223,9 @@ class Control(_Device):
 
     def set(self, value: float) -> Operation:
         """Set it."""
+        wanted = checks.number(value, self.name, unit="Å")
         late = f"The microscope did not set {self.name} in time."
-        return Operation(lambda: self._instrument.set(self._control, float(value)), 30.0, late)
+        return Operation(lambda: self._instrument.set(self._control, wanted), 30.0, late)
 
     def read(self) -> Document:  # noqa: D102
         return _values(**{self.name: self.value})
@@ -312,7 +314,8 @@ class Camera(_Cancellable):
 
     def trigger(self) -> Operation:
         """Expose."""
-        exposure_s, cancel, self.latest = self.exposure_s, self._begin(), None
+        exposure_s = checks.positive(self.exposure_s, "The exposure", checks.MOST_S, "s")
+        cancel, self.latest = self._begin(), None
 
         def work() -> None:
             frame = self._instrument.expose(self.camera, exposure_s, cancel)
@@ -369,7 +372,8 @@ class CameraScan(_Cancellable):
         """Scan, and expose at every pixel. The beam has to be unblanked for it."""
         if self.frame is None:
             raise StemAeError("Say what to scan first: set the camera's scan to a Frame.")
-        frame, exposure_s, cancel, self.latest = self.frame, self._camera.exposure_s, self._begin(), None
+        exposure_s = checks.positive(self._camera.exposure_s, "The exposure", checks.MOST_S, "s")
+        frame, cancel, self.latest = self.frame, self._begin(), None
 
         def work() -> None:
             frames = self._instrument.expose_scan(self._camera.camera, frame, exposure_s, cancel)
@@ -430,6 +434,8 @@ class Exposure(_Cancellable):
 
     def trigger(self) -> Operation:
         """Unblank, read until the decision, the timeout or :meth:`cancel`, and blank."""
+        checks.positive(self.timeout_s, "The longest exposure", checks.MOST_S, "s")
+        checks.positive(self.reading_s, "The length of a reading", checks.MOST_S, "s")
         cancel = self._begin()
         late = "The exposure did not end by itself; the beam is blanked."
         return Operation(lambda: self._expose(cancel), self.timeout_s + _PATIENCE_S, late)

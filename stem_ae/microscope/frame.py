@@ -12,10 +12,14 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.scan_field import ScanField
 
 FloatArray = NDArray[np.float64]
+
+_WIDEST = 1e8  # Å: a centimetre
+_MOST_PIXELS = 65_536  # along one side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Frame:
         In radians, from x towards y.
     within : Frame, optional
         The whole frame that this is a sub-scan of; see :meth:`part`.
+
+    Raises
+    ------
+    StemAeError
+        If a number is NaN, infinite, or none that a microscope could scan with.
     """
 
     fov: float
@@ -46,11 +55,15 @@ class Frame:
     within: Frame | None = None
 
     def __post_init__(self) -> None:
-        if not (self.fov > 0 and self.dwell_us > 0 and min(self.shape) > 0):
-            raise StemAeError(
-                f"A scan of {self.shape} pixels over {self.fov:g} Å at {self.dwell_us:g} µs is none: give positive "
-                "numbers."
-            )
+        checks.positive(self.fov, "The field of view", _WIDEST, "Å")
+        checks.positive(self.dwell_us, "The dwell time", 1e6 * checks.MOST_S, "µs")
+        if len(self.shape) != 2:
+            raise StemAeError(f"A scan of {self.shape} pixels is none: give rows and columns.")
+        for count in self.shape:
+            checks.whole(count, "The number of rows or columns", most=_MOST_PIXELS)
+        checks.place(self.centre, "The scan's centre")
+        checks.number(self.rotation, "The scan's rotation")
+        checks.positive(self.seconds, "The time for one frame", checks.MOST_S, "s")
 
     @property
     def sampling(self) -> tuple[float, float]:

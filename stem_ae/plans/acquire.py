@@ -11,6 +11,7 @@ import numpy as np
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.microscope.devices import Microscope
 from stem_ae.microscope.frame import Frame, Image
@@ -27,7 +28,7 @@ def survey(microscope: Microscope, frame: Frame) -> Plan:
 
 def zoom(microscope: Microscope, frame: Frame, place: tuple[float, float], fov: float) -> Plan:
     """Scan the surroundings of a place of the scan plane (x, y in Å), ``fov`` Å wide, otherwise like ``frame``."""
-    centre = (float(place[0]), float(place[1]))
+    centre = checks.place(place, "The place")
     closer = dataclasses.replace(frame, fov=fov, centre=centre, within=None)
     return stubs.as_run(microscope, "zoom", stubs.scan(microscope, closer), frame=dataclasses.asdict(closer))
 
@@ -53,11 +54,12 @@ def points(
     **settings
         More for the start document.
     """
-    xy = np.asarray(places, dtype=float).reshape(-1, 2)
+    xy = checks.places(places, "The points")
     if not len(xy):
         raise StemAeError("There are no points to measure.")
+    checks.whole(drift_every, "drift_every", least=0)
     device = microscope.camera(camera)
-    device.exposure_s = exposure_s
+    device.exposure_s = checks.positive(exposure_s, "The exposure", checks.MOST_S, "s")
 
     def plan() -> Plan:
         follow = Follower(microscope, frame, drift_every)
@@ -81,6 +83,10 @@ def raster(
     ``eels (columns, E)``. With others, and where points are not as far apart along x as along y, the beam goes point by
     point, and each event holds one.
     """
+    for count in shape:
+        checks.whole(count, "The number of rows or columns")
+    checks.positive(exposure_s, "The exposure", checks.MOST_S, "s")
+    checks.whole(drift_every, "drift_every", least=0)
     width, height = frame.field.fov
     is_even = np.isclose(width / shape[1], height / shape[0], rtol=1e-3)
     if is_even and microscope.camera(camera).is_synchronised:

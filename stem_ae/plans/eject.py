@@ -17,6 +17,7 @@ import numpy as np
 from bluesky import plan_stubs as bps
 from numpy.typing import NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.imaging.probe import Probe
@@ -57,7 +58,8 @@ class MicroscopeBeam:
     def __init__(
         self, microscope: Microscope, frame: Frame, current_pa: float, probe: Probe, electrons_per_count: float = 1.0
     ) -> None:
-        self.current_pa, self.probe = current_pa, probe
+        self.current_pa, self.probe = checks.positive(current_pa, "current_pa", checks.MOST_PA, "pA"), probe
+        checks.positive(electrons_per_count, "electrons_per_count")
         self.readings_s = (READING_S, _LONGEST_READING_S)
         self._microscope, self._frame, self._gain = microscope, frame, electrons_per_count
         self._cancel = threading.Event()

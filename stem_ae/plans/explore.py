@@ -13,6 +13,7 @@ import numpy as np
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike, NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.explore import path
 from stem_ae.explore.objective import Objective
@@ -57,6 +58,11 @@ class Settings:
         Settings of :class:`~stem_ae.explore.Explorer`, as JSON can say them.
     drift_every : int
         Scan the survey again after so many points and follow the specimen; 0: do not.
+
+    Raises
+    ------
+    StemAeError
+        If a number is NaN, infinite or out of range.
     """
 
     frame: Frame
@@ -70,8 +76,10 @@ class Settings:
     drift_every: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.points, self.batch, self.first) < 1 or not self.exposure_s > 0:
-            raise StemAeError("Points, batch, first points and exposure have to be positive.")
+        for name in ("points", "batch", "first"):
+            checks.whole(getattr(self, name), name)
+        checks.positive(self.exposure_s, "The exposure", checks.MOST_S, "s")
+        checks.whole(self.drift_every, "drift_every", least=0)
 
 
 class Exploration:

@@ -12,6 +12,7 @@ from bluesky.utils import Msg
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.explore.remote import DecisionProcess
 from stem_ae.microscope.devices import Control, Microscope, Note
@@ -24,6 +25,7 @@ RANGES = {"defocus": 150.0, "astigmatism_x": 80.0, "astigmatism_y": 80.0}
 """Å to either side of the settings at the start that are looked at."""
 
 _DARKEST = 1e-4  # an image without any contrast, whose noise may even correlate negatively
+_FARTHEST = 1e6  # Å: a tenth of a millimetre out of focus is not found by looking at sharpness
 _COARSE = 3.0  # Å: what varies more slowly says nothing of the focus
 
 
@@ -78,6 +80,9 @@ def tune(
     """
     if frame.sampling[0] > 0.2:
         raise StemAeError(f"Tuning needs pixels of 0.2 Å or less, not {frame.sampling[0]:.2f} Å: zoom in.")
+    checks.whole(trials, "trials")
+    for name, value in ranges.items():
+        checks.positive(value, f"The range of {name}", _FARTHEST, "Å")
     known = [microscope.defocus, *microscope.astigmatism]
     controls = [control for control in known if control.name in ranges]
     start = np.array([control.value for control in controls])
