@@ -9,9 +9,11 @@ import pathlib
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -24,6 +26,15 @@ Arrays = dict[str, NDArray[Any]]
 Answer = TypeVar("Answer")
 
 _HEADER = struct.Struct("<II")
+_ALIVE = {"alive": True}
+"""What a process says every :data:`_BEAT_S` while it works on an answer."""
+_BEAT_S = 1.0
+_SILENT_S = 30.0
+"""Seconds without a sign of life after which a process counts as hung."""
+_STARTING_S = 180.0
+"""The same until it has first been heard of: importing PyTorch from a cold, shared disk takes a minute."""
+_BURYING_S = 10.0
+"""Seconds to wait for a killed process: one that hangs in the kernel does not even end then."""
 _PIPE_SIZE = 1 << 20
 """Bytes that fit into a pipe where the system lets us choose: a frame goes through in one go, not in 16."""
 
@@ -50,14 +61,44 @@ def python() -> str:
     raise StemAeError(f"There is no Python interpreter in {sys.prefix}: install stem_ae where Nion Swift's Python is.")
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Return the surroundings for a Python process that finds this very stem_ae and computes with so many threads."""
-    home = str(pathlib.Path(stem_ae.__file__).parents[1])  # it may run from a working tree that is not installed
-    number = str(threads)
-    return {
-        **os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number,
-        "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")])),
-    }  # fmt: skip
+def command(module: str, *arguments: str) -> list[str]:
+    """Return the command line of one of our modules in a process of its own.
+
+    ``-P`` keeps the current folder off the import path: it holds data that somebody else may have written, and a
+    ``numpy.py`` among them would be run.
+
+    Raises
+    ------
+    StemAeError
+        If there is no Python interpreter.
+    """
+    return [python(), "-P", "-m", module, *arguments]
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """Return the environment of a Python process: it finds this very stem_ae, and nothing in its current folder.
+
+    Parameters
+    ----------
+    threads : int or None
+        How many it may compute with; None: as many as this one.
+    """
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
+    surroundings = {**os.environ, **dict.fromkeys(limits, str(threads))}
+    surroundings.pop("PYTHONPATH", None)
+    path = search_path()
+    return {**surroundings, "PYTHONPATH": path} if path else surroundings
+
+
+def search_path() -> str:
+    """Return ``PYTHONPATH`` for another process.
+
+    Relative and empty entries would mean another folder there than here, so they are left out.
+    """
+    home = str(pathlib.Path(stem_ae.__file__).parents[1])
+    is_installed = home in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    given = filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join(given if is_installed else dict.fromkeys([home, *given]))  # a working tree comes first
 
 
 def detached() -> dict[str, Any]:
@@ -75,14 +116,6 @@ def without_window() -> dict[str, Any]:
 
 
 # --- values through pipes -------------------------------------------------------------------------------------------
-
-
-def answer_stream() -> IO[bytes]:
-    """Return what was standard output; whatever a library prints goes to the error stream from now on."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    widen(answers)
-    return answers
 
 
 def widen(pipe: IO[bytes]) -> None:
@@ -133,25 +166,65 @@ def _exactly(pipe: IO[bytes], size: int) -> bytes:
     return data
 
 
-# --- errors through pipes -------------------------------------------------------------------------------------------
+# --- the side that answers --------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """Where a process answers: what was its standard output. Whatever a library prints goes to the error stream."""
+
+    def __init__(self) -> None:
+        self._pipe = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        widen(self._pipe)
+        self._lock = threading.Lock()
+        self._is_working = threading.Event()
+        threading.Thread(target=self._beat, name="signs of life", daemon=True).start()
+
+    def send(self, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Send a message; raises OSError if nobody reads any more."""
+        with self._lock:
+            send(self._pipe, values, arrays)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Give signs of life until this is left, so that the other side can tell long work from a hung process."""
+        self._is_working.set()
+        try:
+            yield
+        finally:
+            self._is_working.clear()
+
+    def _beat(self) -> None:
+        while True:
+            self._is_working.wait()
+            time.sleep(_BEAT_S)
+            if self._is_working.is_set():
+                try:
+                    self.send(_ALIVE)
+                except OSError:
+                    return
 
 
 def serve(answer: Callable[[dict[str, Any], Arrays], tuple[Mapping[str, Any], Arrays]]) -> None:
     """Answer the requests that come by the standard streams, until the other side is gone."""
-    answers = answer_stream()
+    answers = Answers()
     while True:
         try:
             request, arrays = receive(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            values, result = answer(request, arrays)
+            with answers.working():
+                values, result = answer(request, arrays)
         except Exception as error:  # the other side must hear of it, whatever it is
             values, result = failure(error), {}
         try:
-            send(answers, values, result)
+            answers.send(values, result)
         except OSError:
             return
+
+
+# --- errors through pipes -------------------------------------------------------------------------------------------
 
 
 class RemoteError(Exception):
@@ -194,13 +267,13 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-# --- one that answers -----------------------------------------------------------------------------------------------
+# --- the side that asks -----------------------------------------------------------------------------------------------
 
 
 class Companion:
     """A Python process that works on what it is sent and answers, and ends with this one, however that ends.
 
-    One thread at a time may ask; any thread may end it.
+    One thread at a time may ask; any thread may end it. One that hangs is ended and may be started again.
 
     Parameters
     ----------
@@ -220,6 +293,8 @@ class Companion:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
+        self._was_heard = False
+        """Whether the process that runs has said anything yet."""
 
     @property
     def pid(self) -> int | None:
@@ -239,17 +314,18 @@ class Companion:
         if self.pid is not None:
             return
         self._reap()
-        command = [python(), "-m", self._module]
+        line = command(self._module)
         with self._lock:
             if self._closed:
                 raise StemAeError(f"The process that {self._task} was closed.")
             try:
                 self._process = process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(self._threads),
+                    line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(self._threads),
                     **without_window(),
                 )  # fmt: skip
             except OSError as error:
                 raise StemAeError(f"The process that {self._task} could not be started: {error}.") from error
+            self._was_heard = False
         for pipe in _pipes(process):
             widen(pipe)
 
@@ -259,24 +335,27 @@ class Companion:
         Raises
         ------
         StemAeError
-            If it cannot be started or has ended.
+            If it cannot be started, has ended or hangs.
         """
         if self._process is None:
             self.start()
         self._talk(lambda requests, _: send(requests, values, arrays))
 
     def receive(self) -> tuple[dict[str, Any], Arrays]:
-        """Wait for its next message.
+        """Wait for its next message, as long as it gives signs of life.
 
         Raises
         ------
         StemAeError
-            If it has ended, or the message is a refusal.
+            If it has ended or hangs, or the message is a refusal.
         RemoteError
             If something failed there.
         """
-        values, arrays = self._talk(lambda _, answers: receive(answers))
-        return checked(values), arrays
+        while True:
+            values, arrays = self._talk(lambda _, answers: receive(answers))
+            self._was_heard = True
+            if values != _ALIVE:
+                return checked(values), arrays
 
     def ask(
         self, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
@@ -300,15 +379,29 @@ class Companion:
     def _talk(self, exchange: Callable[[IO[bytes], IO[bytes]], Answer]) -> Answer:
         with self._lock:
             process = self._process
+        is_hung = threading.Event()
+        patience = _SILENT_S if self._was_heard else _STARTING_S
+
+        def give_up() -> None:
+            is_hung.set()
+            if process is not None:
+                process.kill()  # which ends the reading or writing that waits for it
+
+        deadline = threading.Timer(patience, give_up)
+        deadline.daemon = True
+        deadline.start()
         try:
             if process is None:
                 raise EOFError
             return exchange(*_pipes(process))
         except (EOFError, OSError) as error:
             code = self._reap()
-            raise StemAeError(
-                f"The process that {self._task} ended unexpectedly (exit code {code}): {self._advice}."
-            ) from error
+            what = f"ended unexpectedly (exit code {code})"
+            if is_hung.is_set():
+                what = f"gave no sign of life for {patience:.0f} s and was ended"
+            raise StemAeError(f"The process that {self._task} {what}: {self._advice}.") from error
+        finally:
+            deadline.cancel()
 
     def _reap(self) -> int | None:
         """Let go of the process, which ends, and return its exit code."""
@@ -320,7 +413,10 @@ class Companion:
         for pipe in _pipes(process):
             with contextlib.suppress(OSError):  # what could not be sent any more
                 pipe.close()
-        return process.wait()
+        try:
+            return process.wait(_BURYING_S)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

@@ -152,18 +152,19 @@ class Adaptation:
 
 def main() -> None:
     """Adapt as the one request on standard input says; progress, then the comparison, go to standard output."""
-    answers = processes.answer_stream()
+    answers = processes.Answers()
     request, arrays = processes.receive(sys.stdin.buffer)
     _end_with_parent()
 
     def progress(fraction: float, text: str) -> None:
-        processes.send(answers, {"fraction": fraction, "text": text})
+        answers.send({"fraction": fraction, "text": text})
 
     try:
-        values, result = _adapted(request, list(arrays.values()), progress)
+        with answers.working():
+            values, result = _adapted(request, list(arrays.values()), progress)
     except Exception as error:  # the other side must hear of it, whatever it is
         values, result = processes.failure(error), {}
-    processes.send(answers, values, result)
+    answers.send(values, result)
 
 
 def _end_with_parent() -> None:

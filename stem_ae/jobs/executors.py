@@ -54,7 +54,7 @@ class LocalExecutor:
         try:
             with (folder / "log.txt").open("ab") as log:
                 self._children[folder] = subprocess.Popen(
-                    [processes.python(), "-m", "stem_ae.simulate", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
+                    processes.command("stem_ae.simulate", str(folder)), stdin=subprocess.DEVNULL, stdout=log,
                     stderr=subprocess.STDOUT, env=processes.environment(self._threads), **processes.detached(),
                 )  # fmt: skip
         except OSError as error:

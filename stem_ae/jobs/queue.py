@@ -421,8 +421,9 @@ class Queue:
         self.worker_folder.mkdir(parents=True, exist_ok=True)
         with (self.worker_folder / "log.txt").open("ab") as log:
             subprocess.Popen(
-                [processes.python(), "-m", "stem_ae", "worker", "--queue", str(self.root), "--idle", "600"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **processes.detached(),
+                processes.command("stem_ae", "worker", "--queue", str(self.root), "--idle", "600"),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=processes.environment(),
+                **processes.detached(),
             )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import tempfile
 import time
 from typing import Any, BinaryIO
 
-import stem_ae
+from stem_ae import processes
 from stem_ae.errors import StemAeError
 from stem_ae.launch import display
 from stem_ae.launch.order import Order
@@ -54,10 +53,7 @@ def start(
 
 def swift_environment(simulate: bool) -> dict[str, str]:
     """Return the environment for Swift: this process's, with this very stem_ae, and the simulator if it is wanted."""
-    environment = dict(os.environ)
-    root = pathlib.Path(stem_ae.__file__).parents[1]
-    if not root.is_relative_to(sys.prefix):  # used from a working tree: Swift's Python has to be told where
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = processes.environment()
     if simulate:
         environment["STEM_AE_SIMULATE"] = "1"
     return environment
