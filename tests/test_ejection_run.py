@@ -36,6 +36,7 @@ from stem_ae.manipulate.columns import ColumnModel, Evidence, Measured
 from stem_ae.manipulate.guard import Guard
 from stem_ae.manipulate.ledger import DoseLedger
 from stem_ae.manipulate.verify import Belief, Verification
+from stem_ae.microscope.interlock import BeamAlarm
 from tests.rigs import Disulfide
 
 SPECIES = ("Mo", "S2", "S1")
@@ -207,7 +208,7 @@ class Stubborn:
 
 
 def test_a_blanker_that_does_not_answer_is_shouted_about():
-    with pytest.raises(StemAeError, match="BEAM MAY STILL BE ON"):
+    with pytest.raises(BeamAlarm, match="BEAM MAY STILL BE ON"):
         Guard(Stubborn(), Limits()).blank()
 
 

@@ -471,8 +471,17 @@ def test_a_beam_that_cannot_be_blanked_is_said_loudly(swift, monkeypatch):
     wait_for(lambda: swift.scan.is_recording)
     monkeypatch.setattr(swift.stem, "SetVal", lambda name, value: False)
     assert swift.runner.wait(20)
+    assert swift.runner.outcome == "failed"
+    assert swift.runner.error.startswith("THE BEAM MAY STILL BE ON")
     assert "could not be blanked" in swift.runner.error
+    assert swift.scan.probe_position is None
+    with pytest.raises(StemAeError, match="acknowledged"):
+        swift.runner.start(acquire.survey(swift.microscope, FRAME))
     monkeypatch.undo()
+    wait_for(lambda: swift.stem.GetVal("C_Blank") == 1.0)  # it is tried on and on
+    swift.microscope.interlock.acknowledge()
+    swift.run(acquire.survey(swift.microscope, FRAME))
+    assert swift.runner.outcome == "completed"
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

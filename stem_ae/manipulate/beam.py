@@ -102,7 +102,15 @@ class Beam(Protocol):
 
     Positions are in Å as the survey image has them: x, y (down) from the centre of its first pixel. What drifts is the
     specimen; positions given here are where the beam goes. :meth:`blank` may be called from any thread at any time.
+
+    A beam of a microscope that others use as well has its ``interlock``
+    (:class:`~stem_ae.microscope.interlock.Interlock`), which then commands the blanker.
     """
+
+    @property
+    def is_blanked(self) -> bool:
+        """Whether the beam is off the specimen, as read."""
+        ...
 
     @property
     def current_pa(self) -> float:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import queue
 import threading
 from collections.abc import Iterator
 
+import numpy as np
+
 from stem_ae import checks
 from stem_ae.errors import StemAeError
-from stem_ae.manipulate.beam import Beam, Counts
+from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts
+from stem_ae.microscope.instrument import Cancelled
+from stem_ae.microscope.interlock import BeamAlarm, Interlock
 
-_TRIES = 3
+_PAUSE_WAIT_S = 0.3
+_CLOCK_S = 0.1  # a clock that is disciplined may go back a little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +55,40 @@ class Interrupted(Exception):  # noqa: N818  (no error: somebody wants a pause)
     """The run was paused, stopped, or is not armed any more."""
 
 
-class Guard:
-    """Holds the blanker: the beam is on only inside :meth:`beam_on`, only while armed, and off at a word.
+class _BeamSwitch:
+    """A beam as the interlock commands it; keeps the readings that blanking hands over."""
 
-    Thread safe; :meth:`stop` and :meth:`pause` blank at once, in the caller's thread, whatever else is going on.
+    def __init__(self, beam: Beam) -> None:
+        self._beam = beam
+        self._counts: queue.SimpleQueue[Counts] = queue.SimpleQueue()
+
+    @property
+    def is_blanked(self) -> bool:
+        return self._beam.is_blanked
+
+    def blank(self, blanked: bool) -> None:
+        if blanked:
+            self._counts.put(self._beam.blank())
+        else:
+            self._beam.unblank()
+
+    def park(self, place: None) -> None:
+        self._beam.park(place)
+
+    def taken(self) -> Counts:
+        """Return the readings that blanking has handed over since the last call."""
+        counts = [NO_COUNTS]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                counts.append(self._counts.get_nowait())
+        return Counts(*(np.concatenate([getattr(c, name) for c in counts]) for name in ("counts", "exposure_s")))
+
+
+class Guard:
+    """Lets the beam on only inside :meth:`beam_on`, only while armed, and takes it off at a word.
+
+    Thread safe. The blanker itself is commanded by an :class:`Interlock`: the microscope's, if the beam has one
+    (``beam.interlock``), or one of its own.
 
     Parameters
     ----------
@@ -65,8 +101,12 @@ class Guard:
     def __init__(self, beam: Beam, limits: Limits) -> None:
         self._beam = beam
         self._limits = limits
-        self._lock = threading.RLock()
-        self._armed_until = -float("inf")
+        self._switch = _BeamSwitch(beam)
+        shared = getattr(beam, "interlock", None)
+        self.interlock: Interlock = shared or Interlock(self._switch, is_readable=hasattr(beam, "is_blanked"))
+        """The state of the beam as it was read, and the alarm."""
+        self._lock = threading.Lock()
+        self._armed_until = self._latest = -float("inf")  # on the beam's clock; when it was read last
         self.stopped = False
         """Whether the run was stopped, for good."""
         self.paused = False
@@ -76,36 +116,47 @@ class Guard:
 
     @property
     def armed_left_s(self) -> float:
-        """Seconds until the arming expires; zero if it has."""
-        return max(self._armed_until - self._beam.now(), 0.0)
+        """Seconds until the arming expires; zero if it has, or if the beam's clock was set back or is NaN."""
+        with self._lock:
+            now = self._beam.now()
+            if not now >= self._latest - _CLOCK_S:  # nobody knows how long ago the arming was
+                self._armed_until = -float("inf")
+                return 0.0
+            self._latest = max(now, self._latest)
+            left = self._armed_until - self._latest
+            return min(left, self._limits.armed_s) if left > 0 else 0.0
 
     def arm(self) -> None:
         """Allow the beam for as long as :attr:`Limits.armed_s` says."""
         with self._lock:
-            self._armed_until = self._beam.now() + self._limits.armed_s
+            self._latest = now = self._beam.now()
+            self._armed_until = now + self._limits.armed_s
 
     def disarm(self) -> None:
-        """Forbid the beam, from now on."""
-        with self._lock:
-            self._armed_until = -float("inf")
-            self.blank()
+        """Forbid the beam, from now on. Returns at once, see :meth:`Interlock.darken`."""
+        self._armed_until = -float("inf")
+        self.interlock.darken()
 
     # --- interrupting -----------------------------------------------------------------------------------------------
 
     @property
     def interrupted(self) -> bool:
         """Whether the beam has to be off."""
-        return self.stopped or self.paused or not self.armed_left_s
+        return self.stopped or self.paused or self.interlock.is_shut or not self.armed_left_s > 0
 
     def stop(self) -> None:
-        """Blank, for good."""
+        """Blank, for good. Returns at once, see :meth:`Interlock.darken`."""
         self.stopped = True
         self.disarm()
 
-    def pause(self) -> None:
-        """Blank until :meth:`resume`."""
+    def pause(self) -> bool:
+        """Blank until :meth:`resume`, and return whether the beam is off.
+
+        An unblanking under way is waited for, but not for long: if the blanker does not answer by then, the beam is
+        blanked as soon as it does, and :attr:`interlock` says what is known.
+        """
         self.paused = True
-        self.blank()
+        return self.interlock.darken(_PAUSE_WAIT_S)
 
     def resume(self) -> None:
         """Take a pause back."""
@@ -121,29 +172,34 @@ class Guard:
         ------
         Interrupted
             If the beam is not to be on.
+        BeamAlarm
+            If it could not be blanked.
         """
+        moment = self.interlock.moment  # whoever interrupts from here on makes it invalid
         self.check()
         try:
-            with self._lock:  # nobody can stop between the question and the deed
-                self.check()
-                self._beam.unblank()
+            try:
+                self.interlock.unblank(moment)
+            except Cancelled as error:
+                raise Interrupted from error
             yield
         finally:
             self.blank()
 
     def check(self) -> None:
-        """Raise Interrupted if the beam is not to be on."""
+        """Raise Interrupted if the beam is not to be on, BeamAlarm if it was to be off and may not be."""
+        if self.interlock.alarm:
+            raise BeamAlarm(self.interlock.alarm)
         if self.interrupted:
             raise Interrupted
 
     def blank(self) -> Counts:
-        """Blank, and say so if it cannot be done."""
-        failure: Exception | None = None
-        for _ in range(_TRIES):
-            try:
-                return self._beam.blank()
-            except Exception as error:  # whatever it is, the beam must go off
-                failure = error
-        raise StemAeError(
-            f"THE BEAM MAY STILL BE ON: the blanker did not answer ({failure}). Blank it by hand, now."
-        ) from failure
+        """Blank, and return the readings that were complete by then and not read yet.
+
+        Raises
+        ------
+        BeamAlarm
+            If the beam was not read as off. It has been parked away.
+        """
+        self.interlock.blank()
+        return self._switch.taken()

@@ -25,6 +25,7 @@ from stem_ae.manipulate.moves import MoveVerification, dopant_beside
 from stem_ae.manipulate.policy import Do, Policy, View
 from stem_ae.manipulate.runlog import RunLog
 from stem_ae.manipulate.verify import Belief, Change, Verdict, Verification, differences
+from stem_ae.microscope.interlock import BeamAlarm
 
 FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
@@ -268,12 +269,24 @@ class EjectionRun:
                 except Interrupted:
                     self._wait(patient)
         except BaseException as error:
-            self._end(str(error) if isinstance(error, StemAeError) else f"{type(error).__name__}: {error}")
+            told = isinstance(error, StemAeError | BeamAlarm)
+            self._end(str(error) if told else f"{type(error).__name__}: {error}")
             raise
         finally:
-            self.guard.blank()
-            self._beam.park(None)
+            self._leave()
         return self.reason
+
+    def _leave(self) -> None:
+        """Blank and park away, each whatever becomes of the other; nothing hides an alarm."""
+        try:
+            self.guard.blank()
+        except BeamAlarm as alarm:
+            if self.reason != str(alarm):
+                self._end(str(alarm))
+            with contextlib.suppress(Exception):
+                self._beam.park(None)
+            raise
+        self._beam.park(None)
 
     def step(self) -> Attempt | None:
         """Do one survey or one attempt, which is returned.
@@ -322,8 +335,10 @@ class EjectionRun:
     def _wait(self, patient: bool) -> None:
         """Wait for the end of a pause or of the run."""
         while self.guard.interrupted and not self.reason:
-            if self.guard.stopped:
+            if self.guard.stopped or self.guard.interlock.is_stopped:
                 self._end("stopped")
+            elif self.guard.interlock.alarm:
+                self.guard.check()
             elif not self.guard.paused and not patient:
                 self._end("not armed any more")
             else:
@@ -331,7 +346,7 @@ class EjectionRun:
 
     def _end(self, reason: str) -> None:
         self.reason = reason
-        self._write("end", reason=reason, electrons=self.ledger.electrons)
+        self._write("end", reason=reason, electrons=self.ledger.electrons, beam=self.guard.interlock.state)
 
     def _write(self, kind: str, /, durable: bool = True, **values: Any) -> None:
         if self._log:
@@ -649,9 +664,10 @@ class EjectionRun:
         self.ledger.exposed(position, exposure.electrons)
         self._fluence += exposure.electrons * float(fluence(self._beam.probe, (0.0, 0.0), np.zeros((1, 2)))[0])
         self._ejected += {Outcome.STEP: 1, Outcome.DOUBLE: 2}.get(exposure.outcome or Outcome.STOPPED, 0)
+        beam = self.guard.interlock.state  # as it was read; not every beam can be
         self._write(
-            "blanked", number=number, outcome=exposure.outcome, electrons=exposure.electrons,
-            exposure_s=exposure.elapsed_s,
+            "exposed" if beam == "on" or self.guard.interlock.alarm else "blanked", number=number,
+            outcome=exposure.outcome, electrons=exposure.electrons, exposure_s=exposure.elapsed_s, beam=beam,
         )  # fmt: skip
 
     # --- look again -------------------------------------------------------------------------------------------------

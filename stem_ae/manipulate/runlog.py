@@ -151,7 +151,7 @@ def exposures(path: str | pathlib.Path) -> list[LoggedExposure]:
             records[number]["counts"] += line["counts"]
             lengths = line["exposure_s"]
             records[number]["exposure_s"] += lengths if isinstance(lengths, list) else [lengths] * len(line["counts"])
-        elif kind == "blanked":
+        elif kind in ("blanked", "exposed"):  # the second one: it was not read that the beam went off
             records[number]["outcome"] = line["outcome"]
             facts[number] |= line
             complete.add(number)

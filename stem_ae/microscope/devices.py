@@ -6,9 +6,7 @@ They hold no knowledge of an instrument's make; :class:`Microscope` builds them 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import threading
 import time
 from collections import OrderedDict
@@ -19,12 +17,16 @@ import numpy as np
 
 from stem_ae import checks
 from stem_ae.errors import StemAeError
+from stem_ae.microscope.deadline import Hung, within
 from stem_ae.microscope.frame import CameraFrame, Frame, Image, Reading
 from stem_ae.microscope.instrument import CameraName, Cancelled, ControlName, Instrument
+from stem_ae.microscope.interlock import BeamAlarm, Interlock
 from stem_ae.microscope.registration import shift_between
 
 Document = OrderedDict[str, dict[str, Any]]
 
+_STEP_S = 8.0  # for one step of giving the microscope back; the blanker's own deadlines are shorter
+_SECURE_S = 30.0
 _PATIENCE_S = 3.0  # beyond what an operation needs by itself
 _FARTHEST_AHEAD = 2.0  # drift is predicted, in times between its last two measurements
 _CLIPPED = 4  # raw pixels that share the largest value: no noise does that ...
@@ -148,34 +150,35 @@ def _values(**values: Any) -> Document:
 
 
 class Blanker(_Device):
-    """Movable to True (blanked) and False. A pause blanks."""
+    """Movable to True (blanked) and False: the interlock as a device. A pause blanks."""
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__(instrument, "blanked")
-        self._shut = False
-        self._lock = threading.Lock()
+        self.interlock = Interlock.of(instrument)
+        """What commands the beam, for everybody in this process."""
 
     def set(self, value: bool) -> Operation:
-        """Blank (True) or unblank (False) the beam, at once. After :meth:`shut` unblanking waits for ever."""
-        with self._lock:
-            if self._shut and not value:
-                return Operation(done=False)  # the engine is about to hear that the run is to end
-            self._instrument.blank(bool(value))
+        """Blank (True) or unblank (False) the beam, and read back. After :meth:`shut` unblanking does not happen."""
+        if value:
+            self.interlock.blank()
+            return Operation()
+        try:
+            self.interlock.unblank()
+        except Cancelled:  # the engine is about to hear that the run is to wait or to end
+            return Operation(done=False)
         return Operation()
 
     def shut(self) -> None:
-        """Blank the beam at once, from any thread, and let nothing unblank it until :meth:`unlock`."""
-        self._shut = True  # before waiting for the lock: what has it may be about to unblank
-        with self._lock:
-            self._instrument.blank(True)
+        """Blank the beam and let nothing unblank it until :meth:`unlock`. Returns at once: :meth:`Interlock.stop`."""
+        self.interlock.stop()
 
     def unlock(self) -> None:
         """Let the beam be unblanked again. It stays blanked."""
-        self._shut = False
+        self.interlock.reopen()
 
     def pause(self) -> None:
         """Blank; the plan goes back to its last checkpoint before it exposes anything again."""
-        self._instrument.blank(True)
+        self.interlock.blank()
 
     def resume(self) -> None:
         """Leave the unblanking to the plan."""
@@ -577,11 +580,7 @@ class Guard(_Device):
         self.complaint = ""
         if value:
             return Operation(self._instrument.hold, 10.0, "The scan could not be stopped: stop it by hand.")
-        try:
-            self._microscope.stop_beam()
-        except StemAeError as error:
-            self.complaint = str(error)
-        return Operation(self._give_back, 10.0, "The scan's settings could not be restored; the beam is blanked.")
+        return Operation(self._give_back, _SECURE_S, "The microscope could not be given back in time.")
 
     def _give_back(self) -> None:
         try:
@@ -602,6 +601,8 @@ class Microscope:
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
         self.blanker = Blanker(instrument)
+        self.interlock = self.blanker.interlock
+        """The state of the beam, and the alarm: shared with whoever else works with this instrument."""
         self.probe = Probe(instrument)
         self.scan = Scan(instrument)
         self.eels = Camera(instrument, "eels")
@@ -614,6 +615,7 @@ class Microscope:
         self.stage = (Control(instrument, "stage_x"), Control(instrument, "stage_y"))
         self.beam_shift = (Control(instrument, "shift_x"), Control(instrument, "shift_y"))
         self.guard = Guard(instrument, self)
+        self.interlock.cancels(self.cancel)
 
     def camera(self, name: str) -> Camera:
         """Return a camera by its name, ``"eels"`` or ``"diffraction"``."""
@@ -622,31 +624,49 @@ class Microscope:
             raise StemAeError(f"There is no camera {name!r}: choose {' or '.join(cameras)}.")
         return cameras[name]
 
-    def stop_beam(self) -> None:
-        """Blank at once and cancel what is under way. From any thread."""
-        try:
-            self.blanker.set(True)
-        finally:
-            scans = (self.scan, self.eels_scan, self.diffraction_scan)
-            for device in (self.eels, self.diffraction, self.exposure, *scans):
-                device.cancel()
-
-    def emergency_stop(self) -> None:
-        """Blank at once, and let nothing unblank until the run has ended (:meth:`Blanker.unlock`). From any thread."""
-        try:
-            self.blanker.shut()
-        finally:
-            self.stop_beam()
+    def cancel(self) -> None:
+        """Cancel what is under way. The interlock does so at every stop and alarm."""
+        scans = (self.scan, self.eels_scan, self.diffraction_scan)
+        for device in (self.eels, self.diffraction, self.exposure, *scans):
+            device.cancel()
 
     def secure(self) -> None:
-        """Leave the microscope safe: beam blanked, probe parked, the user's settings restored. Can be repeated."""
-        self.stop_beam()
-        with contextlib.ExitStack() as stack:  # every step is tried, whatever fails before it
-            stack.callback(self._check_blanked)
-            stack.callback(self.instrument.release)
-            stack.callback(self.probe.set, None)
+        """Leave the microscope safe: beam blanked, probe parked, the user's settings restored. Can be repeated.
+
+        Every step is tried, whatever fails before it, and waited for no longer than some seconds.
+
+        Raises
+        ------
+        BeamAlarm
+            If the beam is not read as blanked at the end.
+        StemAeError
+            Whatever else failed, a sentence each.
+        """
+        steps: dict[str, Callable[[], object]] = {
+            "": self.interlock.blank,  # its alarm says enough
+            "What was under way could not be cancelled": self.cancel,
+            "The probe could not be parked": lambda: self.probe.set(None),
+            "The scan's settings could not be restored": self.instrument.release,
+            "The beam could not be checked": self._check_blanked,
+        }
+        failures: list[str] = []
+        alarm: BeamAlarm | None = None
+        for sentence, step in steps.items():
+            try:
+                within(_STEP_S, step)
+            except BeamAlarm as error:
+                alarm = error
+            except StemAeError as error:
+                failures.append(str(error))
+            except Hung:
+                failures.append(f"{sentence}: the microscope does not answer.")
+            except Exception as error:  # whatever it is, the next step is tried as well
+                failures.append(f"{sentence}: {str(error) or type(error).__name__}.")
+        if alarm is not None:
+            raise BeamAlarm(" ".join([self.interlock.alarm or str(alarm), *failures])) from alarm
+        if failures:
+            raise StemAeError(" ".join(dict.fromkeys(failures)))
 
     def _check_blanked(self) -> None:
-        if not self.instrument.is_blanked:
-            self.instrument.blank(True)
-            logging.getLogger(__name__).warning("The beam was found unblanked at the end of a run and was blanked.")
+        if self.interlock.read() != "blanked":
+            self.interlock.blank()

@@ -8,6 +8,7 @@ become places by :meth:`Frame.to_plane`, whatever its rotation, centre and field
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -125,7 +126,9 @@ class Image:
     data: NDArray[np.float32] = dataclasses.field(repr=False)
     """``(H, W)`` of the first channel that was on, usually HAADF."""
     time_s: float
-    """Seconds since 1970, at the end of the frame."""
+    """Seconds since 1970, at the end of the frame; for people and documents: somebody may set that clock."""
+    clock_s: float = dataclasses.field(default_factory=time.monotonic)
+    """The same moment in seconds of ``time.monotonic()``, for drift and aiming; the present one if not given."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -202,9 +202,17 @@ class SwiftInstrument:
     # --- the beam ---------------------------------------------------------------------------------------------------
 
     @property
+    def identity(self) -> object:
+        """The microscope itself: the same for every object of this class that controls it."""
+        return self._stem
+
+    @property
     def is_blanked(self) -> bool:
-        """Whether the beam is kept from the specimen."""
-        return bool(self._stem.GetVal("C_Blank"))
+        """Whether the beam is kept from the specimen, as read."""
+        value = self._stem.GetVal("C_Blank")
+        if value not in (0, 1):  # NaN is neither
+            raise StemAeError(f"The microscope does not say whether the beam is blanked (C_Blank is {value}).")
+        return value == 1
 
     def blank(self, blanked: bool) -> None:
         """Blank or unblank the beam."""
@@ -225,6 +233,11 @@ class SwiftInstrument:
                 f"The place ({place[0]:.1f}, {place[1]:.1f}) Å lies outside the last scan: take a new survey image."
             )
         self._scan.probe_position = Geometry.FloatPoint(y=y, x=x)
+
+    def stop_scan(self) -> None:
+        """Stop whatever scans, without waiting for it."""
+        self._scan.abort_recording()
+        self._scan.abort_playing()
 
     def _context(self) -> ScanField:
         context = self._stem.scan_context
@@ -252,13 +265,13 @@ class SwiftInstrument:
                 self._scan.set_current_frame_parameters(parameters)  # the probe is parked in this field from now on
             with _watch(cancel, lambda: self._scan.abort_recording()):
                 frames = self._scan.record_immediate(parameters)
-            end = time.time()
+            end, clock_s = time.time(), time.monotonic()
         data = frames[0].data if frames and frames[0] is not None else None
         if cancel.is_set():
             raise Cancelled("The scan was cancelled.")
         if data is None or data.shape != frame.shape:
             raise StemAeError("The scan was stopped before its frame was complete: start again, and let it finish.")
-        return Image(frame, np.asarray(data, dtype=np.float32).copy(), end)
+        return Image(frame, np.asarray(data, dtype=np.float32).copy(), end, clock_s)
 
     def _parameters(self, frame: Frame) -> scan_base.ScanFrameParameters:
         whole = frame.within or frame

@@ -27,6 +27,7 @@ from stem_ae.manipulate.run import Attempt, EjectionRun
 from stem_ae.microscope.devices import Microscope, Operation
 from stem_ae.microscope.frame import Frame, Image
 from stem_ae.microscope.instrument import Cancelled
+from stem_ae.microscope.interlock import Interlock
 from stem_ae.plans import stubs
 from stem_ae.plans.stubs import Plan
 
@@ -63,24 +64,46 @@ class MicroscopeBeam:
         self.readings_s = (READING_S, _LONGEST_READING_S)
         self._microscope, self._frame, self._gain = microscope, frame, electrons_per_count
         self._cancel = threading.Event()
+        self.interlock.cancels(self._end)
 
     def now(self) -> float:
-        """Return seconds since 1970, as images have them."""
-        return time.time()
+        """Return seconds of the clock that images have as ``clock_s``: nobody can set it."""
+        return time.monotonic()
+
+    @property
+    def interlock(self) -> Interlock:
+        """The microscope's."""
+        return self._microscope.interlock
+
+    @property
+    def is_blanked(self) -> bool:
+        """Whether the beam is off the specimen, as read."""
+        return self.interlock.read() == "blanked"
 
     def unblank(self) -> None:
         """Let the beam onto the specimen, unless the microscope was stopped."""
-        self._cancel = threading.Event()
-        if not self._microscope.blanker.set(False).done:
-            raise Interrupted
+        try:
+            self.interlock.unblank()
+        except Cancelled as error:
+            raise Interrupted from error
 
     def blank(self) -> Counts:
         """Blank at once and cancel what is under way. What the detector had not given is lost."""
         try:
-            self._microscope.blanker.set(True)
+            self.interlock.blank()
         finally:
-            self._cancel.set()
+            self._end()
         return NO_COUNTS
+
+    def _begin(self) -> threading.Event:
+        """Return what cancels the operation that begins; at once, if the beam is to be off meanwhile."""
+        self._cancel = cancel = threading.Event()
+        if not self.interlock.is_to_be_on:
+            cancel.set()
+        return cancel
+
+    def _end(self) -> None:
+        self._cancel.set()
 
     def park(self, position: FloatArray | None) -> None:
         """Point the beam at a position of the survey image, or away."""
@@ -90,7 +113,7 @@ class MicroscopeBeam:
     def read(self) -> Counts:
         """Return one reading of the dark-field detector; none if it was cancelled."""
         try:
-            reading = self._microscope.instrument.read_dark_field(READING_S, self._cancel)
+            reading = self._microscope.instrument.read_dark_field(READING_S, self._begin())
         except Cancelled:
             return NO_COUNTS
         electrons = max(reading.counts * self._gain, 0.0)  # readout noise may be below zero
@@ -115,11 +138,11 @@ class MicroscopeBeam:
 
     def _scan(self, frame: Frame, origin: FloatArray) -> Scan:
         try:
-            image: Image = self._microscope.instrument.scan(frame, self._cancel)
+            image: Image = self._microscope.instrument.scan(frame, self._begin())
         except Cancelled as error:
             raise Interrupted from error
         return Scan(
-            np.asarray(image.data, float) * self._gain, frame.sampling[0], origin, image.time_s - frame.seconds,
+            np.asarray(image.data, float) * self._gain, frame.sampling[0], origin, image.clock_s - frame.seconds,
             frame.shape[1] * frame.dwell_us * 1e-6, electrons_per_pixel(self.current_pa, frame.dwell_us),
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from bluesky.utils import DuringTask, RunEngineInterrupted
 from stem_ae import __version__
 from stem_ae.errors import StemAeError
 from stem_ae.microscope.devices import Microscope
+from stem_ae.microscope.interlock import BeamAlarm
 from stem_ae.plans.documents import DocumentWriter
 from stem_ae.plans.stubs import Plan
 
@@ -85,6 +86,9 @@ class Runner:
         with self._lock, _instruments_lock:
             if self.state != "idle" or self.microscope.instrument.name in _instruments_in_use:
                 raise StemAeError("A run is under way: wait for its end or stop it first.")
+            if alarm := self.microscope.interlock.alarm:
+                raise StemAeError(f"{alarm} Nothing runs until somebody has acknowledged this.")
+            self.microscope.interlock.reopen()
             _instruments_in_use.add(self.microscope.instrument.name)
             self._end, self.outcome, self.error, self.result, self.run_folder = "", "", "", None, None
             self._commands = queue.SimpleQueue()
@@ -94,12 +98,13 @@ class Runner:
         self._changed()
 
     def pause(self) -> None:
-        """Blank the beam and wait; what was being measured is measured anew on :meth:`resume`."""
+        """Blank the beam at once and wait; what was being measured is measured anew on :meth:`resume`."""
         with self._lock:
             if self.state != "running" or self._engine is None:
                 return
             self.state = "pausing"
-        engine = self._engine
+            engine = self._engine
+        self.microscope.interlock.stop(self)
         self._aside(lambda: engine.request_pause(False))
         self._changed()
 
@@ -133,7 +138,7 @@ class Runner:
             if was == "idle":
                 return
             self._end, self.state = how, "ending"
-        self.microscope.blanker.shut()
+        self.microscope.interlock.stop()
         self._commands.put(how)
         if was in ("running", "pausing") and engine is not None:
             self._aside(engine.stop if how == "stop" else engine.abort)
@@ -155,6 +160,7 @@ class Runner:
 
     def _run(self, plan: Plan, metadata: dict[str, Any]) -> None:
         writer: DocumentWriter | None = None
+        remove = self.microscope.interlock.listen(self._heard)
         try:
             if self.folder is not None:
                 self.run_folder = _new_folder(self.folder)
@@ -164,7 +170,13 @@ class Runner:
         except BaseException as error:
             self._note(error)
         finally:
+            remove()
             self._leave(writer)
+
+    def _heard(self) -> None:
+        """End the run if somebody else has stopped the beam for good: it would wait for it for ever."""
+        if self.microscope.interlock.is_stopped and not self._end:
+            self.stop()
 
     def _perform(self, plan: Plan, writer: DocumentWriter | None, metadata: dict[str, Any]) -> None:
         engine = self._engine = self._engine or RunEngine(
@@ -196,6 +208,7 @@ class Runner:
         command = self._commands.get()
         if command == "resume":
             self._enter("running")
+            self.microscope.interlock.reopen(self)
             return engine.resume
         return engine.stop if command == "stop" else engine.abort
 
@@ -206,7 +219,7 @@ class Runner:
         self._changed()
 
     def _note(self, error: BaseException) -> None:
-        if self._end:  # whatever an interrupted operation complained of was asked for
+        if self._end and not _alarms(error):  # whatever an interrupted operation complained of was asked for
             self.outcome = "stopped" if self._end == "stop" else "aborted"
             return
         self.outcome = "failed"
@@ -217,15 +230,18 @@ class Runner:
         self.error = sentence
 
     def _leave(self, writer: DocumentWriter | None) -> None:
-        complaint = self.microscope.guard.complaint
+        sentences = [self.error, self.microscope.guard.complaint]
         try:
             self.microscope.secure()
-        except Exception as error:
-            complaint = _sentence(error) or str(error)
-        self.error = " ".join(filter(None, [self.error, complaint]))
+        except BaseException as error:
+            sentences.append(_sentence(error) or str(error))
+        if alarm := self.microscope.interlock.alarm:
+            self.outcome = "failed"
+            sentences.insert(0, alarm)
+        self.error = _together(sentences)
         if writer:
             writer.close()
-        self.microscope.blanker.unlock()
+        self.microscope.interlock.reopen()
         with self._lock, _instruments_lock:
             self.state = "idle"
             _instruments_in_use.discard(self.microscope.instrument.name)
@@ -238,11 +254,34 @@ def _new_folder(root: pathlib.Path) -> pathlib.Path:
     return root / f"{name}_{number:03d}"
 
 
-def _sentence(error: BaseException | None) -> str | None:
-    """Return the earliest error along the chain of causes that was written for users; later ones follow from it."""
-    earliest = None
-    while error is not None:
-        if isinstance(error, StemAeError):
-            earliest = str(error)
-        error = error.__cause__ or error.__context__
-    return earliest
+def _together(sentences: list[str]) -> str:
+    """Return sentences in order, none of them twice."""
+    kept: list[str] = []
+    for sentence in sentences:
+        if sentence and not any(sentence in other for other in kept):
+            kept.append(sentence)
+    return " ".join(kept)
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error and all that it came from or was raised over, the last one first."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        error = waiting.pop(0)
+        if error is None or error in found:
+            continue
+        found.append(error)
+        waiting += [error.__cause__, error.__context__]
+        waiting += error.exceptions if isinstance(error, BaseExceptionGroup) else []
+    return found
+
+
+def _alarms(error: BaseException) -> list[str]:
+    return [str(e) for e in _chain(error) if isinstance(e, BeamAlarm)]
+
+
+def _sentence(error: BaseException) -> str | None:
+    """Return an alarm if there was one, or the earliest error that was written for users; later ones follow from it."""
+    written = [str(e) for e in _chain(error) if isinstance(e, StemAeError)]
+    return next(iter(_alarms(error) or written[::-1]), None)

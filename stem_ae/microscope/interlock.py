@@ -1,0 +1,443 @@
+"""The one place that commands the blanker, reads back what came of it, and raises the alarm if the beam may be on.
+
+A microscope has one :class:`Interlock`, however many panels and scripts work with it (:meth:`Interlock.of`). What it
+says of the beam is what was read, never what was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol, TypeVar
+
+from stem_ae.errors import StemAeError
+from stem_ae.microscope.deadline import Hung, aside, within
+from stem_ae.microscope.instrument import Cancelled
+
+BeamState = Literal["blanked", "on", "unknown"]
+
+ANSWER_S = 1.0
+"""A driver that has not answered after this time hangs, which is an alarm."""
+TOLERANCE_S = 0.2
+"""How long after a command the state may take to be read as asked for."""
+TRIES = 3
+STOP_WAIT_S = 0.075
+"""How long :meth:`Interlock.stop` waits for the beam to be off before it returns anyhow."""
+_PAUSES_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02)  # between read-backs; the last one again and again
+_AGAIN_S = 0.05  # after a command that failed at once
+_RESCUE_S = 0.5  # between further tries while an alarm stands
+STOPPED = "stop"
+_ALARM = "THE BEAM MAY STILL BE ON: BLANK IT BY HAND, NOW"
+
+Hook = TypeVar("Hook", bound=Callable[..., object])
+
+
+class BeamAlarm(Exception):  # noqa: N818  (not an error that a run may handle: nothing but its end catches it)
+    """The beam was to be off and was not read as off. The message is :attr:`Interlock.alarm`."""
+
+
+class Switch(Protocol):
+    """What the interlock works with: an :class:`~stem_ae.microscope.instrument.Instrument`, or a part of one.
+
+    It may also have ``stop_scan()``, which stops whatever scans. Every call may hang or fail.
+    """
+
+    @property
+    def is_blanked(self) -> bool:
+        """Whether the beam is kept from the specimen, as read from the microscope."""
+
+    def blank(self, blanked: bool) -> None:
+        """Blank or unblank the beam."""
+
+    def park(self, place: None) -> None:
+        """Point the beam to where it does no harm."""
+
+
+class Interlock:
+    """Blanks and unblanks, reads back, tries again, and latches an alarm that only a person takes back.
+
+    All methods may be called from any thread.
+
+    Parameters
+    ----------
+    switch : Switch
+        What it commands; usually one gets the instrument's interlock by :meth:`of`.
+    is_readable : bool
+        Whether it has a read-back at all. Without one a command that returns is believed, and the state is unknown.
+    """
+
+    def __init__(self, switch: Switch, is_readable: bool = True) -> None:
+        self._switch, self._is_readable = switch, is_readable
+        self._gate = threading.RLock()  # held for moments only, never while a driver is called
+        self._turn = threading.Lock()  # one sequence of command and read-back at a time
+        self._moment = 0  # counts the demands for darkness: an unblanking that was overtaken by one comes to nothing
+        self._holds: set[object] = set()
+        self.is_to_be_on = False
+        """Whether somebody has unblanked and nobody has demanded darkness since."""
+        self._state: BeamState = "unknown"
+        self._told: BeamState = "unknown"
+        self._alarm = ""
+        self._listeners: list[Callable[[], object]] = []
+        self._cancels: list[weakref.WeakMethod[Callable[[], object]]] = []
+
+    @staticmethod
+    def of(instrument: Any) -> Interlock:
+        """Return the interlock of an instrument: the same one for everybody in this process.
+
+        Instruments with the same ``identity`` (an attribute) are the same microscope.
+        """
+        identity = getattr(instrument, "identity", instrument)
+        with _interlocks_lock:
+            interlock = vars(identity).get(_ATTRIBUTE)
+            if not isinstance(interlock, Interlock):
+                interlock = Interlock(instrument)
+                vars(identity)[_ATTRIBUTE] = interlock  # there, it lives as long as the instrument
+            interlock._switch = instrument
+        return interlock
+
+    # --- what is the case -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> BeamState:
+        """The beam as it was read last; unknown while a command is under way or if it cannot be read."""
+        return self._state
+
+    @property
+    def alarm(self) -> str:
+        """What to shout; empty if nothing is wrong. It stands until :meth:`acknowledge`."""
+        return self._alarm
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether nothing may unblank now."""
+        return bool(self._holds or self._alarm)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has pressed Stop, for good: runs end then. Others who hold the beam off want a pause."""
+        return STOPPED in self._holds
+
+    @property
+    def moment(self) -> int:
+        """A ticket for :meth:`unblank`: not valid any more after the next demand for darkness."""
+        return self._moment
+
+    def read(self) -> BeamState:
+        """Read the beam's state now, and return it."""
+        with contextlib.suppress(Hung):
+            self._set_state("unknown", tell=False)
+            self._set_state(self._read())
+        return self._state
+
+    def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back, in any thread, when the state, the alarm or a stop are news; returns what ends that."""
+        with self._gate:
+            self._listeners.append(callback)
+
+        def remove() -> None:
+            with self._gate, contextlib.suppress(ValueError):
+                self._listeners.remove(callback)
+
+        return remove
+
+    def cancels(self, method: Callable[[], object]) -> None:
+        """Call a bound method at every stop and alarm, to end what is under way; held weakly, and has to be quick."""
+        with self._gate:
+            self._cancels = [m for m in self._cancels if m() is not None]
+            self._cancels.append(weakref.WeakMethod(method))
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def blank(self) -> None:
+        """Blank the beam and return when it was read as blanked.
+
+        Raises
+        ------
+        BeamAlarm
+            If that failed three times, or the blanker hangs. The probe was parked away and the scan stopped then.
+        """
+        self._demand_darkness()
+        self._blank()
+
+    def unblank(self, moment: int | None = None) -> None:
+        """Let the beam on and return when it was read as on.
+
+        Parameters
+        ----------
+        moment : int, optional
+            :attr:`moment` of when it was found that the beam may be on; if somebody has demanded darkness since, it
+            stays off.
+
+        Raises
+        ------
+        Cancelled
+            If the beam is not to be on: see :meth:`stop`, :meth:`darken`.
+        StemAeError
+            If it did not come on. It was blanked again.
+        BeamAlarm
+            If an alarm stands, or the beam could not be blanked again.
+        """
+        moment = self._moment if moment is None else moment
+        self._check(moment)
+        with self._taking_turns() as has_turn:
+            with self._gate:
+                self._check(moment)
+                if not has_turn:
+                    raise StemAeError("The blanker is still busy with an earlier command: the beam stays off.")
+                self.is_to_be_on = True
+            failure, hangs = self._tried(False, moment)
+            with self._gate:
+                if not failure and self._moment == moment:
+                    return
+                self.is_to_be_on = False
+            if hangs:
+                self._raise_alarm(failure)
+            self._blank_in_turn()
+        if self._moment != moment:
+            raise Cancelled("The beam was to be off before it was on.")
+        raise StemAeError(f"The beam did not come on ({failure}), and was blanked again: look at the blanker.")
+
+    def stop(self, holder: object = STOPPED) -> None:
+        """Blank, and let nothing unblank until :meth:`reopen`. Returns at once: look at :attr:`state`.
+
+        The blanking is done in a thread of its own. It usually is done when this returns; if not, the state says so,
+        and listeners are told what comes of it.
+
+        Parameters
+        ----------
+        holder : object
+            Who holds the beam off, if it is not for good.
+        """
+        with self._gate:
+            self._holds.add(holder)
+        self.darken()
+        self._tell()
+
+    def reopen(self, *holders: object) -> None:
+        """Allow unblanking again, for those who have stopped it; without names, for all. The beam stays blanked."""
+        with self._gate:
+            self._holds = self._holds.difference(holders) if holders else set()
+
+    def darken(self, wait_s: float = STOP_WAIT_S) -> bool:
+        """Blank in a thread of its own, cancel what is under way, and return whether the beam is read as blanked.
+
+        An unblanking under way comes to nothing.
+
+        Parameters
+        ----------
+        wait_s : float
+            How long to wait for it. After that the beam may be on, and :attr:`state` is not "blanked".
+        """
+        self._demand_darkness()
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                self._blank()
+            except BeamAlarm:  # it stands in `alarm`, and the listeners were told
+                pass
+            finally:
+                done.set()
+
+        aside(work)
+        self._cancel()
+        return done.wait(wait_s) and self._state == "blanked"
+
+    def acknowledge(self) -> None:
+        """Take the alarm back: a person has seen to it.
+
+        Raises
+        ------
+        StemAeError
+            If the beam is still not read as blanked: the alarm stands then.
+        """
+        if not self._alarm:
+            return
+        state = self.read()
+        if state != "blanked" and self._is_readable:
+            what = "is still read as on" if state == "on" else "cannot be read"
+            raise StemAeError(f"The beam {what}: blank it by hand, then acknowledge.")
+        with self._gate:
+            self._alarm = ""
+        self._tell()
+
+    # --- blanking ---------------------------------------------------------------------------------------------------
+
+    def _demand_darkness(self) -> None:
+        with self._gate:
+            self._moment += 1
+            self.is_to_be_on = False
+
+    def _blank(self) -> None:
+        with self._taking_turns():
+            self._blank_in_turn()
+
+    def _blank_in_turn(self) -> None:
+        failure = ""
+        for k in range(TRIES):
+            if k:
+                time.sleep(_AGAIN_S)
+            failure, hangs = self._tried(True)
+            if not failure:
+                return
+            if hangs:
+                break
+        self._raise_alarm(failure)
+
+    @contextlib.contextmanager
+    def _taking_turns(self) -> Iterator[bool]:
+        """Wait for the sequence under way, but not for ever: then something hangs, and blanking must not wait."""
+        has_turn = self._turn.acquire(timeout=ANSWER_S)
+        try:
+            yield has_turn
+        finally:
+            if has_turn:
+                self._turn.release()
+
+    def _tried(self, blanked: bool, moment: int | None = None) -> tuple[str, bool]:
+        """Command once and read back; return what is wrong, and whether the microscope hangs."""
+        self._set_state("unknown", tell=False)
+        verb = "blank" if blanked else "unblank"
+        try:
+            within(ANSWER_S, lambda: self._switch.blank(blanked), self._came_late)
+            return self._read_back("blanked" if blanked else "on", f"the command to {verb}", moment), False
+        except Hung:
+            self._set_state("unknown")
+            return f"the blanker has not answered for {ANSWER_S:g} s", True
+        except Exception as error:  # whatever it is: the beam is not where it should be
+            with contextlib.suppress(Hung):
+                self._set_state(self._read())
+            return f"the command to {verb} failed: {_words(error)}", False
+
+    def _read_back(self, wanted: BeamState, what: str, moment: int | None) -> str:
+        """Read until the state is as wanted; return what is wrong."""
+        end = time.monotonic() + TOLERANCE_S
+        pauses = iter(_PAUSES_S)
+        while self._is_readable:
+            state = self._read()
+            if state == wanted or (moment is not None and self._moment != moment):
+                self._set_state(state)
+                return ""
+            if not time.monotonic() < end:
+                self._set_state(state)
+                seen = f"the beam is read as {state}" if state != "unknown" else "the beam's state cannot be read"
+                return f"{TOLERANCE_S:g} s after {what} {seen}"
+            time.sleep(next(pauses, _PAUSES_S[-1]))
+        return ""
+
+    def _read(self) -> BeamState:
+        """Return what is read; anything but a clear yes or no is unknown. Raises Hung."""
+        if not self._is_readable:
+            return "unknown"
+        try:
+            value = within(ANSWER_S, lambda: self._switch.is_blanked)
+            if bool(value == 1):
+                return "blanked"
+            return "on" if bool(value == 0) else "unknown"
+        except Hung:
+            raise
+        except Exception:  # whatever it is, it was not read
+            return "unknown"
+
+    def _came_late(self) -> None:
+        """Blank again after a command that came late: it may have been the one to unblank."""
+        with self._gate:
+            if self.is_to_be_on:
+                return
+        with contextlib.suppress(BeamAlarm):
+            self._blank()
+
+    # --- the alarm --------------------------------------------------------------------------------------------------
+
+    def _raise_alarm(self, reason: str) -> None:
+        """Latch the alarm, do what else can be done, and raise it."""
+        with self._gate:
+            self.is_to_be_on = False
+            self._moment += 1
+            is_new = not self._alarm
+            self._alarm = self._alarm or f"{_ALARM}. {reason[0].upper()}{reason[1:]}."
+        logging.getLogger(__name__).critical(self._alarm)
+        self._tell()
+        self._cancel()
+        if is_new:
+            self._mitigate()
+            self._tell()
+            threading.Thread(
+                target=_rescue, args=[weakref.ref(self)], daemon=True, name="stem_ae beam alarm"
+            ).start()
+        raise BeamAlarm(self._alarm)
+
+    def _mitigate(self) -> None:
+        """Park the probe away and stop the scan; say what of it failed."""
+        steps = {"The probe could not be parked away": lambda: self._switch.park(None)}
+        if stop_scan := getattr(self._switch, "stop_scan", None):
+            steps["The scan could not be stopped"] = stop_scan
+        for sentence, step in steps.items():
+            try:
+                within(ANSWER_S, step)
+            except Exception as error:  # whatever it is, the next step is tried as well
+                with self._gate:
+                    self._alarm += f" {sentence}: {_words(error)}."
+
+    def _cancel(self) -> None:
+        for reference in list(self._cancels):
+            method = reference()
+            if method is not None:
+                try:
+                    method()
+                except Exception:
+                    logging.getLogger(__name__).exception("What was under way could not be cancelled")
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+
+    def _check(self, moment: int) -> None:
+        if self._alarm:
+            raise BeamAlarm(self._alarm)
+        if self._holds or self._moment != moment:
+            raise Cancelled("The beam is not to be on: somebody has pressed Stop or Pause.")
+
+    def _set_state(self, state: BeamState, tell: bool = True) -> None:
+        with self._gate:
+            self._state = state
+            if not tell or state == self._told:
+                return
+            self._told = state
+        self._tell()
+
+    def _tell(self) -> None:
+        for callback in list(self._listeners):
+            aside(lambda callback=callback: _told(callback))  # type: ignore[misc]
+
+
+_ATTRIBUTE = "_stem_ae_interlock"
+_interlocks_lock = threading.Lock()
+
+
+def _told(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:
+        logging.getLogger(__name__).exception("A listener of the interlock failed")
+
+
+def _rescue(reference: weakref.ref[Interlock]) -> None:
+    """Go on trying to blank, and reading, while an alarm stands."""
+    while True:
+        time.sleep(_RESCUE_S)
+        interlock = reference()
+        if interlock is None or not interlock.alarm:
+            return
+        if interlock.read() != "blanked":
+            with contextlib.suppress(BeamAlarm):
+                interlock.blank()
+        del interlock
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, Hung):
+        return "it does not answer"
+    return str(error).rstrip(".") or type(error).__name__
