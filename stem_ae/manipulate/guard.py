@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from stem_ae import checks
-from stem_ae.errors import StemAeError
 from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts
 from stem_ae.microscope.instrument import Cancelled
 from stem_ae.microscope.interlock import BeamAlarm, Interlock
