@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/environment.sh
 
-make_environment "swift,experiment,simulate,descriptors,test"
+make_environment
 make_window_possible
 if [ $# -gt 0 ]; then
   exec "$VENV/bin/stem-ae" "$@"

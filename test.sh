@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/environment.sh
 
-make_environment "swift,experiment,simulate,descriptors,test"
+make_environment
 make_window_possible
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"

@@ -1,6 +1,6 @@
 """Our image model beside abTEM's multislice with frozen phonons: cross sections, column intensities, profiles.
 
-    pip install abtem        # or: pip install ".[multislice]"
+    pip install ".[benchmarks]"
     python benchmarks/multislice.py [--configurations 6]
 
 60 kV, 32 mrad, in focus, motion 0.07 Å, source 0.35 Å on both sides; graphene with one Si, MoS2 with one S gone.

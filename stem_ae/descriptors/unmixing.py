@@ -75,10 +75,8 @@ class Unmixing:
 
 
 def _nmf(spectra: FloatArray, n: int, seed: int) -> FloatArray:
-    try:
-        from sklearn.decomposition import NMF
-    except ImportError:
-        raise StemAeError("NMF needs scikit-learn: install stem_ae[descriptors].") from None
+    from sklearn.decomposition import NMF
+
     if spectra.min() < 0:
         raise StemAeError("NMF needs spectra without negative values: subtract no background, or use svd.")
     chosen = np.random.default_rng(seed).permutation(len(spectra))[:TRAINING_ROWS]

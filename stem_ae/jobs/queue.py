@@ -176,10 +176,8 @@ class Queue:
 
     @functools.cached_property
     def _client(self) -> DBOSClient:
-        try:
-            from dbos import DBOSClient, DBOSPortableJSONSerializer, run_dbos_database_migrations
-        except ImportError as error:
-            raise StemAeError("The queue needs dbos: pip install stem_ae[simulate].") from error
+        from dbos import DBOSClient, DBOSPortableJSONSerializer, run_dbos_database_migrations
+
         logging.getLogger("dbos").setLevel(logging.CRITICAL)
         try:
             from filelock import FileLock

@@ -119,7 +119,7 @@ def _memory_gigabytes() -> float:
 
 def _tblite_missing() -> str | None:
     if importlib.util.find_spec("tblite") is None:
-        where = "run the worker on Linux or macOS" if sys.platform == "win32" else "pip install stem_ae[simulate]"
+        where = "run the worker on Linux or macOS" if sys.platform == "win32" else "pip install tblite"
         return f"The embedded engine tblite is not installed: {where}, or choose another engine."
     return None
 
