@@ -73,6 +73,14 @@ def share(value: Any, name: str) -> float:
     return found
 
 
+def probability(value: Any, name: str) -> float:
+    """Return a probability, which may be neither 0 nor 1; see :func:`number`."""
+    found = _as_float(value)
+    if not 0 < found < 1:
+        raise _refusal(value, name, "a probability", " between 0 and 1")
+    return found
+
+
 def whole(value: Any, name: str, least: int = 1, most: int = 10_000_000) -> int:
     """Return a whole number from ``least`` to ``most``; see :func:`number`."""
     found = _as_float(value)

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stem_ae.atoms import as_sampling
+from stem_ae.checks import probability
 from stem_ae.errors import StemAeError
+from stem_ae.files import output_folder
 
 if TYPE_CHECKING:
-    from stem_ae.elit import Prediction
-    from stem_ae.imageio import ImageStack
+    from stem_ae.elit import Ensemble, Prediction
+    from stem_ae.imageio import ImageFile, ImageStack
+
 
 def add_parsers(subparsers: Any) -> None:
     """Add ``find`` to the command line."""
@@ -26,10 +29,12 @@ def add_parsers(subparsers: Any) -> None:
         "find",
         help="find the atoms in an image file",
         description="Find and classify the atoms in an image file; write them as CSV and extended XYZ, with a picture "
-        "and the ensemble's uncertainty map.",
+        "and the ensemble's uncertainty map. A frame of a series that cannot be used is named and left out; the exit "
+        "code is then 1.",
     )
     option = parser.add_argument
-    option("image", type=pathlib.Path, metavar="IMAGE", help="dm3, dm4, tif, hspy, emd, hdf5, npy, png, ...")
+    formats = "dm3, dm4, mrc, emd, hspy, tif, png, npy, hdf5, Swift's ndata1, nhdf and h5, ..."
+    option("image", type=pathlib.Path, metavar="IMAGE", help=formats)
     option("--model", required=True, metavar="NAME", help="a model's name (see stem-ae models) or its file")
     option("--sampling", metavar="Å/PX", help="Å per pixel; 'y,x' for oblong pixels; or 'lattice': measure it")
     option("--dataset", metavar="NAME", help="which image of a file that holds several: its name or number")
@@ -101,44 +106,94 @@ def choose_sampling(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Find the atoms in every wanted frame and write what was found."""
+    """Find the atoms in every wanted frame and write what was found; 1 if a frame of a series had to be skipped."""
     from stem_ae import elit, imageio
 
+    threshold = probability(arguments.threshold, "--threshold")
     measure = arguments.sampling == "lattice"
-    stack = imageio.read(
-        arguments.image,
-        dataset=arguments.dataset,
-        sampling=None if measure else parse_sampling(arguments.sampling),
-    )
-    numbers = frame_numbers(stack, arguments.frame)
-    ensemble = elit.load(arguments.model)
-    first = stack.frames[numbers[0]]
-    sampling = choose_sampling(
-        first, stack.sampling, stack.sampling_source, ensemble.description.lattice_constant, measure
-    )
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    answer: dict[str, Any] = {
-        "image": str(arguments.image),
-        "model": {"name": ensemble.name, "version": ensemble.version},
-        "sampling": {"angstrom_per_px": sampling.value, "source": sampling.source, "warning": sampling.warning},
-        "frames": [],
-    }
-    if sampling.warning:
-        warn(sampling.warning)
-    say = (lambda line: None) if arguments.json else print
-    say(f"{stack.name}: {sampling.value[1]:.4f} Å/px, {sampling.source}")
+    stated = None if measure else parse_sampling(arguments.sampling)
+    file = imageio.open_images(arguments.image, dataset=arguments.dataset, sampling=stated)
+    numbers = frame_numbers(file, arguments.frame)
+    folder = output_folder(arguments.output)
     for number in numbers:
-        prediction = ensemble.predict(stack.frames[number], sampling=sampling.value, threshold=arguments.threshold)
-        name = stack.name if len(stack.frames) == 1 else f"{stack.name}_frame{number:03d}"
-        title = f"{name}   {ensemble.name} {ensemble.version}"
-        files = write(arguments.output, name, stack.frames[number], prediction, title, sampling)
+        refuse_foreign(folder / f"{frame_name(file, number)}_atoms.json", file, arguments.image)
+    search = Search(arguments.image, file, elit.load(arguments.model), threshold, folder, measure, arguments.json)
+    for number in numbers:
+        search.look_at(number)
+    return search.finish()
+
+
+class Search:
+    """What is found in the frames of one file, and what had to be left out.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    file : ImageFile
+        The same, opened.
+    ensemble : Ensemble
+        Who looks.
+    threshold : float
+        Least probability of an atom.
+    folder : path
+        Where to write.
+    measure : bool
+        Take the lattice's word for the sampling.
+    as_json : bool
+        Print one JSON object at the end, not lines as frames are done.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, file: ImageFile, ensemble: Ensemble, threshold: float, folder: pathlib.Path,
+        measure: bool, as_json: bool,
+    ) -> None:  # fmt: skip
+        self.path, self.file, self.ensemble = path, file, ensemble
+        self.threshold, self.folder, self.measure, self.as_json = threshold, folder, measure, as_json
+        self.sampling: Sampling | None = None
+        self.frames: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.skipped: list[tuple[int, StemAeError]] = []
+
+    def look_at(self, number: int) -> None:
+        """Find the atoms of one frame and write them; one that cannot be used is told and left out."""
+        try:
+            image = self.file.frames[number]
+            sampling = self.sampling or self._sampling_from(image)
+            prediction = self.ensemble.predict(image, sampling=sampling.value, threshold=self.threshold)
+            name = frame_name(self.file, number)
+            title = f"{name}   {self.ensemble.name} {self.ensemble.version}"
+            files = write(self.folder, name, image, prediction, title, sampling)
+        except StemAeError as error:
+            self.skipped.append((number, error))
+            if len(self.file.frames) > 1:
+                self._warn(f"frame {number}: {error}")
+            return
+        self._keep(number, image, prediction, files)
+
+    def _sampling_from(self, image: NDArray[np.float64]) -> Sampling:
+        """Decide on the sampling of the series, from its first frame that can be used."""
+        constant = self.ensemble.description.lattice_constant
+        self.sampling = choose_sampling(
+            image, self.file.sampling, self.file.sampling_source, constant, self.measure
+        )  # fmt: skip
+        if self.sampling.warning:
+            self._warn(self.sampling.warning)
+        self._say(f"{self.file.name}: {self.sampling.value[1]:.4f} Å/px, {self.sampling.source}")
+        return self.sampling
+
+    def _keep(
+        self, number: int, image: NDArray[np.float64], prediction: Prediction, files: dict[str, pathlib.Path]
+    ) -> None:
+        """Write where the atoms come from, and tell of them."""
         counts = prediction.atoms.counts()
-        origin = {name: answer[name] for name in ("image", "model", "sampling")} | {
-            "frame": number, "image_sha256": hashlib.sha256(stack.frames[number].tobytes()).hexdigest(),
+        origin = self._origin() | {
+            "path": str(self.path.resolve()), "frame": number,
+            "image_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
         }  # fmt: skip
         files["provenance"] = files["csv"].with_suffix(".json")
         files["provenance"].write_text(json.dumps(origin, indent=1), encoding="utf-8")
-        answer["frames"].append(
+        self.frames.append(
             {
                 "frame": number,
                 "atoms": len(prediction.atoms),
@@ -149,14 +204,71 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
         if prediction.conditions > 1:
-            warn(f"frame {number} is unlike what the model knows (novelty {prediction.conditions:.2f})")
+            self._warn(f"frame {number} is unlike what the model knows (novelty {prediction.conditions:.2f})")
         if foreign := len(prediction.foreign):
-            warn(f"frame {number} has columns too bright or too dim for any known class ({foreign}): another element?")
+            self._warn(
+                f"frame {number} has columns too bright or too dim for any known class ({foreign}): another element?"
+            )
         found = ", ".join(f"{count} {species}" for species, count in counts.items())
-        say(f"frame {number}: {found}; novelty {prediction.novelty:.2f}; {', '.join(map(str, files.values()))}")
-    if arguments.json:
-        print(json.dumps(answer))
-    return 0
+        paths = ", ".join(map(str, files.values()))
+        self._say(f"frame {number}: {found}; novelty {prediction.novelty:.2f}; {paths}")
+
+    def finish(self) -> int:
+        """Print the answer if it is wanted as JSON, and return the exit code.
+
+        Raises
+        ------
+        StemAeError
+            If no frame could be used.
+        """
+        if not self.frames:
+            reason = self.skipped[0][1]
+            if len(self.file.frames) == 1:
+                raise reason
+            raise StemAeError(f"No frame of {self.path.name} could be used; of the first: {reason}")
+        if self.as_json:
+            print(json.dumps(self._origin() | {"frames": self.frames, "warnings": self.warnings,
+                                               "skipped": [number for number, _ in self.skipped]}))  # fmt: skip
+        return 1 if self.skipped else 0
+
+    def _origin(self) -> dict[str, Any]:
+        assert self.sampling is not None  # a frame has been used
+        return {
+            "image": str(self.path),
+            "dataset": self.file.dataset,
+            "model": {"name": self.ensemble.name, "version": self.ensemble.version},
+            "sampling": {
+                "angstrom_per_px": self.sampling.value, "source": self.sampling.source,
+                "warning": self.sampling.warning,
+            },
+        }  # fmt: skip
+
+    def _say(self, line: str) -> None:
+        if not self.as_json:
+            print(line, flush=True)
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        warn(text)
+
+
+def frame_name(file: ImageFile, number: int) -> str:
+    """Return what the files of one frame are called, without suffix."""
+    return file.name if len(file.frames) == 1 else f"{file.name}_frame{number:03d}"
+
+
+def refuse_foreign(provenance: pathlib.Path, file: ImageFile, path: pathlib.Path) -> None:
+    """Raise StemAeError if another image's atoms stand where this one's would be written."""
+    try:
+        there = json.loads(provenance.read_bytes())
+        other = (there["path"], there["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):  # nothing is there, or nothing of ours
+        return
+    if other != (str(path.resolve()), file.dataset):
+        raise StemAeError(
+            f"{provenance.parent} holds the atoms of another image called {provenance.stem.removesuffix('_atoms')} "
+            f"({other[0]}): choose another --output."
+        )
 
 
 def warn(text: str) -> None:
@@ -180,7 +292,7 @@ def parse_sampling(text: str | None) -> tuple[float, float] | None:
         raise StemAeError(f"--sampling takes Å per pixel, such as 0.104 or 0.104,0.102, not {text!r}.") from error
 
 
-def frame_numbers(stack: ImageStack, wanted: int | None) -> list[int]:
+def frame_numbers(stack: ImageStack | ImageFile, wanted: int | None) -> list[int]:
     """Return the frames to look at.
 
     Raises

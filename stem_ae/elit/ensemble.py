@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from stem_ae.atoms import Atoms2D, as_sampling
+from stem_ae.checks import probability
 from stem_ae.classify import Classes, classified
 from stem_ae.defects import Defect, find_defects
 from stem_ae.elit.calibrate import estimate_sampling
@@ -28,7 +29,7 @@ from stem_ae.elit.novelty import Familiar, Signs, signs
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction, presence
-from stem_ae.elit.preprocess import Image, as_image, repair, to_working_grid
+from stem_ae.elit.preprocess import Blank, Image, as_image, repair, standardised, to_working_grid, without_blank
 from stem_ae.elit.refocus import Refocus
 from stem_ae.elit.scan_lines import without_jitter
 from stem_ae.errors import StemAeError
@@ -223,34 +224,41 @@ class Ensemble:
     def _predicted(
         self, image: ArrayLike, sampling: float | tuple[float, float], threshold: float, refine: bool, classes: Classes
     ) -> Prediction:
-        array = repair(as_image(image))
+        array, unit = standardised(image)
         step = as_sampling(sampling)
-        reading = self._reading(array, step, threshold)
+        array, empty = without_blank(repair(array), step)
+        reading = self._reading(array, step, probability(threshold, "The least probability of an atom"), empty)
         answer, atoms = reading.answer, reading.atoms
         if refine and len(atoms) >= _FEWEST_TO_FIT:
-            atoms = self._refined(array, atoms)
+            atoms = _outside(empty, self._refined(array, atoms))
         atoms = classified(atoms, classes, array)
+        if unit != 1.0:
+            atoms = dataclasses.replace(atoms, intensity=atoms.intensity * unit)
         return Prediction(answer.mean[1:], answer.spread, self.sampling, atoms, *self._novelty(reading.signs))
 
-    def _reading(self, array: Image, step: tuple[float, float], threshold: float) -> _Reading:
+    def _reading(
+        self, array: Image, step: tuple[float, float], threshold: float, empty: Blank | None = None
+    ) -> _Reading:
         """Read a frame: through the refocus if there is one, unless more atoms can be counted on without."""
-        as_it_is = self._read(array, step, threshold, False)
+        as_it_is = self._read(array, step, threshold, False, empty)
         if self.description.refocus is None:
             return as_it_is
-        return max(as_it_is, self._read(array, step, threshold, True), key=self._counted_on)
+        return max(as_it_is, self._read(array, step, threshold, True, empty), key=self._counted_on)
 
     def _counted_on(self, reading: _Reading) -> float:
         """Return how many atoms are to be expected where the networks see them."""
         heights = presence(reading.answer.mean[1:], self.sampling, reading.atoms)
         return float(heights[heights > _SEEN].sum())
 
-    def _read(self, array: Image, step: tuple[float, float], threshold: float, refocused: bool) -> _Reading:
-        """Read a frame."""
+    def _read(
+        self, array: Image, step: tuple[float, float], threshold: float, refocused: bool, empty: Blank | None = None
+    ) -> _Reading:
+        """Read a frame; where it is empty there are no atoms."""
         refocus = self.description.refocus if refocused else None
         frame = to_working_grid(array if refocus is None else refocus(array, step), step, self.sampling)
         answer = self._inference.answer(frame)
         probability = answer.mean[1:]
-        atoms = find_atoms(probability, self.species, self.sampling, array, step, threshold)
+        atoms = _outside(empty, find_atoms(probability, self.species, self.sampling, array, step, threshold))
         shown = signs(frame, self.sampling, answer.deep, probability, answer.spread, atoms)
         return _Reading(frame, answer, atoms, shown)
 
@@ -268,17 +276,19 @@ class Ensemble:
 
         Through the ensemble's refocus or not; unless it is said, as :meth:`predict` does.
         """
-        array, step = repair(as_image(image)), as_sampling(sampling)
+        step = as_sampling(sampling)
+        array, empty = without_blank(repair(as_image(image)), step)
         with _products().limit(limits=1, user_api="blas"):
             if refocused is None:
-                reading = self._reading(array, step, _SEEN)
+                reading = self._reading(array, step, _SEEN, empty)
             else:
-                reading = self._read(array, step, _SEEN, refocused)
+                reading = self._read(array, step, _SEEN, refocused, empty)
         return reading.signs, reading.atoms
 
     def seen(self, image: ArrayLike, sampling: float | tuple[float, float]) -> Image:
         """Return a frame as the networks see it: on the working grid, refocused if they read it better so."""
-        array, step = repair(as_image(image)), as_sampling(sampling)
+        step = as_sampling(sampling)
+        array, _ = without_blank(repair(as_image(image)), step)
         if self.description.refocus is None:
             return to_working_grid(array, step, self.sampling)
         return self._reading(array, step, _SEEN).frame
@@ -383,6 +393,15 @@ class Ensemble:
             member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
         return cls(members, description, Familiar.from_tensors(tensors))
+
+
+def _outside(empty: Blank | None, atoms: Atoms2D) -> Atoms2D:
+    """Return the atoms that lie where the frame is not empty."""
+    if empty is None or not len(atoms):
+        return atoms
+    column, row = np.rint(atoms.positions_px).astype(int).T
+    last = np.array(empty.shape) - 1
+    return atoms[~empty[np.clip(row, 0, last[0]), np.clip(column, 0, last[1])]]
 
 
 @functools.cache

@@ -11,41 +11,108 @@ import functools
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from scipy.sparse import csr_matrix
 
 from stem_ae.atoms import as_sampling
 from stem_ae.errors import StemAeError
 
 Image = NDArray[np.float32]
+Blank = NDArray[np.bool_]
 
 _LOCAL_WIDTH = 6.0  # Å: contrast is measured over a few unit cells
 _FLOOR = 0.3  # of the frame's contrast: below it an area counts as empty, and its noise is not blown up
 _SMALLEST_SIDE = 8.0  # Å
 _OUTLIER = 9.0  # standard deviations from the neighbours
+_DWARFED = 256.0  # times the contrast: a higher pedestal leaves single precision less than 16 bits for the contrast
+_FAINTEST, _STRONGEST = 1e-5, 1e9  # contrast beyond which squares and small constants are no longer harmless
+_DARK = 20  # percentile of an image that stands for its background
+_BLANK_WIDTH, _SATURATED = 1.2, 4.0  # Å: a smaller area of one value may be an atom's, with few counts or too many
+_SHARE_ALIKE = 0.002  # of the pixels, like the one above them: less is chance
+_DEAD_LINES = 4  # lines of one value in a row that are taken for dead: more are a part that was not scanned
 
 
 def as_image(image: ArrayLike) -> Image:
     """Return a 2-D float32 array, or say what is wrong with it.
 
+    A pedestal that dwarfs the contrast is taken off, and contrast that is extremely small or large is brought nearer to
+    one, both in double precision: see :func:`standardised`.
+
     Raises
     ------
     StemAeError
-        If the image is not 2-D, is empty, holds NaN or infinity, or is the same everywhere.
+        If the image is not 2-D, is empty, has pixels that are NaN, infinite or masked, or is the same everywhere.
     """
-    array = np.asarray(image)
+    return standardised(image)[0]
+
+
+def standardised(image: ArrayLike) -> tuple[Image, float]:
+    """Return what :func:`as_image` returns, and by what its numbers have to be multiplied to be the image's again.
+
+    The factor is 1 for ordinary images. The pedestal does not come back.
+
+    Raises
+    ------
+    StemAeError
+        As :func:`as_image`.
+    """
+    array = np.ma.asarray(image) if np.ma.isMaskedArray(image) else np.asarray(image)
     if array.ndim != 2:
         raise StemAeError(f"The image has {array.ndim} dimensions {array.shape}: give one 2-D frame.")
     if array.size == 0:
         raise StemAeError("The image is empty: give a frame with pixels.")
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
         raise StemAeError(f"The image holds {array.dtype} values: give real numbers.")
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        bad = int(array.size - np.isfinite(array).sum())
-        raise StemAeError(f"The image has {bad} pixels that are NaN or infinite: replace them first.")
-    if array.min() == array.max():
-        raise StemAeError(f"The image is {array.flat[0]:g} everywhere: is the beam blanked or the detector out?")
-    return array
+    values = np.ma.filled(array.astype(float), np.nan) if np.ma.isMaskedArray(array) else array
+    missing = int(values.size - np.isfinite(values).sum())
+    if missing:
+        raise StemAeError(f"The image has {missing} pixels that are NaN, infinite or masked: replace them first.")
+    if values.min() == values.max():
+        raise StemAeError(f"The image is {values.flat[0]:g} everywhere: is the beam blanked or the detector out?")
+    few = np.asarray(values[:: 1 + values.shape[0] // 256, :: 1 + values.shape[1] // 256], dtype=float)
+    low, middle, high = (float(level) for level in np.percentile(few, [1, 50, 99]))
+    contrast = high - low or float(values.max()) - float(values.min())
+    pedestal = middle if abs(middle) > _DWARFED * contrast else 0.0
+    factor = 1.0 if _FAINTEST < contrast < _STRONGEST else float(2.0 ** np.round(np.log2(contrast) - 8))
+    if pedestal == 0.0 and factor == 1.0:
+        return values.astype(np.float32), 1.0
+    # Before single precision, whose 24 bits would hold little but the pedestal.
+    return ((values.astype(float) - pedestal) / factor).astype(np.float32), factor
+
+
+def without_blank(image: Image, sampling: tuple[float, float]) -> tuple[Image, Blank | None]:
+    """Return the image with its blank areas filled evenly, and where they are.
+
+    Blank is what holds one value only over more than an atom's width, as where a scan was not finished. Bright atoms
+    that saturate a detector do so too, hence an area at the image's largest value has to be wider.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        From :func:`as_image`.
+    sampling : (float, float)
+        Å per pixel, ``(y, x)``.
+
+    Returns
+    -------
+    (H, W) float32 array, (H, W) bool array or None
+        None if there are no blank areas.
+    """
+    if (image[1:] == image[:-1]).mean() < _SHARE_ALIKE:  # the usual case: noise is hardly ever twice the same
+        return image, None
+    saturated = image == image.max()
+    empty = (_even(image, _BLANK_WIDTH, sampling) & ~saturated) | (_even(image, _SATURATED, sampling) & saturated)
+    if not empty.any() or empty.all():
+        return image, None
+    return np.where(empty, np.percentile(image[~empty], _DARK), image).astype(np.float32), empty
+
+
+def _even(image: Image, width: float, sampling: tuple[float, float]) -> Blank:
+    """Return the areas that are covered by squares of one value, ``width`` Å wide."""
+    size = tuple(max(3, int(np.ceil(width / step))) | 1 for step in sampling)  # odd, so that it has a middle
+    middles = ndimage.minimum_filter(image, size) == ndimage.maximum_filter(image, size)
+    result: Blank = ndimage.maximum_filter(middles, size)
+    return result
 
 
 def to_working_grid(image: Image, sampling: float | tuple[float, float], working: float) -> Image:
@@ -130,9 +197,15 @@ def repair(image: Image) -> Image:
 
 
 def _repair_lines(image: Image) -> Image:
-    """Replace rows that hold one value by the rows beside them."""
+    """Replace rows that hold one value, unless there are many side by side, by the rows beside them."""
     dead = image.min(1) == image.max(1)
     if not dead.any() or dead.all():
+        return image
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], dead, [False]])))
+    for start, stop in edges.reshape(-1, 2):
+        if stop - start > _DEAD_LINES:
+            dead[start:stop] = False
+    if not dead.any():
         return image
     alive = np.flatnonzero(~dead)
     result = image.copy()

@@ -1,0 +1,73 @@
+"""Files and folders that users name: that they are what they should be, before anything is done with them."""
+
+from __future__ import annotations
+
+import pathlib
+import stat
+
+from stem_ae.errors import StemAeError
+
+_LONGEST_TEXT = 256 << 20
+"""Bytes of a text file, such as a table of atoms, beyond which it is none."""
+
+
+def existing_file(path: str | pathlib.Path) -> pathlib.Path:
+    """Return the path of a plain file that is there. A pipe or a device would be waited for without end.
+
+    Raises
+    ------
+    StemAeError
+        If it is missing, a folder, a pipe or a device.
+    """
+    path = pathlib.Path(path)
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = getattr(error, "strerror", None) or error
+        raise StemAeError(f"There is no file {path}." if missing else f"Cannot read {path}: {reason}.") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise StemAeError(f"{path} is a folder: give a file.")
+    if not stat.S_ISREG(found.st_mode):
+        raise StemAeError(f"{path} is a pipe or a device: give a file.")
+    return path
+
+
+def read_text(path: str | pathlib.Path) -> str:
+    """Return a text file's content.
+
+    Raises
+    ------
+    StemAeError
+        If it is no file, cannot be read, or is no text.
+    """
+    path = existing_file(path)
+    if path.stat().st_size > _LONGEST_TEXT:
+        raise StemAeError(f"{path.name} is too long ({path.stat().st_size / 1e6:.0f} MB) for a table or a description.")
+    try:
+        return path.read_text(encoding="utf-8-sig")  # Excel puts a byte order mark first
+    except OSError as error:
+        raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise StemAeError(f"{path.name} is no text in UTF-8: is it the right file?") from error
+
+
+def output_folder(path: str | pathlib.Path) -> pathlib.Path:
+    """Return a folder to write to; it is made if it is not there.
+
+    Raises
+    ------
+    StemAeError
+        If it cannot be made, or is a file.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".stem_ae-can-write"
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "it, or a folder above it, is a file" if is_file else getattr(error, "strerror", None) or error
+        raise StemAeError(f"Cannot write to the folder {path}: {reason}.") from error
+    return path
