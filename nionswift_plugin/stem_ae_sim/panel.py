@@ -12,6 +12,7 @@ from nion.ui import Declarative
 from nion.utils import Converter
 
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
+from nionswift_plugin.stem_ae_ui import panel_frame
 from stem_ae.imaging import catalogue
 
 _ = gettext.gettext
@@ -177,8 +178,8 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
     def field(label: str, name: str) -> Declarative.UIDescription:
         text = f"@binding({name}, converter=number)"
         return u.create_row(
-            u.create_label(text=label, width=160), u.create_line_edit(text=text, name=name + "_field", width=56),
-            u.create_stretch(), spacing=8,
+            u.create_label(text=label, width=160, text_alignment_vertical="vcenter"),
+            u.create_line_edit(text=text, name=name + "_field", width=56), u.create_stretch(), spacing=8,
         )  # fmt: skip
 
     def check(label: str, name: str) -> Declarative.UIDescription:
@@ -186,13 +187,15 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
             u.create_check_box(text=label, checked=f"@binding({name})", name=name + "_check_box"), u.create_stretch()
         )
 
-    return u.create_column(
-        u.create_row(
-            u.create_combo_box(items=specimens, current_index="@binding(specimen_index)", name="specimen_combo_box"),
-            u.create_push_button(text=_("Renew"), name="renew_button", on_clicked="on_renew"),
-            u.create_stretch(),
-            spacing=8,
+    header = u.create_row(
+        u.create_combo_box(items=specimens, current_index="@binding(specimen_index)", name="specimen_combo_box"),
+        u.create_push_button(
+            text=_("Renew"), name="renew_button", on_clicked="on_renew", width=72,
+            tool_tip=_("Put the same specimen in again, whole"),
         ),
+        spacing=8,
+    )  # fmt: skip
+    body = [
         field(_("Drift right (Å/min)"), "drift_x"),
         field(_("Drift down (Å/min)"), "drift_y"),
         field(_("Line jitter (Å)"), "jitter"),
@@ -202,11 +205,8 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
         field(_("Defocus (nm)"), "defocus_nm"),
         check(_("Beam ejects atoms"), "damage"),
         check(_("Beam blanked"), "blanked"),
-        u.create_row(u.create_label(text="@binding(status)"), u.create_stretch()),
-        u.create_stretch(),
-        spacing=6,
-        margin=8,
-    )
+    ]
+    return panel_frame.frame(header, body, panel_frame.note("@binding(status)"))
 
 
 class SimulatorPanel(Panel.Panel):
@@ -218,5 +218,5 @@ class SimulatorPanel(Panel.Panel):
     ) -> None:  # fmt: skip
         super().__init__(document_controller, panel_id, _("Simulated microscope"))
         handler = Handler(properties["simulator"], document_controller.event_loop)
-        self.widget = Declarative.DeclarativeWidget(document_controller.ui, document_controller.event_loop, handler)
+        self.widget = panel_frame.FramedWidget(document_controller, handler)
 

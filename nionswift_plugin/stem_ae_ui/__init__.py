@@ -10,6 +10,7 @@ from .atoms_panel import AtomsPanel
 from .ejection_panel import EjectionPanel
 from .explorer_panel import ExplorerPanel
 from .jobs_panel import JobsPanel
+from .panel_frame import make_room_beside
 from .simulate_panel import SimulatePanel
 
 PANELS = (AtomsPanel, ExplorerPanel, SimulatePanel, JobsPanel, EjectionPanel)
@@ -18,6 +19,7 @@ PANELS = (AtomsPanel, ExplorerPanel, SimulatePanel, JobsPanel, EjectionPanel)
 def run() -> None:
     """Register the panels; Swift calls this when all plug-ins are loaded."""
     memory.settle()
+    make_room_beside()
     for panel in PANELS:
         Workspace.WorkspaceManager().register_panel(
             panel, panel.panel_id, panel.title, ["left", "right"], "right", {"min-width": 320}

@@ -10,11 +10,13 @@ from nion.ui import Declarative
 
 from .atoms_model import AtomClass, AtomsModel
 from .networks_model import Network
-from .panel_frame import frame
+from .panel_frame import FramedWidget, frame, note, status_lines, wrap_tips
 from .parts import (
     CAREFUL,
+    INK,
     LABEL_WIDTH,
     QUIET,
+    CallConverter,
     HelpWindow,
     HundredthsConverter,
     IfConverter,
@@ -48,6 +50,7 @@ class ClassHandler(Declarative.Handler):
             ),
             spacing=8,
         )
+        wrap_tips(self.ui_view)
 
 
 class NetworkHandler(Declarative.Handler):
@@ -58,7 +61,7 @@ class NetworkHandler(Declarative.Handler):
         self.item = item
         self.ui_view = u.create_row(
             u.create_check_box(text=item.title, checked="@binding(item.used)", tool_tip=_("Let it have a say")),
-            u.create_label(text=item.reason, color=QUIET, word_wrap=True),
+            note(item.reason, color=QUIET),
             spacing=8,
         )
 
@@ -76,13 +79,10 @@ class AtomsHandler(Declarative.Handler):
         self.status_text = TextConverter("{0.status}")
         self.status_color = TextConverter("{0.status_color}")
         self.model_text = TextConverter("{0.model}")
-        self.message_text = TextConverter("{0.message}")
-        self.hint_text = TextConverter("{0.hint}")
+        self.detail_text = CallConverter(lambda texts: "\n".join(filter(None, [texts.message, texts.hint])))
+        self.detail_color = CallConverter(lambda texts: CAREFUL if texts.hint and not texts.message else INK)
         self.sampling_text = TextConverter("{0.sampling}")
         self.statistics_text = TextConverter("{0.statistics}")
-        self.has_message = IfConverter(lambda texts: bool(texts.message))
-        self.is_there = IfConverter(bool)
-        self.has_hint = IfConverter(lambda texts: bool(texts.hint))
         self.start_text = IfConverter(bool, _("Stop"), _("Start"))
         self.adapt_text = IfConverter(bool, _("Cancel"), _("Adapt to this frame"))
         self.folder_text = IfConverter(bool, _("CSV, XYZ to:"), _("Not exported to files"))
@@ -91,6 +91,12 @@ class AtomsHandler(Declarative.Handler):
             self.__buttons_view(),
             [
                 self.__source_view(),
+                note(
+                    "@binding(model.texts, converter=statistics_text)",
+                    color=QUIET,
+                    name="statistics_label",
+                    tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
+                ),
                 u.create_column(items="model.classes.items", item_component_id="class", spacing=2),
                 divider,
                 self.__look_view(),
@@ -104,7 +110,12 @@ class AtomsHandler(Declarative.Handler):
                 divider,
                 self.__folder_view(),
             ],
-            self.__status_view(),
+            status_lines(
+                "@binding(model.texts, converter=status_text)",
+                "@binding(model.texts, converter=detail_text)",
+                status_color="@binding(model.texts, converter=status_color)",
+                detail_color="@binding(model.texts, converter=detail_color)",
+            ),
         )
 
     def close(self) -> None:
@@ -164,14 +175,16 @@ class AtomsHandler(Declarative.Handler):
             row(
                 _("Image"),
                 source,
+                stretch=False,
                 tool_tip=_("A channel of the scan, frame by frame, or the image in the selected display panel"),
             ),
             row(
                 _("Model"),
                 models,
+                stretch=False,
                 tool_tip=_("What the networks were trained to recognise"),
             ),
-            fine_print("model"),
+            fine_print("model", 2),
             row(
                 _("Classes"),
                 u.create_combo_box(
@@ -179,6 +192,7 @@ class AtomsHandler(Declarative.Handler):
                     current_index="@binding(model.classes_index)",
                     name="classes_combo",
                 ),
+                stretch=False,
                 tool_tip=_(
                     "What tells the atoms apart: the networks; a Gaussian mixture of their intensities, from dim (I1) "
                     "to bright; how many neighbours they have; or what looks like the atoms that you name"
@@ -209,41 +223,10 @@ class AtomsHandler(Declarative.Handler):
             ),
             u.create_row(
                 u.create_spacing(LABEL_WIDTH + 6),
-                u.create_label(text="@binding(model.examples.text)", color=QUIET, word_wrap=True, name="example_label"),
+                note("@binding(model.examples.text)", 2, color=QUIET, name="example_label"),
             ),
             spacing=4,
             visible="@binding(model.examples.is_offered)",
-        )
-
-    def __status_view(self) -> Declarative.UIDescription:
-        return u.create_column(
-            u.create_label(
-                text="@binding(model.texts, converter=status_text)",
-                color="@binding(model.texts, converter=status_color)",
-                font="bold 16px",
-                name="status_label",
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=message_text)",
-                visible="@binding(model.texts, converter=has_message)",
-                word_wrap=True,
-                name="message_label",
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=hint_text)",
-                visible="@binding(model.texts, converter=has_hint)",
-                color=CAREFUL,
-                word_wrap=True,
-                name="hint_label",
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=statistics_text)",
-                color=QUIET,
-                word_wrap=True,
-                name="statistics_label",
-                tool_tip=_("Only the newest frame is looked at; frames that a newer one overtook are skipped."),
-            ),
-            spacing=2,
         )
 
     def __look_view(self) -> Declarative.UIDescription:
@@ -272,6 +255,10 @@ class AtomsHandler(Declarative.Handler):
             u.create_row(
                 u.create_check_box(text=_("Rings"), checked="@binding(model.rings)"),
                 u.create_check_box(text=_("Legend"), checked="@binding(model.legend)"),
+                u.create_stretch(),
+                spacing=12,
+            ),
+            u.create_row(
                 u.create_check_box(
                     text=_("Uncertainty map"),
                     checked="@binding(model.uncertainty)",
@@ -322,16 +309,14 @@ class AtomsHandler(Declarative.Handler):
         return u.create_column(
             u.create_row(
                 u.create_push_button(
-                    text=_("Check networks"), on_clicked="check_clicked", name="check_button",
+                    text=_("Check networks"), on_clicked="check_clicked", name="check_button", width=120,
                     tool_tip=_(
                         "Judge each network of the ensemble by the atoms that it alone would find in this frame: their "
                         "distances, neighbours and number. Those that draw what no structure is are left out; tick or "
                         "untick them to decide yourself."
                     ),
                 ),
-                u.create_label(
-                    text="@binding(model.networks.text)", color=QUIET, word_wrap=True, name="networks_label"
-                ),
+                note("@binding(model.networks.text)", 2, color=QUIET, name="networks_label"),
                 spacing=8,
             ),
             u.create_column(items="model.networks.networks.items", item_component_id="network", spacing=2),
@@ -354,17 +339,13 @@ class AtomsHandler(Declarative.Handler):
                     on_clicked="revert_clicked",
                     visible="@binding(model.adapting.can_revert)",
                     name="revert_button",
+                    width=72,
                     tool_tip=_("Go back to the model from before; the adapted one stays in the list"),
                 ),
                 spacing=8,
+                height=24,
             ),
-            u.create_label(
-                text="@binding(model.adapting.text)",
-                visible="@binding(model.adapting.text, converter=is_there)",
-                color=QUIET,
-                word_wrap=True,
-                name="adapting_label",
-            ),
+            note("@binding(model.adapting.text)", 3, color=QUIET, name="adapting_label"),
             spacing=4,
         )
 
@@ -391,7 +372,7 @@ class AtomsHandler(Declarative.Handler):
                     "lattice that they show. It applies to this image or channel until Swift is closed."
                 ),
             ),
-            fine_print("sampling"),
+            fine_print("sampling", 2),
             spacing=4,
         )
 
@@ -410,7 +391,7 @@ class AtomsHandler(Declarative.Handler):
                 ),
                 spacing=8,
             ),
-            u.create_label(text="@binding(model.folder)", color=QUIET, word_wrap=True),
+            note("@binding(model.folder)", color=QUIET, name="folder_label"),
             spacing=4,
         )
 
@@ -471,4 +452,4 @@ class AtomsPanel(Panel.Panel):
         super().__init__(window, panel_id, self.title)
         self.model = AtomsModel(window)
         self.handler = AtomsHandler(window, self.model)
-        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+        self.widget = FramedWidget(window, self.handler)

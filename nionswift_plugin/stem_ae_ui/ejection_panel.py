@@ -18,7 +18,7 @@ from .ejection_intent import POLICIES
 from .ejection_model import EjectionModel
 from .ejection_pictures import PATCHES, TRACE
 from .ejection_texts import WAITING, TargetRow, Texts
-from .panel_frame import frame
+from .panel_frame import FramedWidget, frame
 from .parts import QUIET, HelpWindow, IfConverter, TextConverter, field, help_button, row, unit
 
 _ = gettext.gettext
@@ -308,7 +308,7 @@ class EjectionPanel(Panel.Panel):
         folder = pathlib.Path(platformdirs.user_data_dir("stem_ae")) / "runs"
         self.model = EjectionModel(window, self.__newest_atoms, folder)
         self.handler = EjectionHandler(window, self.model)
-        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+        self.widget = FramedWidget(window, self.handler)
 
     def periodic(self) -> None:
         """Follow the newest frame and count the arming down."""

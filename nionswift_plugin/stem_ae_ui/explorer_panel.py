@@ -9,10 +9,11 @@ from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
 from .explorer_model import ExplorerModel, OtherProperty
-from .panel_frame import frame
+from .panel_frame import FramedWidget, frame, note, status_lines, wrap_tips
 from .parts import (
     LABEL_WIDTH,
     QUIET,
+    CallConverter,
     HelpWindow,
     IfConverter,
     TextConverter,
@@ -56,21 +57,22 @@ class OtherHandler(Declarative.Handler):
                 ),
                 unit(_("weight")),
                 u.create_line_edit(text="@binding(item.weight)", width=36, name="other_weight_edit"),
-                tool_tip=_(
+                stretch=False, tool_tip=_(
                     "Another property of the same measurements, which gets a map of its own. With a weight it is "
                     "looked for as well: all count in standard deviations; below zero its low values are looked for."
                 ),
             ),
             row(
-                "", u.create_line_edit(text="@binding(item.words)", name="other_words_edit", width=240),
+                "", u.create_line_edit(text="@binding(item.words)", name="other_words_edit"),
                 u.create_push_button(
-                    text="✕", style="minimal", on_clicked="remove_clicked", name="other_remove_button",
+                    text="✕", width=28, on_clicked="remove_clicked", name="other_remove_button",
                     tool_tip=_("Look at it no more; its map stays"),
                 ),
-                tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
+                stretch=False, tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
             ),
             spacing=4,
         )  # fmt: skip
+        wrap_tips(self.ui_view)
 
     def remove_clicked(self, widget: Declarative.UIWidget) -> None:
         """Look at it no more."""
@@ -84,9 +86,9 @@ class ExplorerHandler(Declarative.Handler):
         super().__init__()
         self.__window = window
         self.model = model
-        for name in ("status", "status_color", "message", "value", "dose", "progress"):
+        for name in ("status", "status_color", "value", "dose"):
             setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
-        self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.detail_text = CallConverter(lambda texts: "\n".join(filter(None, [texts.message, texts.progress])))
         self.is_idle = IfConverter(lambda running: not running)
         self.is_busy = IfConverter(bool)
         self.pause_text = IfConverter(bool, _("Resume"), _("Pause"))
@@ -102,7 +104,11 @@ class ExplorerHandler(Declarative.Handler):
                 divider,
                 self.__folder_view(),
             ],
-            self.__status_view(),
+            status_lines(
+                "@binding(model.texts, converter=status_text)",
+                "@binding(model.texts, converter=detail_text)",
+                status_color="@binding(model.texts, converter=status_color_text)",
+            ),
         )
 
     def close(self) -> None:
@@ -139,6 +145,7 @@ class ExplorerHandler(Declarative.Handler):
                 "Find defocus and astigmatism by Bayesian optimisation of the sharpness of 20 Å images in the middle "
                 "of the scan; some 45 images. Stop sets them back."
             )),
+            _button(_("Preview"), "preview", _("Measure one point in the middle of the region")),
             u.create_stretch(),
             u.create_check_box(
                 text=_("Click to measure"), checked="@binding(model.is_clicking)", name="click_check_box",
@@ -155,18 +162,17 @@ class ExplorerHandler(Declarative.Handler):
         return u.create_column(
             row(
                 _("Measure"), combo("camera", CAMERA_NAMES), field("exposure_ms"), unit("ms"),
-                _button(_("Preview"), "preview", _("Measure one point in the middle of the region")),
-                tool_tip=_("Camera and exposure of each point"),
+                stretch=False, tool_tip=_("Camera and exposure of each point"),
             ),
             row(
-                _("Look for"), names, tool_tip=_(
+                _("Look for"), names, stretch=False, tool_tip=_(
                     "The one number that is made of each spectrum or pattern. It can be changed at any time: what was "
                     "measured is kept and valued anew."
                 ),
             ),
             row(
-                "", u.create_line_edit(text="@binding(model.property_words)", name="property_words_edit", width=240),
-                tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
+                "", u.create_line_edit(text="@binding(model.property_words)", name="property_words_edit"),
+                stretch=False, tool_tip=_("Bands as 284-320 (eV), angles in mrad, or an expression"),
             ),
             u.create_column(items="model.others.items", item_component_id="other", spacing=4),
             u.create_row(
@@ -177,47 +183,37 @@ class ExplorerHandler(Declarative.Handler):
                 ),
                 u.create_stretch(),
             ),
-            fine_print("value"),
+            fine_print("value", 2),
             spacing=4,
         )  # fmt: skip
 
     def __decision_view(self) -> Declarative.UIDescription:
         return u.create_column(
             row(_("Predict by"), combo("surrogate", SURROGATE_NAMES), field("patch", 36), unit(_("px patches")),
-                tool_tip=_("What relates the image around a point with the property")),
+                stretch=False, tool_tip=_("What relates the image around a point with the property")),
             row(
-                _("Prefer"), combo("acquisition", ACQUISITION_NAMES), unit(_("top")), field("feature", 30),
-                unit("%"),
-                tool_tip=_("What makes a point worth measuring; improvement counts from the value that so many per "
-                           "cent of the region are expected to reach"),
+                _("Prefer"), combo("acquisition", ACQUISITION_NAMES), stretch=False,
+                tool_tip=_("What makes a point worth measuring"),
             ),
-            row(_("Points"), field("points"), unit(_("in batches of")), field("batch", 36), unit(_("every")),
-                field("step", 30), unit("px"), tool_tip=_("Each batch is decided while the one before is measured")),
-            row(_("Dose"), field("current_pa"), unit(_("pA, at most")), field("dose_budget", placeholder_text="∞"),
-                unit(_("million e⁻")), tool_tip=_("The run ends before the points have cost more")),
-            fine_print("dose"),
-            row(_("Way"), unit(_("points")), field("min_distance", 36), unit(_("Å apart, travel costs")),
-                field("travel", 36), tool_tip=_(
-                     "No point is measured nearer than this to another one. 0.5: a place half as good as the best is "
-                     "taken if it is near and the best one is at the other end."
-                )),
-            row(_("Drift"), unit(_("scan again every")), field("drift_every", 36), unit(_("points (0: never)")),
-                tool_tip=_("The points follow what the survey image then shows")),
+            row("", unit(_("aiming at the top")), field("feature", 36), unit(_("% of the region")), tool_tip=_(
+                "Improvement counts from the value that so many per cent of the region are expected to reach"
+            )),
+            row(_("Points"), field("points"), unit(_("in batches of")), field("batch", 36),
+                tool_tip=_("Each batch is decided while the one before is measured")),
+            row("", unit(_("one candidate every")), field("step", 36), unit("px"),
+                tool_tip=_("Only places on this grid are measured")),
+            row(_("Dose"), field("current_pa"), unit("pA"), tool_tip=_("Beam current; it counts the electrons")),
+            row("", unit(_("at most")), field("dose_budget", placeholder_text="∞"), unit(_("million e⁻")),
+                tool_tip=_("The run ends before the points have cost more")),
+            fine_print("dose", 2),
+            row(_("Spacing"), unit(_("at least")), field("min_distance", 36), unit(_("Å between points")),
+                tool_tip=_("No point is measured nearer than this to another one")),
+            row(_("Travel"), unit(_("penalty")), field("travel", 36), tool_tip=_(
+                "0.5: a place half as good as the best is taken if it is near and the best one is at the other end"
+            )),
+            row(_("Drift"), unit(_("repeat the survey every")), field("drift_every", 36), unit(_("points")),
+                tool_tip=_("The points follow what the survey image then shows. 0: never")),
             spacing=4,
-        )  # fmt: skip
-
-    def __status_view(self) -> Declarative.UIDescription:
-        return u.create_column(
-            u.create_label(
-                text="@binding(model.texts, converter=status_text)", font="bold 16px", name="status_label",
-                color="@binding(model.texts, converter=status_color_text)",
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=message_text)", word_wrap=True, name="message_label",
-                visible="@binding(model.texts, converter=has_message)",
-            ),
-            fine_print("progress", 0),
-            spacing=2,
         )  # fmt: skip
 
     def __folder_view(self) -> Declarative.UIDescription:
@@ -229,7 +225,7 @@ class ExplorerHandler(Declarative.Handler):
                 u.create_stretch(),
                 u.create_push_button(text=_("Folder…"), on_clicked="folder_clicked", name="folder_button"),
             ),
-            u.create_label(text="@binding(model.folder)", color=QUIET, word_wrap=True),
+            note("@binding(model.folder)", color=QUIET, name="folder_label"),
             spacing=2,
         )
 
@@ -292,4 +288,4 @@ class ExplorerPanel(Panel.Panel):
         super().__init__(window, panel_id, self.title)
         self.model = ExplorerModel(window)
         self.handler = ExplorerHandler(window, self.model)
-        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+        self.widget = FramedWidget(window, self.handler)

@@ -11,7 +11,7 @@ from nion.ui import CanvasItem, Declarative, DrawingContext, ListCanvasItem, Use
 from nion.utils import Geometry, Selection
 
 from .jobs_model import JobsModel, Row
-from .panel_frame import frame
+from .panel_frame import FramedWidget, frame, note, status_lines
 from .parts import QUIET, HelpWindow, IfConverter, TextConverter, help_button
 
 _ = gettext.gettext
@@ -128,15 +128,14 @@ class JobsHandler(Declarative.Handler):
             self.__buttons_view(),
             [
                 u.create_column(name="table_box"),
-                u.create_label(
-                    text="@binding(model.texts, converter=details_text)", word_wrap=True, color=QUIET,
-                    name="details_label",
-                ),
+                note("@binding(model.texts, converter=details_text)", 5, color=QUIET, name="details_label"),
                 u.create_divider(orientation="horizontal"),
                 self.__next_view(),
             ],
-            self.__status_view(),
-        )  # fmt: skip
+            status_lines(
+                "@binding(model.texts, converter=summary_text)", "@binding(model.texts, converter=message_text)"
+            ),
+        )
 
     def init_handler(self) -> None:
         """Put the table into its place: there is no declarative one."""
@@ -149,7 +148,7 @@ class JobsHandler(Declarative.Handler):
         group.border_color = "#B0B0B0"
         group.add_canvas_item(area)
         group.add_canvas_item(CanvasItem.ScrollBarCanvasItem(area))
-        canvas = self.__window.ui.create_canvas_widget(properties={"height": TABLE_HEIGHT, "min-width": 320})
+        canvas = self.__window.ui.create_canvas_widget(properties={"height": TABLE_HEIGHT, "min-width": 300})
         background = CanvasItem.BackgroundCanvasItem("#FFFFFF")
         canvas.canvas_item.add_canvas_item(background)
         canvas.canvas_item.add_canvas_item(group)
@@ -202,18 +201,6 @@ class JobsHandler(Declarative.Handler):
             u.create_stretch(),
             help_button(),
             spacing=6,
-        )
-
-    def __status_view(self) -> Declarative.UIDescription:
-        return u.create_column(
-            u.create_label(text="@binding(model.texts, converter=summary_text)", word_wrap=True, name="summary_label"),
-            u.create_label(
-                text="@binding(model.texts, converter=message_text)",
-                visible="@binding(model.texts, converter=has_message)",
-                word_wrap=True,
-                name="message_label",
-            ),
-            spacing=2,
         )
 
     def __next_view(self) -> Declarative.UIDescription:
@@ -297,7 +284,7 @@ class JobsPanel(Panel.Panel):
         super().__init__(window, panel_id, self.title)
         self.model = JobsModel(window)
         self.handler = JobsHandler(window, self.model)
-        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+        self.widget = FramedWidget(window, self.handler)
 
     def size_changed(self, width: int, height: int) -> None:
         """Look at the queue when the panel is first seen, not when Swift starts."""

@@ -6,20 +6,30 @@ outgrow the screen. What has to be in reach at any height is in the header and i
 
 from __future__ import annotations
 
-import textwrap
+import time
 import typing
 
-from nion.ui import Declarative
+from nion.swift import DocumentController, Panel
+from nion.ui import Declarative, UserInterface
+
+from . import swift_versions
+from .fitted import FittedInterface, wrapped_tip
 
 u = Declarative.DeclarativeUI()
 
-WIDTH = 350
+WIDTH = 370
 """Least width of a panel in points; what is in it has to fit."""
-SCROLLED_HEIGHT = 44
+SCROLLED_HEIGHT = 26
 """Least height of what scrolls: six panels one above another have to fit a screen of 800 pixels."""
-TIP_LETTERS = 64
-"""Letters in one line of a tool tip; Qt draws a longer text in one line across the screen."""
+CENTRE = {"min-width": 420, "min-height": 300}
+"""Least size of Swift's displays while panels are at both sides of them, in points; Swift's own is 640 x 480."""
+DATA_PANEL_HEIGHT = 160
+"""Least height of Swift's data panel's list; Swift's own is 320."""
+LINE = 16
+"""Height of a line of text in points."""
+STATUS_HEIGHT = 20
 _MARGIN = 8
+_LOOK_S = 0.5
 
 
 def frame(
@@ -39,11 +49,12 @@ def frame(
         The status line, and what else has to be in view.
     """
     view = u.create_column(
-        u.create_column(header, margin=_MARGIN),
+        u.create_column(header, margin_horizontal=_MARGIN, margin_vertical=6),
         u.create_divider(orientation="horizontal"),
         u.create_scroll_area(
-            u.create_column(*body, u.create_stretch(), spacing=8, margin=_MARGIN),
+            u.create_column(*body, u.create_stretch(), spacing=8, margin=_MARGIN, name="scrolled_column"),
             min_height=SCROLLED_HEIGHT,
+            name="scroll_area",
             horizontal_scroll_bar_policy="off",
             vertical_scroll_bar_policy="needed",
         ),
@@ -67,6 +78,76 @@ def wrap_tips(view: typing.Any) -> None:
             wrap_tips(value)
 
 
-def wrapped_tip(text: str) -> str:
-    """Return a tool tip in lines of a readable length."""
-    return "\n".join(textwrap.fill(line, TIP_LETTERS) for line in text.splitlines())
+def note(text: str, lines: int = 1, **options: typing.Any) -> Declarative.UIDescription:
+    """Return a text that may come, go and change: its lines are kept for it, and what does not fit is a tool tip."""
+    return u.create_label(text=text, height=lines * LINE, text_alignment_vertical="top", **options)
+
+
+def status_lines(
+    status: str, detail: str, *, status_color: str | None = None, detail_color: str | None = None
+) -> Declarative.UIDescription:
+    """Return a footer: one line that says what goes on, and below it what is to be known about it.
+
+    Where there is room, the lower text gets three lines. The arguments are bindings.
+    """
+    colors = [{"color": color} if color else {} for color in (status_color, detail_color)]
+    return u.create_column(
+        u.create_label(
+            text=status, font="bold 15px", height=STATUS_HEIGHT, text_alignment_vertical="vcenter",
+            name="status_label", **colors[0],
+        ),
+        u.create_label(
+            text=detail, min_height=LINE, max_height=3 * LINE, size_policy_vertical="expanding",
+            text_alignment_vertical="top", name="message_label", **colors[1],
+        ),
+        spacing=2,
+    )  # fmt: skip
+
+
+class FramedWidget(Declarative.DeclarativeWidget):
+    """A panel made of a frame: what is in it follows its size and Swift's theme.
+
+    Parameters
+    ----------
+    window : DocumentController
+        Which it belongs to.
+    handler : Handler
+        With a :func:`frame` as its ``ui_view``.
+    """
+
+    def __init__(self, window: DocumentController.DocumentController, handler: Declarative.HandlerLike) -> None:
+        make_room(window)
+        self.__window = window
+        self.__ui = FittedInterface(window.ui, swift_versions.is_dark(window))
+        self.__sizes: typing.Any = None
+        self.__looked_at = 0.0
+        super().__init__(typing.cast(UserInterface.UserInterface, self.__ui), window.event_loop, handler)
+        self.__handler: typing.Any = handler
+
+    def periodic(self) -> None:
+        """Look for another size, and now and then for another theme."""
+        super().periodic()
+        sizes = [self.__handler.scroll_area.size, self.__handler.scrolled_column.size]
+        if sizes != self.__sizes:
+            self.__sizes = sizes
+            self.__ui.fit()
+        if time.monotonic() > self.__looked_at + _LOOK_S:
+            self.__looked_at = time.monotonic()
+            self.__ui.is_dark = swift_versions.is_dark(self.__window)
+
+
+def make_room(window: DocumentController.DocumentController) -> None:
+    """Let Swift's displays give room to the panels beside them, so that the window fits a small screen."""
+    root = window._document_window.root_widget
+    if root:
+        for name, value in CENTRE.items():
+            root.set_property(name, value)
+
+
+def make_room_beside() -> None:
+    """Let Swift's data panel give room to the panels below it; has an effect on windows that are opened later."""
+    manager = Panel.PanelManager()
+    if "data-panel" in manager.panel_ids:
+        properties = manager.get_panel_info("data-panel")[3]
+        if properties:
+            properties["min-height"] = DATA_PANEL_HEIGHT

@@ -10,11 +10,13 @@ from nion.swift import DocumentController
 from nion.ui import Declarative
 from nion.utils import Converter
 
+from .panel_frame import note
+
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
 
 LABEL_WIDTH = 72
-QUIET, CAREFUL = "#707070", "#B26A00"
+INK, QUIET, CAREFUL = "#000000", "#707070", "#B26A00"
 
 
 def row(
@@ -26,8 +28,10 @@ def row(
 
 
 def field(name: str, width: int = 52, **options: typing.Any) -> Declarative.UIDescription:
-    """Return a field for a property of the model."""
-    return u.create_line_edit(text=f"@binding(model.{name})", width=width, name=f"{name}_edit", **options)
+    """Return a field for a property of the model; without a width it takes what room there is."""
+    if width:
+        options["width"] = width
+    return u.create_line_edit(text=f"@binding(model.{name})", name=f"{name}_edit", **options)
 
 
 def unit(text: str) -> Declarative.UIDescription:
@@ -49,15 +53,10 @@ def help_button() -> Declarative.UIDescription:
     )
 
 
-def fine_print(name: str, indent: int = LABEL_WIDTH + 6) -> Declarative.UIDescription:
-    """Return one of the model's texts in grey under the row before it.
-
-    It wraps, so that changing words never change the panel's width.
-    """
-    label = u.create_label(
-        text=f"@binding(model.texts, converter={name}_text)", color=QUIET, word_wrap=True, name=f"{name}_label"
-    )
-    return u.create_row(u.create_spacing(indent), label)
+def fine_print(name: str, lines: int = 1, indent: int = LABEL_WIDTH + 6) -> Declarative.UIDescription:
+    """Return one of the model's texts in grey under the row before it, in lines that are kept for it."""
+    text = note(f"@binding(model.texts, converter={name}_text)", lines, color=QUIET, name=f"{name}_label")
+    return u.create_row(u.create_spacing(indent), text)
 
 
 class HundredthsConverter(Converter.ConverterLike[float, int]):
@@ -80,6 +79,19 @@ class TextConverter(Converter.ConverterLike[typing.Any, str]):
         return self.__pattern.format(value)
 
     def convert_back(self, formatted_value: str | None) -> typing.Any:  # noqa: D102
+        raise NotImplementedError
+
+
+class CallConverter(Converter.ConverterLike[typing.Any, typing.Any]):
+    """What a function makes of a value. One way."""
+
+    def __init__(self, function: typing.Callable[[typing.Any], typing.Any]) -> None:
+        self.__function = function
+
+    def convert(self, value: typing.Any) -> typing.Any:  # noqa: D102
+        return self.__function(value)
+
+    def convert_back(self, formatted_value: typing.Any) -> typing.Any:  # noqa: D102
         raise NotImplementedError
 
 

@@ -10,8 +10,20 @@ from nion.ui import Declarative
 
 from . import keeping
 from .atoms_panel import AtomsPanel
-from .panel_frame import frame
-from .parts import CAREFUL, QUIET, HelpWindow, IfConverter, TextConverter, combo, field, help_button, row, unit
+from .panel_frame import FramedWidget, frame, note, status_lines
+from .parts import (
+    CAREFUL,
+    INK,
+    QUIET,
+    CallConverter,
+    HelpWindow,
+    TextConverter,
+    combo,
+    field,
+    help_button,
+    row,
+    unit,
+)
 from .simulate_model import PICTURE, SimulateModel
 from .simulate_settings import REGIONS, SITES, TASKS
 
@@ -26,10 +38,10 @@ class SimulateHandler(Declarative.Handler):
         super().__init__()
         self.__window = window
         self.model = model
-        for name in ("subject", "structure", "cost", "warning", "message"):
+        for name in ("subject", "structure", "cost"):
             setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
-        self.has_warning = IfConverter(lambda texts: bool(texts.warning))
-        self.has_message = IfConverter(lambda texts: bool(texts.message))
+        self.detail_text = CallConverter(lambda texts: "\n".join(filter(None, [texts.message, texts.warning])))
+        self.detail_color = CallConverter(lambda texts: CAREFUL if texts.warning and not texts.message else INK)
         self.ui_view = frame(
             self.__buttons_view(),
             [
@@ -40,7 +52,11 @@ class SimulateHandler(Declarative.Handler):
                 u.create_divider(orientation="horizontal"),
                 self.__destination_view(),
             ],
-            self.__status_view(),
+            status_lines(
+                "@binding(model.texts, converter=cost_text)",
+                "@binding(model.texts, converter=detail_text)",
+                detail_color="@binding(model.texts, converter=detail_color)",
+            ),
         )
 
     def close(self) -> None:
@@ -83,6 +99,7 @@ class SimulateHandler(Declarative.Handler):
             row(
                 _("Region"),
                 combo("region", [_(name) for name in REGIONS]),
+                stretch=False,
                 tool_tip=_("Atoms in the rectangle, with those that complete its rings"),
             ),
             row(
@@ -90,11 +107,13 @@ class SimulateHandler(Declarative.Handler):
                 combo("cell", [_("patch in vacuum"), _("periodic supercell")]),
                 field("vacuum", 40),
                 unit(_("Å vacuum")),
+                stretch=False,
             ),
             row(
                 _("Scale"),
                 combo("calibration", [_("of the lattice"), _("and distortion"), _("of the image")]),
                 u.create_check_box(text=_("H on edges"), checked="@binding(model.hydrogen)"),
+                stretch=False,
                 tool_tip=_("Correct the image's scale, or its distortion too, against the known lattice constant"),
             ),
             row(
@@ -102,6 +121,7 @@ class SimulateHandler(Declarative.Handler):
                 field("adsorb", 64, placeholder_text=_("nothing")),
                 unit(_("on")),
                 combo("site", [_(name) for name in SITES]),
+                stretch=False,
                 tool_tip=_(
                     "An element, or CH, CH2 or CH3, above the sheet: nearest to a point that is drawn on the image, or "
                     "else to the middle of the region"
@@ -118,28 +138,30 @@ class SimulateHandler(Declarative.Handler):
                 ),
                 u.create_stretch(),
             ),
-            u.create_label(text=_("red crosses: held fixed · yellow: 95 % of the positions, × 5"), color=QUIET),
-            u.create_label(text="@binding(model.texts, converter=subject_text)", color=QUIET, word_wrap=True),
-            u.create_label(
-                text="@binding(model.texts, converter=structure_text)", word_wrap=True, name="structure_label"
-            ),
+            note(_("red crosses: held fixed · yellow: 95 % of the positions, × 5"), 2, color=QUIET),
+            note("@binding(model.texts, converter=subject_text)", 2, color=QUIET, name="subject_label"),
+            note("@binding(model.texts, converter=structure_text)", 3, name="structure_label"),
             spacing=4,
         )
 
     def __task_view(self) -> Declarative.UIDescription:
         dynamics = "@binding(model.has_dynamics)"
         return u.create_column(
-            row(_("Task"), combo("task", [_(name) for name in TASKS])),
+            row(_("Task"), combo("task", [_(name) for name in TASKS]), stretch=False),
             row(
                 _("Engine"),
                 u.create_combo_box(
                     items_ref="@binding(model.engine_names)",
                     current_index="@binding(model.engine_index)",
                     name="engine_combo",
-                    width=250,
                 ),
+                stretch=False,
             ),
-            row(_("Held fixed"), combo("fixed", [_("nothing"), _("perimeter"), _("hydrogen"), _("x and y")])),
+            row(
+                _("Held fixed"),
+                combo("fixed", [_("nothing"), _("perimeter"), _("hydrogen"), _("x and y")]),
+                stretch=False,
+            ),
             row(
                 _("Forces"),
                 unit(_("below")),
@@ -151,7 +173,7 @@ class SimulateHandler(Declarative.Handler):
             ),
             row(
                 _("Dynamics"),
-                field("temperatures", 90, enabled=dynamics),
+                field("temperatures", 76, enabled=dynamics),
                 u.create_label(text="K,", text_alignment_vertical="vcenter"),
                 field("steps", 56, enabled=dynamics),
                 unit(_("steps of 1 fs")),
@@ -160,29 +182,10 @@ class SimulateHandler(Declarative.Handler):
             row(
                 _("Variants"),
                 field("variants", 40),
-                unit(_("more, drawn from the errors of the atoms")),
+                unit(_("more, within the atoms' errors")),
                 tool_tip=_("Other structures that the image allows: what differs between their results is not certain"),
             ),
             spacing=4,
-        )
-
-    def __status_view(self) -> Declarative.UIDescription:
-        return u.create_column(
-            u.create_label(text="@binding(model.texts, converter=cost_text)", color=QUIET, name="cost_label"),
-            u.create_label(
-                text="@binding(model.texts, converter=warning_text)",
-                visible="@binding(model.texts, converter=has_warning)",
-                color=CAREFUL,
-                word_wrap=True,
-                name="warning_label",
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=message_text)",
-                visible="@binding(model.texts, converter=has_message)",
-                word_wrap=True,
-                name="message_label",
-            ),
-            spacing=2,
         )
 
     def __destination_view(self) -> Declarative.UIDescription:
@@ -194,11 +197,16 @@ class SimulateHandler(Declarative.Handler):
                     current_index="@binding(model.destination_index)",
                     name="destination_combo",
                 ),
+                stretch=False,
             ),
             u.create_row(
                 unit(_("Pseudopotentials")),
-                field("pseudopotentials", 210, placeholder_text=_("folder; README.txt says what it has to hold")),
-                u.create_stretch(),
+                field(
+                    "pseudopotentials",
+                    0,
+                    placeholder_text=_("folder"),
+                    tool_tip=_("README.txt in the input folder says what it has to hold"),
+                ),
                 visible="@binding(model.needs_folder)",
                 spacing=6,
             ),
@@ -243,7 +251,7 @@ class SimulatePanel(Panel.Panel):
         self.__window = window
         self.model = SimulateModel(window, self.__newest_atoms, self.__chosen_defect)
         self.handler = SimulateHandler(window, self.model)
-        self.widget = Declarative.DeclarativeWidget(window.ui, window.event_loop, self.handler)
+        self.widget = FramedWidget(window, self.handler)
 
     def size_changed(self, width: int, height: int) -> None:
         """Get ready when the panel is first seen, not when Swift starts."""

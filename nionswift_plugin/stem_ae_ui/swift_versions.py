@@ -28,6 +28,16 @@ def new_profile(
     return typing.cast(Profile.Profile, make(storage_system=storage_system, cache_dir_path=cache_folder, **later))
 
 
+def is_dark(window: typing.Any) -> bool:
+    """Return whether the theme of a window is a dark one; 16.16 knows, but has no property that says it."""
+    if hasattr(window, "color_scheme"):
+        return bool(window.color_scheme == "dark")
+    native = window._document_window
+    if not hasattr(native, "native_document_window"):  # a test's
+        return False
+    return bool(native.proxy.DocumentWindow_getColorScheme(native.native_document_window) == "dark")
+
+
 class DisplayedData:
     """Tells what is displayed of an image, now and whenever the data, the slice or the conversion change.
 
