@@ -34,6 +34,7 @@ _VOTERS = 200  # pairs that are asked for the common shift; more would agree
 _FAR = 7.0  # Å: crystals that repeat after more than this are not mistaken for one another here
 _MOST = 0.75  # of the atoms: a shift that takes so many to their like is the lattice's
 _UNSTEADY = 0.003  # Å/s: drift is not so constant that it would be known better than this for long
+_FORETOLD_S = 300.0  # drift is no farther foretold, ahead or back: a clock that jumps must not throw the beam away
 _INCREDIBLE = 1e-5  # chance of residuals as large as these, below which the neighbours are not believed
 _CONTRARY = 3.0  # ... unless their variance is no larger than this, over what was stated: then they were overrated
 
@@ -84,9 +85,16 @@ class Drift:
     time_s: float
 
     def at(self, time_s: float | FloatArray) -> FloatArray:
-        """Return the shift at a time, ``(2,)``, or at several, ``(N, 2)``."""
-        shift: FloatArray = self.shift + np.multiply.outer(np.asarray(time_s, float) - self.time_s, self.velocity)
+        """Return the shift at a time, ``(2,)``, or at several, ``(N, 2)``; foretold for some minutes, no farther."""
+        later_s = _bounded(np.asarray(time_s, float) - self.time_s)
+        shift: FloatArray = self.shift + np.multiply.outer(later_s, self.velocity)
         return shift
+
+
+def _bounded(later_s: FloatArray) -> FloatArray:
+    """Return times from a measurement, no farther ahead or back than drift can be foretold; NaN stays NaN."""
+    bounded: FloatArray = np.clip(later_s, -_FORETOLD_S, _FORETOLD_S)
+    return bounded
 
 
 UNMOVED = Drift(np.zeros(2), np.zeros(2), 0.0)
@@ -163,7 +171,7 @@ class Course:
         later = time_s - self.time_s
         row = np.hstack([np.eye(2), later * np.eye(2)])
         return Aim(
-            self.position + later * self.drift.velocity,
+            self.position + _bounded(np.asarray(later, float)) * self.drift.velocity,
             row @ self.covariance @ row.T + self.own,
             self.drift.velocity,
             self.neighbours,
@@ -343,7 +351,8 @@ class LockOn:
         chi2 = float(residual @ linalg.cho_solve(factor, residual) + self._prior @ solution[2:] ** 2)
         # The priors count as six observations: two parameters, the shift, are free.
         freedom = len(moved) + 6 - 8
-        contradictory = bool(stats.chi2.sf(chi2, freedom) < _INCREDIBLE and chi2 > _CONTRARY * freedom)
+        agree = stats.chi2.sf(chi2, freedom) >= _INCREDIBLE or chi2 <= _CONTRARY * freedom
+        contradictory = not agree  # NaN agrees with nothing
         return solution, covariance * max(chi2 / freedom, 1.0), contradictory
 
 

@@ -208,9 +208,9 @@ class Exposure:
         return Outcome.ABNORMAL if strange or slipped else None
 
     def _limit(self) -> Outcome | None:
-        if self.electrons >= self.settings.maximum_electrons:
+        if not self.electrons < self.settings.maximum_electrons:
             return Outcome.MAXIMUM_DOSE
-        return Outcome.TIMEOUT if self.elapsed_s >= self.settings.timeout_s else None
+        return None if self.elapsed_s < self.settings.timeout_s else Outcome.TIMEOUT
 
     def confirm(self, counts: float, exposure_s: float) -> Outcome:
         """Take in a reading that was complete before the beam was blanked, and name the step again.

@@ -64,7 +64,7 @@ def signal_levels(
     now = expected_fraction(away[near], weight[near], (1, 1), 0.1, probe)[0, 0]
     step = expected_fraction(np.zeros((1, 2)), np.array([leaving]), (1, 1), 0.1, probe)[0, 0]
     rates = electrons_per_pixel(current_pa, 1e6) * (background + now - step * np.arange(ejections + 1))
-    if rates.min() <= 0:
+    if not rates.min() > 0:
         raise StemAeError(f"There are not {ejections} such atoms in this column: ask for fewer ejections.")
     return tuple(float(rate) for rate in rates)
 

@@ -26,7 +26,7 @@ from stem_ae.manipulate.moves import MoveVerification, dopant_beside
 from stem_ae.manipulate.policy import Do, Policy, View
 from stem_ae.manipulate.runlog import RunLog
 from stem_ae.manipulate.verify import Belief, Change, Verdict, Verification, differences
-from stem_ae.microscope.interlock import BeamAlarm
+from stem_ae.microscope.interlock import BeamAlarm, NoBeam
 
 FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
@@ -38,6 +38,8 @@ _GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the targ
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
 _WAIT_S = 0.02
+_CLOCK_S = 1.0
+_OVERDUE = 1.5, 1.0  # times the timeout, and seconds: the beam is on for so long at most, whatever the readings say
 _LARGEST_AIM_LIMIT = 1.0  # Å
 
 
@@ -270,12 +272,16 @@ class EjectionRun:
                 except Interrupted:
                     self._wait(patient)
         except BaseException as error:
-            told = isinstance(error, StemAeError | BeamAlarm)
-            self._end(str(error) if told else f"{type(error).__name__}: {error}")
+            self.failed(error)
             raise
         finally:
             self._leave()
         return self.reason
+
+    def failed(self, error: BaseException) -> None:
+        """End with an error as the reason."""
+        told = isinstance(error, StemAeError | BeamAlarm)
+        self._end(str(error) if told else f"{type(error).__name__}: {error}")
 
     def _leave(self) -> None:
         """Blank and park away, each whatever becomes of the other; nothing hides an alarm."""
@@ -452,7 +458,7 @@ class EjectionRun:
     def _check_slip(self, time_s: float) -> None:
         """Refuse to go on if the specimen may have moved to the next column, unseen."""
         unseen_s = time_s - self._drift.time_s
-        if not unseen_s <= self._track.lost_after_s(self._repeat):
+        if not -_CLOCK_S <= unseen_s <= self._track.lost_after_s(self._repeat):  # or the clock was set back
             raise StemAeError(
                 f"Nobody has looked at the specimen for {unseen_s:.0f} s; as far as its drift is known it may have "
                 "moved to the next column: take a new image and choose the targets again."
@@ -473,7 +479,7 @@ class EjectionRun:
         try:
             course = self._aim(atom)
         except StemAeError as error:
-            if self.guard.interrupted or isinstance(error, _CapReached):
+            if self.guard.interrupted or isinstance(error, _CapReached | NoBeam):
                 raise
             return self._keep(
                 Attempt(
@@ -603,8 +609,11 @@ class EjectionRun:
         rest = NO_COUNTS
         try:
             with self.guard.beam_on():
+                start_s, (times, more_s) = self._beam.now(), _OVERDUE
                 while exposure.outcome is None:
                     read = self._beam.read()
+                    if not -_CLOCK_S <= self._beam.now() - start_s <= times * self._settings.timeout_s + more_s:
+                        exposure.end(Outcome.SIGNAL_LOST)
                     taken = self._take(exposure, read)
                     waiting.append(read[:taken])
                     rest = read[taken:]
@@ -635,6 +644,7 @@ class EjectionRun:
         """Give readings to the exposure until it ends, and return how many it took."""
         if self.guard.interrupted:
             exposure.end(Outcome.STOPPED)
+        if exposure.outcome is not None:
             return 0
         if not len(read):
             exposure.end(Outcome.SIGNAL_LOST)
@@ -655,7 +665,7 @@ class EjectionRun:
         aim = course.at(self._beam.now())
         if not aim.deviation <= self._settings.aim_limit:
             exposure.end(Outcome.DRIFTED)
-        elif np.linalg.norm(aim.position - parked) > _FOLLOW:
+        elif not np.linalg.norm(aim.position - parked) <= _FOLLOW:
             self._beam.park(aim.position)
             return aim.position
         return parked

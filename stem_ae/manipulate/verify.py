@@ -297,7 +297,7 @@ class Verification:
     @property
     def is_clear(self) -> bool:
         """Whether another image would not be worth its dose."""
-        if not self._judged[self._target] or self.belief.lost[self._target].max() < CLEAR:
+        if not (self._judged[self._target] and self.belief.lost[self._target].max() >= CLEAR):
             return False
         beside = self._beside
         unresolved = self.belief.changed[beside & ~self._is_another]
@@ -324,7 +324,7 @@ class Verification:
     def verdict(self) -> Verdict:
         """What has become of the target."""
         chance = self.belief.lost[self._target]
-        if not self._judged[self._target] or chance.max() < CLEAR:
+        if not (self._judged[self._target] and chance.max() >= CLEAR):
             return Verdict.UNCLEAR
         lost = int(chance.argmax()) - 1
         if lost < 0:

@@ -87,6 +87,7 @@ class VirtualBeam:
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()
         self._place = _ASIDE
+        self._scanning = False
         self._signal: tuple[object, FloatArray, float] | None = None
 
     @property
@@ -131,13 +132,14 @@ class VirtualBeam:
         with self._lock:
             if self.is_blanked:
                 return NO_COUNTS
-            counts = self._count(self._blanker_s)
+            counts = NO_COUNTS if self._scanning else self._count(self._blanker_s)
             self.is_blanked = True
             self._rest()
             return counts
 
     def _rest(self) -> None:
-        self.microscope.rest(None if self.is_blanked else Rest(self._field, self._place, self._column))
+        is_resting = not (self.is_blanked or self._scanning)
+        self.microscope.rest(Rest(self._field, self._place, self._column) if is_resting else None)
 
     def read(self) -> Counts:
         """Return the readings of the next millisecond."""
@@ -191,24 +193,29 @@ class VirtualBeam:
 
     def scan(self, region: Region, dose: float) -> Scan:
         """Scan a part of the field, in whole pixels."""
+        step = self._sampling
+        left, top, right, bottom = np.rint((np.array(region) + step / 2) / step)
+        shape = (int(bottom - top), int(right - left))
+        whole = np.divide(self._field.fov, step)
+        middle = np.array([(left + right) / 2, (top + bottom) / 2]) / whole
+        field = self._field.part((middle[0], middle[1]), (shape[1] / whole[0], shape[0] / whole[1]))
+        dwell_us = dose * step**2 / self._column.electrons(1e-6)
+        line_s = shape[1] * dwell_us * 1e-6
         with self._lock:
-            step = self._sampling
-            left, top, right, bottom = np.rint((np.array(region) + step / 2) / step)
-            shape = (int(bottom - top), int(right - left))
-            whole = np.divide(self._field.fov, step)
-            middle = np.array([(left + right) / 2, (top + bottom) / 2]) / whole
-            field = self._field.part((middle[0], middle[1]), (shape[1] / whole[0], shape[0] / whole[1]))
-            dwell_us = dose * step**2 / self._column.electrons(1e-6)
-            self.microscope.rest(None)
+            self._scanning = True
+            self._rest()
             start = self.now()
             frame = self.microscope.begin_frame(field, shape, dwell_us, self._column)
-            image = self._image(frame)
-            line_s = shape[1] * dwell_us * 1e-6
-            self._clock.advance(shape[0] * line_s * (1 + _FLY_BACK))
-            if not self.is_blanked:
-                self.microscope.expose_scan(frame, shape[0] * shape[1])
-            self._rest()
-            return Scan(image, step, np.array([left, top]) * step, start, line_s, frame.electrons)
+        try:
+            image = self._image(frame)  # takes its time; whoever blanks meanwhile does not wait for it
+        finally:
+            with self._lock:
+                self._scanning = False
+                self._clock.advance(shape[0] * line_s * (1 + _FLY_BACK))
+                if not self.is_blanked:
+                    self.microscope.expose_scan(frame, shape[0] * shape[1])
+                self._rest()
+        return Scan(image, step, np.array([left, top]) * step, start, line_s, frame.electrons)
 
     def _image(self, frame: ScanFrame) -> FloatArray:
         if self.is_blanked:

@@ -61,6 +61,7 @@ class Operation:
             if done:
                 self._finish(None)
             return
+        checks.positive(timeout_s, "The time that an operation may take", checks.MOST_S, "s")
         self._timer = threading.Timer(timeout_s, self._finish, [StemAeError(late or "An operation took too long.")])
         self._timer.daemon = True
         self._timer.start()
@@ -515,19 +516,19 @@ class Drift(_Device):
         row, column = shift_between(self._reference.data, image.data)
         moved = frame.pixels_to_plane((row, column)) - first.pixels_to_plane((0.0, 0.0))
         # The middle of the frame was exposed half a frame ago.
-        self._track.append((image.time_s - frame.seconds / 2, float(moved[0]), float(moved[1])))
+        self._track.append((image.clock_s - frame.seconds / 2, float(moved[0]), float(moved[1])))
         return self._track[-1][1], self._track[-1][2]
 
     def at(self, time_s: float) -> tuple[float, float]:
-        """Return the drift (x, y in Å) at a time (seconds since 1970).
+        """Return the drift (x, y in Å) at a time (seconds of ``time.monotonic()``, like :attr:`Image.clock_s`).
 
         A line through the last two measurements, no further ahead than twice the time between them: two that lie close
-        together say little of the velocity.
+        together say little of the velocity. No further back than the earlier one, either.
         """
         if not self._track:
             return 0.0, 0.0
         (t0, x0, y0), (t1, x1, y1) = self._track[-2] if len(self._track) > 1 else self._track[-1], self._track[-1]
-        ahead = min((time_s - t1) / (t1 - t0), _FARTHEST_AHEAD) if t1 > t0 else 0.0
+        ahead = min(max((time_s - t1) / (t1 - t0), -1.0), _FARTHEST_AHEAD) if t1 > t0 else 0.0
         return x1 + ahead * (x1 - x0), y1 + ahead * (y1 - y0)
 
     def read(self) -> Document:  # noqa: D102

@@ -40,6 +40,10 @@ class BeamAlarm(Exception):  # noqa: N818  (not an error that a run may handle: 
     """The beam was to be off and was not read as off. The message is :attr:`Interlock.alarm`."""
 
 
+class NoBeam(StemAeError):  # noqa: N818
+    """The beam did not come on, and was blanked again."""
+
+
 class Switch(Protocol):
     """What the interlock works with: an :class:`~stem_ae.microscope.instrument.Instrument`, or a part of one.
 
@@ -176,7 +180,7 @@ class Interlock:
         ------
         Cancelled
             If the beam is not to be on: see :meth:`stop`, :meth:`darken`.
-        StemAeError
+        NoBeam
             If it did not come on. It was blanked again.
         BeamAlarm
             If an alarm stands, or the beam could not be blanked again.
@@ -187,7 +191,7 @@ class Interlock:
             with self._gate:
                 self._check(moment)
                 if not has_turn:
-                    raise StemAeError("The blanker is still busy with an earlier command: the beam stays off.")
+                    raise NoBeam("The blanker is still busy with an earlier command: the beam stays off.")
                 self.is_to_be_on = True
             failure, hangs = self._tried(False, moment)
             with self._gate:
@@ -199,7 +203,7 @@ class Interlock:
             self._blank_in_turn()
         if self._moment != moment:
             raise Cancelled("The beam was to be off before it was on.")
-        raise StemAeError(f"The beam did not come on ({failure}), and was blanked again: look at the blanker.")
+        raise NoBeam(f"The beam did not come on ({failure}), and was blanked again: look at the blanker.")
 
     def stop(self, holder: object = STOPPED) -> None:
         """Blank, and let nothing unblank until :meth:`reopen`. Returns at once: look at :attr:`state`.

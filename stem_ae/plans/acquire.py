@@ -188,5 +188,6 @@ class Follower:
 
     def now(self, place: ArrayLike) -> tuple[float, float]:
         """Return where a place of the survey image is by now."""
-        x, y = np.add(np.asarray(place, dtype=float), self._microscope.drift.at(time.time()) if self._every else 0.0)
+        moved = self._microscope.drift.at(time.monotonic()) if self._every else (0.0, 0.0)
+        x, y = np.add(np.asarray(place, dtype=float), moved)
         return float(x), float(y)

@@ -27,7 +27,7 @@ from stem_ae.manipulate.run import Attempt, EjectionRun
 from stem_ae.microscope.devices import Microscope, Operation
 from stem_ae.microscope.frame import Frame, Image
 from stem_ae.microscope.instrument import Cancelled
-from stem_ae.microscope.interlock import Interlock
+from stem_ae.microscope.interlock import BeamAlarm, Interlock
 from stem_ae.plans import stubs
 from stem_ae.plans.stubs import Plan
 
@@ -174,7 +174,7 @@ class Ejector:
             except Interrupted:
                 pass  # the plan waits, and comes back
             except BaseException as error:
-                self._run.reason = self._run.reason or str(error)
+                self._run.failed(error)
                 raise
 
         return Operation(work, _STEP_S, "A survey or an exposure did not end; the beam is blanked.")
@@ -233,6 +233,8 @@ def eject(microscope: Microscope, run: EjectionRun, **settings: Any) -> Plan:
         ejector = Ejector(run)
         while not run.reason and not run.guard.stopped:
             yield from bps.checkpoint()
+            if run.guard.interlock.alarm:
+                raise BeamAlarm(run.guard.interlock.alarm)
             if run.guard.interrupted:
                 yield from bps.sleep(_WAIT_S)
                 continue
