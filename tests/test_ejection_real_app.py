@@ -1,9 +1,5 @@
 """The Eject panel in the real Nion Swift under Xvfb: a row of vacancies, Stop, and a window that closes."""
 
-import importlib.util
-import os
-import pathlib
-import shutil
 import sys
 
 import pytest
@@ -11,19 +7,7 @@ import pytest
 from stem_ae.launch.process import run_scenario
 from stem_ae.manipulate import runlog
 
-pytestmark = [
-    pytest.mark.gui,
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("nion") is None, reason="needs Nion Swift"),
-    pytest.mark.skipif(sys.platform == "linux" and shutil.which("Xvfb") is None, reason="needs Xvfb"),
-]
-
-
-@pytest.fixture(autouse=True)
-def scenarios(monkeypatch):
-    folder = str(pathlib.Path(__file__).parent / "scenarios")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+pytestmark = [pytest.mark.gui, pytest.mark.slow]
 
 
 def run(name, folder, **options):

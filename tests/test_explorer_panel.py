@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -386,13 +384,7 @@ def test_candidates_lie_in_the_region_and_their_patches_in_the_image():
 
 @pytest.mark.gui
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not os.environ.get("CI") and sys.platform == "linux" and shutil.which("Xvfb") is None, reason="Xvfb not installed"
-)
-def test_in_the_real_application_the_explorer_finds_the_pillar(tmp_path, monkeypatch):
-    folder = str(pathlib.Path(__file__).parent / "scenarios")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_in_the_real_application_the_explorer_finds_the_pillar(tmp_path):
     picture = tmp_path / "explorer.png"
     answer = run_scenario(
         "explorer_scenarios:explore", tmp_path / "swift", virtual=sys.platform == "linux", timeout_s=280,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import pathlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -66,6 +68,19 @@ def append(path: pathlib.Path, word: str, after: float = 0.0) -> simulate.Comman
     """A command that leaves one line in a file, as its last act."""
     code = f"import os,time; time.sleep({after}); os.write(os.open('{path}', 1089), b'{word} ')"  # append and create
     return simulate.Command(f'{sys.executable} -S -c "{code}"')
+
+
+@pytest.mark.parametrize("library", [(3, 40, 1), (3, 45, 0)])
+def test_an_old_sqlite_keeps_time_as_a_new_one_does(queue, monkeypatch, library):
+    """Whichever library made the record; 3.45 stands for what this machine has if that has sub-seconds itself."""
+    if library >= (3, 42) > sqlite3.sqlite_version_info:
+        pytest.skip(f"SQLite {sqlite3.sqlite_version} has no sub-seconds")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", library)
+    before = datetime.datetime.now()
+    job = queue.submit(simulate.Command("true"))
+    created = queue.row(job.id).created
+    tolerance = datetime.timedelta(seconds=1.1)  # on Python 3.11 dbos counts whole seconds
+    assert before - tolerance < created < datetime.datetime.now() + tolerance
 
 
 def test_submit_without_worker_is_durable_and_quick(queue, tmp_path):

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -19,24 +17,6 @@ from stem_ae.launch.order import Order
 from stem_ae.palette import PALETTE
 
 pytestmark = [pytest.mark.gui, pytest.mark.slow]
-
-
-@pytest.fixture(autouse=True)
-def scenarios(monkeypatch):
-    """Make the scenarios importable in Swift; where the window cannot be shown, skip, but never in CI."""
-    missing = [
-        what
-        for what, there in (
-            ("Nion Swift", importlib.util.find_spec("nion") is not None),
-            ("Xvfb", sys.platform != "linux" or shutil.which("Xvfb") is not None),
-        )
-        if not there
-    ]
-    if missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{' and '.join(missing)} not installed")
-    folder = str(pathlib.Path(__file__).parent / "scenarios")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def run(name, folder, timeout_s=60, **options):

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -533,12 +532,8 @@ def test_the_table_draws_every_state_in_little_time(swift):
 
 @pytest.mark.gui
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "linux" and not shutil.which("Xvfb"), reason="Xvfb is not installed")
 def test_in_the_real_application_a_scanned_dopant_comes_back_relaxed(tmp_path, monkeypatch):
     """From a scan of the simulated microscope through the networks to a relaxation, drawn on its frame."""
-    folder = str(pathlib.Path(__file__).parent / "scenarios")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     try:
         said = run_scenario(
