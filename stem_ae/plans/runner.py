@@ -226,7 +226,8 @@ class Runner:
         sentence = _sentence(error)
         if sentence is None:
             logging.getLogger(__name__).error("A run failed:\n%s", "".join(traceback.format_exception(error)))
-            sentence = f"The run failed unexpectedly ({type(error).__name__}: {error}); the log has the details."
+            first = _chain(error)[-1]  # bluesky's own, around it, says only that something has failed
+            sentence = f"The run failed unexpectedly ({type(first).__name__}: {first}); the log has the details."
         self.error = sentence
 
     def _leave(self, writer: DocumentWriter | None) -> None:
