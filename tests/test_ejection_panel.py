@@ -2,115 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import time
-import unittest
 
 import numpy as np
 import pytest
 
 pytest.importorskip("nion.instrumentation")
 
-from nion.instrumentation.test import AcquisitionTestContext
-from nion.swift import DisplayPanel, Facade
-from nion.swift.test import TestContext
-from nion.ui import DrawingContext
+from nion.swift import DisplayPanel
 from nion.utils import Geometry
 
-import nionswift_plugin.stem_ae_ui as plugin
-from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
-from nionswift_plugin.stem_ae_ui import atoms_panel, ejection_panel
 from nionswift_plugin.stem_ae_ui.ejection_choice import AREA, CLICK, PATTERN, PICKS, ROW, ZONE
 from nionswift_plugin.stem_ae_ui.ejection_intent import MOVE
-from stem_ae import elit
-from stem_ae.imaging.specimens import graphene, mos2
+from stem_ae.imaging.specimens import graphene
 from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.manipulate import runlog
-
-Facade.initialize()
+from tests.ejection_rig import headless
 
 FOV_A, PIXELS = 40.0, 200
 
 
-load = functools.cache(elit.load)
-
-
-class Swift:
-    """Headless Swift with the simulated microscope; the live frame's atoms are found by the real networks."""
-
-    def __init__(self, folder) -> None:
-        specimen = mos2((60.0, 60.0), 0.0, 0.0)
-        conditions = Conditions(drift=(1 / 60, 0.0), damage=False)
-        self.simulator = AtomicMicroscope(str(folder), specimen=specimen, conditions=conditions, seed=2)
-        self.simulator.instrument.SetVal("BeamCurrent", 60e-12)
-        self.context = AcquisitionTestContext.test_context(self.simulator, is_both_cameras=True, is_app=True)
-        self.window, self.scan = self.context.document_controller, self.context.scan_hardware_source
-        panels = {panel.panel_id: panel for panel in self.window.workspace_controller.dock_panels}
-        self.atoms = panels["stem-ae-atoms-panel"].model
-        self.panel = panels["stem-ae-ejection-panel"]
-        self.model = self.panel.model
-        p = self.scan.get_current_frame_parameters()
-        p.pixel_size, p.fov_nm, p.pixel_time_us = Geometry.IntSize(PIXELS, PIXELS), FOV_A / 10, 1.0
-        self.scan.set_current_frame_parameters(p)
-
-    @property
-    def is_blanked(self):
-        return bool(self.simulator.instrument.GetVal("C_Blank"))
-
-    def pump(self, condition, timeout=60.0) -> None:
-        end = time.monotonic() + timeout
-        while not condition() and time.monotonic() < end:
-            self.window.periodic()
-            time.sleep(0.003)
-        assert condition(), self.model.texts
-
-    def look(self, model="mos2") -> None:
-        """Scan until the atoms are known, with the scan left running."""
-        self.atoms.model_index = self.atoms.model_names.index(model)
-        self.atoms.start()
-        self.scan.start_playing()
-        self.pump(lambda: self.atoms.newest is not None)
-        self.model.follow()
-
-    def scan_item(self):
-        return self.window.document_model.get_data_item_reference(f"{self.scan.hardware_source_id}_a").data_item
-
-    def column(self, species, x, y):
-        """Return the found column of a class next to a place."""
-        atoms = self.atoms.newest.atoms
-        here = atoms.positions[[name == species for name in atoms.symbols]]
-        return here[np.argmin(np.linalg.norm(here - (x, y), axis=1))]
-
-    def drawn(self):
-        display = self.window.workspace_controller.display_panels[0].display_canvas_item
-        display.layout_immediate(Geometry.IntSize(640, 640))
-        context = DrawingContext.DrawingContext()
-        display.repaint_immediate(context, display.canvas_size)
-        return [command for command in context.commands if command[0] in ("fillText", "arc")]
-
-
 @pytest.fixture
-def swift(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ejection_panel.platformdirs, "user_data_dir", lambda name: str(tmp_path / "data"))
-    names = lambda: ["mos2", "graphene"]  # noqa: E731
-    monkeypatch.setattr(
-        atoms_panel, "AtomsModel", functools.partial(atoms_panel.AtomsModel, load=load, names=names)
-    )
-    monkeypatch.setattr(
-        ejection_panel, "EjectionModel", functools.partial(ejection_panel.EjectionModel, load=load)
-    )
-    AcquisitionTestContext.begin_leaks()
-    setup = TestContext.TestSetup(set_global=True)
-    plugin.run()
-    swift = Swift(tmp_path)
-    with swift.context:
+def swift(tmp_path):
+    with headless(tmp_path) as swift:
         yield swift
-        swift.scan.abort_playing(sync_timeout=5.0)
-    plugin.stop()
-    swift.__dict__.clear()
-    del setup
-    AcquisitionTestContext.end_leaks(unittest.TestCase())
 
 
 def test_targets_are_chosen_by_clicks_rows_areas_patterns_and_lists(swift, tmp_path):

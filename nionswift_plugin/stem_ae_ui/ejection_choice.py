@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -12,6 +13,10 @@ from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.manipulate import targets
 from stem_ae.manipulate.aim import Track, common_shift, repeat_distance
+from stem_ae.manipulate.relocate import relocated
+from stem_ae.structure.region import in_polygon
+
+from .ejection_fates import Fate, Plan
 
 FloatArray = NDArray[np.float64]
 
@@ -21,8 +26,11 @@ CLICK, ROW, AREA, PATTERN, ZONE = range(len(PICKS))
 LADDERS = (("S2", "S1", ""), ("C", ""), ("Si", "C"))
 """What becomes of a column: atoms leave one by one; a carbon takes the place of a dopant that leaves graphene."""
 
-_CLOSE = 0.9  # Å: a click this close to an atom means it; polygons end this close to their first corner
+SAME_ATOM = 0.9
+"""Å: an atom this close to a place is the one that is meant; polygons end twice as close to their first corner."""
 _SAME, _AGREE = 0.5, 0.7  # Å; the fraction of atoms that have to be this close to where they were, drift aside
+_WANDERED = 20.0  # Å: how far the specimen may have gone since a run of some time ago
+_UNSTEADY = 0.02  # Å/s: how much the drift's velocity may have changed since it was measured
 
 
 class Choice:
@@ -35,6 +43,12 @@ class Choice:
         self.atoms = Atoms2D.empty(("",), (1, 1), 1.0)
         self.sites: FloatArray = np.zeros((0, 2))
         """Targets in order, ``(K, 2)``."""
+        self.fates: list[Fate] = []
+        """What has become of each target."""
+        self.elsewhere = ""
+        """Why the targets are not in the newest image; empty if they are."""
+        self.doubt = ""
+        """Why they may be on wrong atoms; a person has to look, see :meth:`confirm`."""
         self.zones: list[FloatArray] = []
         """Corners of each forbidden zone."""
         self.drawn: list[FloatArray] = []
@@ -48,26 +62,48 @@ class Choice:
         """The specimen's drift, as the frames have shown it."""
         self._repeat = 0.0
         self._shift = self._ahead = np.zeros(2)  # since tracking began; beyond the last frame
+        self._field: object = None
 
     # --- following the specimen -------------------------------------------------------------------------------------
 
-    def follow(self, atoms: Atoms2D, time_s: float) -> bool:
+    def follow(self, atoms: Atoms2D, time_s: float, field: object = None) -> bool:
         """Take newer atoms up, with the targets on their columns, and return whether it could be done.
 
-        Another field, or a dark frame, is not taken up as long as there are targets.
+        Another field, another specimen, or a dark frame is not taken up as long as there are targets.
 
         Parameters
         ----------
         atoms : Atoms2D
             What was found in the newest image.
         time_s : float
-            When that was taken, in seconds since 1970.
+            When that was taken, in seconds of a clock that nobody sets.
+        field
+            Where scan and stage were: anything that is equal as long as they are not moved.
         """
         before = self.atoms
         same_field = atoms.shape == before.shape and np.allclose(atoms.sampling, before.sampling, rtol=0.01)
-        shift = self._shift_of(atoms, time_s) if same_field else None
-        if shift is None and len(self.sites):
-            return False
+        same_field = same_field and field == self._field
+        if len(self.sites):
+            shift = self._shift_of(atoms, time_s) if same_field else None
+            if shift is None:
+                if len(atoms) or not same_field:  # otherwise the frame is dark
+                    self.elsewhere = self._other("specimen" if same_field else "field")
+                return False
+        else:
+            shift = self._shift_of(atoms, time_s) if same_field and not self.is_lost(time_s) else None
+        self.elsewhere = ""
+        self._take(atoms, time_s, shift)
+        self._field = field
+        return True
+
+    def _other(self, what: str) -> str:
+        return (
+            f"The image shows another {what} than the targets were chosen in: go back there, or choose again (that "
+            "drops the old ones)."
+        )
+
+    def _take(self, atoms: Atoms2D, time_s: float, shift: FloatArray | None) -> None:
+        """Take newer atoms up, given how far the specimen has moved since the last ones."""
         self.atoms = atoms
         if shift is None or self.is_lost(time_s):
             self._track_anew(time_s)
@@ -78,7 +114,6 @@ class Choice:
             self._move(shift - self._ahead)
             self._ahead = np.zeros(2)
             self.sites = np.array([self.snapped(site) for site in self.sites]).reshape(-1, 2)
-        return True
 
     def _track_anew(self, time_s: float) -> None:
         self.track, self._shift = Track(), np.zeros(2)
@@ -90,25 +125,122 @@ class Choice:
         before = self.atoms.positions
         if not len(atoms) or not len(before):
             return None
-        unseen_s = 0.0 if self.is_lost(time_s) else time_s - self.track.now.time_s
+        unseen_s = max(time_s - self.track.now.time_s, 0.0)
+        if self.is_lost(time_s):
+            return self._found_again(atoms, unseen_s)
         expected = self.track.now.velocity * unseen_s
         shift: FloatArray = expected + common_shift(atoms.positions - expected, before, self._repeat / 2)
         distance, _ = cKDTree(atoms.positions).query(before + shift)
         return shift if np.mean(distance < _SAME) > _AGREE else None
 
+    def _found_again(self, atoms: Atoms2D, unseen_s: float) -> FloatArray | None:
+        """Return how far the specimen has moved while nobody looked for so long that it may be the next column."""
+        velocity_deviation = float(np.hypot(self.track.velocity_deviation, _UNSTEADY))
+        deviation = min(velocity_deviation * unseen_s, _WANDERED)
+        expected = np.clip(self.track.now.velocity * unseen_s, -_WANDERED, _WANDERED)
+        place = relocated(self.atoms, atoms, deviation, expected)
+        if place is None:
+            return None
+        if place.is_certain:
+            return place.shift
+        self.doubt = f"Nobody has seen the specimen for {unseen_s:.0f} s"
+        return place.nearest
+
     def is_lost(self, time_s: float) -> bool:
         """Return whether the specimen may have moved to the next column since the last frame."""
-        return time_s - self.track.now.time_s > self.track.lost_after_s(self._repeat)
+        unseen_s = time_s - self.track.now.time_s
+        return not 0.0 <= unseen_s <= self.track.lost_after_s(self._repeat)
+
+    @property
+    def repeat(self) -> float:
+        """After how many Å the specimen looks the same."""
+        return self._repeat
 
     def expect(self, time_s: float) -> None:
         """Move the targets to where they are by now, as far as the drift is known."""
-        ahead = self.track.now.velocity * (time_s - self.track.now.time_s)
+        unseen_s = min(max(time_s - self.track.now.time_s, 0.0), self.track.lost_after_s(self._repeat))
+        ahead = self.track.now.velocity * unseen_s
         self._move(ahead - self._ahead)
         self._ahead = ahead
 
     def _move(self, shift: FloatArray) -> None:
         self.sites = self.sites + shift
         self.zones = [zone + shift for zone in self.zones]
+
+    def confirm(self) -> None:
+        """Take it from a person that the targets are on the right atoms."""
+        self.doubt = ""
+
+    def go_on_after(self, atoms: Atoms2D, shift: FloatArray, drift: Track, time_s: float) -> None:
+        """Go on after a run that has followed the specimen.
+
+        Parameters
+        ----------
+        atoms : Atoms2D
+            The specimen as the run knows it, in Å of the image in which it began.
+        shift : (2,) array
+            How far the specimen has moved since.
+        drift : Track
+            What is known of its velocity.
+        time_s : float
+            Now, as in :meth:`follow`.
+        """
+        self._move(shift - self._ahead)
+        self._ahead = np.zeros(2)
+        self.atoms = dataclasses.replace(atoms, positions=atoms.positions + shift)
+        self._repeat = repeat_distance(self.atoms) if len(self.atoms) else 0.0
+        self.track, self._shift = Track(drift.velocity_deviation, velocity=drift.now.velocity), np.zeros(2)
+        self.track.add(time_s, self._shift)
+
+    def take_up(self, plan: Plan) -> str:
+        """Choose the targets of a run that was stopped or has crashed, and return what there is to say.
+
+        Raises
+        ------
+        StemAeError
+            If the newest image does not show the place.
+        """
+        place = relocated(plan.specimen(), self.atoms, _WANDERED) if len(self.atoms) else None
+        if place is None:
+            raise StemAeError(
+                "The newest image does not show the place of that run: scan there with the Atoms panel running, at the "
+                "same magnification and rotation, and press again."
+            )
+        shift = place.shift if place.is_certain else place.nearest
+        self.doubt = "" if place.is_certain else f"The run of {plan.started.astimezone():%H:%M} was some time ago"
+        self.sites = np.array([self.snapped(site) for site in plan.sites + shift]).reshape(-1, 2)
+        self.fates, self.zones, self.drawn = list(plan.fates), [zone + shift for zone in plan.zones], []
+        self._ahead, self.elsewhere = np.zeros(2), ""
+        return f"{plan.done} of {len(plan.sites)} are done. Arm, then Run goes on with the rest."
+
+    # --- what is left to do -----------------------------------------------------------------------------------------
+
+    def rest(self, once: bool, again: bool) -> list[int]:
+        """Return the targets that a run is about: those that nothing has left yet.
+
+        Parameters
+        ----------
+        once : bool
+            Leave out those that were tried as well.
+        again : bool
+            Take all of them, whatever was done.
+        """
+        return [k for k, fate in enumerate(self.fates) if again or not (self.has_left(k) or (once and fate.tried))]
+
+    def has_left(self, target: int) -> bool:
+        """Return whether an atom has left a target: as a run has found, or as the image shows if that was cut off."""
+        fate = self.fates[target]
+        return fate.left or (fate.state == "unclear" and self.species_at(self.sites[target]) != fate.species)
+
+    def told(self, target: int) -> Fate:
+        """Return what to say of a target: its fate, and what the newest image shows if that says more."""
+        fate, now = self.fates[target], self.species_at(self.sites[target])
+        if fate.state == "unclear":
+            seen = f"now {now}" if now else "no atom found here now"
+            return fate.now(fate.state, f"{fate.detail}, {seen}")
+        if fate.state == "waiting" and not now:
+            return fate.now("waiting", "no atom found here")
+        return fate
 
     # --- choosing ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +278,7 @@ class Choice:
             return self.add(
                 targets.along_line(self.atoms, self.candidates(), start, point, every=self._period()[0])
             )
-        if len(self.drawn) > 2 and np.linalg.norm(point - self.drawn[0]) < 2 * _CLOSE:
+        if len(self.drawn) > 2 and np.linalg.norm(point - self.drawn[0]) < 2 * SAME_ATOM:
             return self._end_polygon()
         self.drawn.append(point)
         more = "its other end" if self.pick == ROW else "the next corner; the first one again to end"
@@ -162,14 +294,14 @@ class Choice:
     def _toggle(self, point: FloatArray) -> str:
         position = self.atoms.positions[self._atom_at(point)]
         away = np.linalg.norm(self.sites - position, axis=1)
-        if np.any(away < _CLOSE):
-            return self._set_sites(self.sites[away >= _CLOSE])
+        if np.any(away < SAME_ATOM):
+            return self._set_sites(self.sites[away >= SAME_ATOM])
         return self._set_sites(np.vstack([self.sites, position]))
 
     def _atom_at(self, point: FloatArray) -> int:
         candidates = self.candidates()
         away = np.linalg.norm(self.atoms.positions[candidates] - point, axis=1)
-        if away.min() > _CLOSE:
+        if away.min() > SAME_ATOM:
             raise StemAeError(f"There is no {self.species} here: click on one.")
         return int(candidates[away.argmin()])
 
@@ -187,38 +319,50 @@ class Choice:
 
     def clear(self) -> None:
         """Choose none, and forbid nothing."""
-        self.zones, self.drawn, self.sites = [], [], np.zeros((0, 2))
+        self.zones, self.drawn, self.sites, self.fates = [], [], np.zeros((0, 2)), []
+        self.elsewhere = self.doubt = ""
 
     def add(self, chosen: NDArray[np.int64]) -> str:
         """Choose more atoms, given by their indices."""
         new = self.atoms.positions[chosen]
         if len(self.sites):
-            new = new[np.linalg.norm(new[:, None] - self.sites, axis=2).min(axis=1) > _CLOSE]
+            new = new[np.linalg.norm(new[:, None] - self.sites, axis=2).min(axis=1) > SAME_ATOM]
         return self._set_sites(np.vstack([self.sites, new]))
 
     def _set_sites(self, sites: FloatArray) -> str:
         """Take these as the targets, without those in forbidden zones, in the shortest order."""
-        index = np.array([self.nearest(site) for site in sites], np.int64)
-        kept = sites[np.isin(index, targets.outside(self.atoms, index, self.zones))] if len(index) else sites
+        known = {tuple(site): fate for site, fate in zip(self.sites.tolist(), self.fates, strict=True)}
+        allowed = np.ones(len(sites), bool)
+        for zone in self.zones:
+            allowed &= ~in_polygon(sites, zone)
+        kept = sites[allowed]
         self.sites = kept[targets.shortest_path(kept)] if len(kept) else kept
+        self.fates = [known.get(tuple(site), Fate(self.species_at(np.array(site)))) for site in self.sites.tolist()]
         left_out = len(sites) - len(kept)
         return f"{left_out} in forbidden zones left out." if left_out else ""
 
     # --- atoms at places --------------------------------------------------------------------------------------------
 
-    def nearest(self, position: FloatArray) -> int:
-        """Return the atom that is nearest to a position."""
-        return int(np.argmin(np.linalg.norm(self.atoms.positions - position, axis=1)))
+    def _nearest(self, position: FloatArray) -> int | None:
+        """Return the atom at a position; None if there is none so close that it is the one that is meant."""
+        if not len(self.atoms):
+            return None
+        away = np.linalg.norm(self.atoms.positions - position, axis=1)
+        return int(away.argmin()) if away.min() < SAME_ATOM else None
 
     def species_at(self, position: FloatArray) -> str:
-        """Return the class of the atom nearest to a position."""
-        return self.atoms.symbols[self.nearest(position)] if len(self.atoms) else ""
+        """Return the class of the atom at a position; empty if there is none."""
+        nearest = self._nearest(position)
+        return "" if nearest is None else self.atoms.symbols[nearest]
 
     def snapped(self, position: FloatArray, strict: bool = False) -> FloatArray:
         """Return the position of the atom that is meant; the position itself if there is none, unless ``strict``."""
-        found: FloatArray = self.atoms.positions[self.nearest(position)]
-        if np.linalg.norm(found - position) < _CLOSE:
+        nearest = self._nearest(position)
+        if nearest is not None:
+            found: FloatArray = self.atoms.positions[nearest]
             return found
         if strict:
             raise StemAeError(f"There is no atom at ({position[0]:.1f}, {position[1]:.1f}) Å: check the list.")
         return position
+
+

@@ -32,9 +32,9 @@ from stem_ae.manipulate.beam import READING_S, Scan
 from stem_ae.manipulate.columns import measured_blur
 from stem_ae.manipulate.levels import signal_levels, weights_from_frame
 from stem_ae.structure.material import material_for
-from stem_ae.structure.region import select
+from stem_ae.structure.region import in_polygon
 
-from .ejection_choice import Choice
+from .ejection_choice import SAME_ATOM, Choice
 
 FloatArray = NDArray[np.float64]
 
@@ -70,6 +70,8 @@ class Intent:
         What was found.
     sites : (K, 2) array
         Targets in order, in Å.
+    finished : (M, 2) array
+        Other targets, which were done before.
     zones : tuple of (n, 2) array
         Forbidden ones.
     ladder : tuple of str
@@ -88,6 +90,7 @@ class Intent:
 
     atoms: Atoms2D
     sites: FloatArray
+    finished: FloatArray
     zones: tuple[FloatArray, ...]
     ladder: tuple[str, ...]
     policy: int
@@ -97,12 +100,17 @@ class Intent:
     source_sigma: float = SOURCE_SIGMA
 
     @classmethod
-    def of(cls, choice: Choice, policy: int, timeout_s: float, limits: Limits, column: Column) -> Intent:
-        """Return what is intended with what was chosen."""
+    def of(
+        cls, choice: Choice, which: list[int], policy: int, timeout_s: float, limits: Limits, column: Column
+    ) -> Intent:
+        """Return what is intended with what was chosen; ``which`` says with which of the targets."""
         if not len(choice.sites):
             raise StemAeError("There are no targets: choose some atoms.")
         sites, zones = choice.sites.copy(), tuple(choice.zones)
-        return cls(choice.atoms, sites, zones, choice.ladder, policy, timeout_s, limits, column)
+        others = np.setdiff1d(np.arange(len(sites)), which)
+        return cls(
+            choice.atoms, sites[which], sites[others], zones, choice.ladder, policy, timeout_s, limits, column
+        )
 
     def settings(self) -> RunSettings:
         """Return how to expose, aim and look."""
@@ -127,18 +135,21 @@ class Intent:
         """Return the moves; dopants in forbidden zones are not on the way of anything."""
         if _DOPANT not in self.atoms.species or _HOST not in self.atoms.species:
             raise StemAeError(f"There is no {_DOPANT} in {_HOST} that could be moved here: choose another policy.")
-        return MoveDopants(self._free_sites(), self.sites, dopant=_DOPANT, host=_HOST)
+        return MoveDopants(self._free_sites(), self.sites, self.finished, _DOPANT, _HOST)
 
     def _free_sites(self) -> FloatArray:
         """Return where atoms are outside the forbidden zones."""
         free = np.ones(len(self.atoms), bool)
         for zone in self.zones:
-            free &= ~select(self.atoms, zone)
+            free &= ~in_polygon(self.atoms.positions, zone)
         return self.atoms.positions[free]
 
     def _index(self) -> list[int]:
-        distance = np.linalg.norm(self.atoms.positions - self.sites[:, None], axis=2)
-        index: list[int] = distance.argmin(axis=1).tolist()
+        """Return the atoms at the targets; at the image's edge one may not have been found."""
+        distance, nearest = cKDTree(self.atoms.positions).query(self.sites, distance_upper_bound=SAME_ATOM)
+        index: list[int] = nearest[np.isfinite(distance)].tolist()
+        if not index:
+            raise StemAeError("No atom was found at any of the targets: look at the image, or choose again.")
         return index
 
     @property

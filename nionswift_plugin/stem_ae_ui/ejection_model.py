@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections.abc
-import contextlib
 import dataclasses
 import datetime
 import functools
+import logging
 import pathlib
 import threading
 import time
@@ -15,43 +15,37 @@ import typing
 import numpy as np
 from nion.swift import DocumentController
 from nion.swift.model import DataItem
-from nion.utils import ListModel, Observable, Registry
+from nion.utils import ListModel, Observable
 from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.elit import remote
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.virtual_microscope import Beam as Column
-from stem_ae.imaging.virtual_microscope import Conditions
-from stem_ae.manipulate import (
-    EjectionRun,
-    Exposure,
-    Limits,
-    RunLog,
-    rehearsal,
-    runlog,
-)  # fmt: skip
+from stem_ae.manipulate import EjectionRun, Limits, runlog
 from stem_ae.manipulate.beam import Scan
 from stem_ae.manipulate.run import AROUND, Find
 
-from . import ejection_pictures, keeping
+from . import ejection_fates, ejection_pictures, keeping
+from .beam_watch import WATCH
 from .canvas import Overlays
 from .clicks import Clicks
 from .ejection_choice import Choice
-from .ejection_intent import UNTIL, USUAL, Intent, measured_source, number
+from .ejection_conduct import Conduct
+from .ejection_estimate import Estimate
+from .ejection_fates import Fate, Plan
+from .ejection_field import Field, control
+from .ejection_intent import ONCE, UNTIL, USUAL, Intent, number
 from .ejection_news import News
 from .ejection_overlay import RADIUS, TargetMarks, targets_and_legend
+from .ejection_start import Staged, staged_rehearsal, staged_run, warm_up
 from .ejection_survey import SurveyItem
-from .ejection_texts import BAD, GOOD, OFF, WAITING, TargetRow, Texts
+from .ejection_texts import Situation, TargetRow, Texts
+from .presence import Presence
 
 FloatArray = NDArray[np.float64]
 
 UPDATE_TASK = "stem_ae eject update"
-
-_GUESSED_DRIFT = (1 / 60, 0.0)  # Å/s in rehearsals: that of a good stage, as long as the real one is not known
-_MEASURED_S = 60.0  # the beam's source is taken to be the same for so long
-_KNOWN = 0.02  # Å/s: ... better than this
-
 
 def _option(name: str) -> property:
     """Return a property that is one of the typed options; a change is estimated anew."""
@@ -106,38 +100,39 @@ class EjectionModel(Observable.Observable):
         self.rows: ListModel.ListModel[TargetRow] = ListModel.ListModel()
         self.species_names: list[str] = []
         self.__policy_index = UNTIL
+        self.__again = False
         self.trace = ejection_pictures.no_trace()
         self.patches = ejection_pictures.before_and_after(None, None)
         self.dose_percent = 0
         self.__snapshot: keeping.Snapshot | None = None
+        self.__seen: tuple[datetime.datetime, float] | None = None  # the newest frame's time stamp, and when it came
         self.__choice = Choice()
-        self.__note = self.__estimate = self.__warning = ""
-        self.__source: tuple[float, Column, float] | None = None  # when it was measured, with which settings, Å
-        self.__estimating = 0
+        self.__note = ""
         self.__lock = threading.Lock()
         self.__closed = False
-        self.__run: EjectionRun | None = None
-        self.__runner: typing.Any = None
-        self.__is_rehearsal = False
-        self.__thread: threading.Thread | None = None
+        self.__estimate = Estimate(self.__ask_for_update)
+        self.__conduct = Conduct(lambda: f"Eject · {self.__situation.status()[0]}")
         self.__limits = Limits()
-        self.__armed_until = 0.0
         self.__news: News | None = None
-        self.__survey_item = SurveyItem(window)
+        self.__has_failed = False
+        self.__offer: Plan | None = None
+        self.__survey_items = {False: SurveyItem(window, "survey"), True: SurveyItem(window, "rehearsal")}
+        self.__presence = Presence(window, self.__is_image, lambda what: self.leave(what))
         self.__overlays = Overlays(window, self.__marks_for, targets_and_legend)
         self.__clicks = Clicks(window, self.__clickable, self.__clicked)
+        self.__find_offer()
 
     def close(self) -> None:
         """Blank if a run is under way, and let go of everything."""
-        self.stop()
+        self.__conduct.close()
         with self.__lock:
             self.__closed = True
+        self.__presence.end()
         self.__window.clear_task(UPDATE_TASK)
-        if thread := self.__thread:
-            thread.join(5.0)
         self.__process.close()
         self.__clicks.close()
-        self.__survey_item.stop()
+        for survey_item in self.__survey_items.values():
+            survey_item.stop()
         self.__overlays.close()
 
     # --- choices ----------------------------------------------------------------------------------------------------
@@ -194,9 +189,26 @@ class EjectionModel(Observable.Observable):
             self.estimate()
 
     @property
+    def again(self) -> bool:
+        """Whether the next run takes targets that are done as well."""
+        return self.__again
+
+    @again.setter
+    def again(self, again: bool | None) -> None:
+        if again is not None and again != self.__again:
+            self.__again = again
+            self.notify_property_changed("again")
+            self.estimate()
+
+    @property
     def can_choose(self) -> bool:
         """Whether targets can be changed now."""
         return self.__run is None
+
+    @property
+    def can_confirm(self) -> bool:
+        """Whether somebody has to look whether the targets are on the right atoms."""
+        return bool(self.__choice.doubt) and self.__run is None
 
     @property
     def is_running(self) -> bool:
@@ -206,7 +218,16 @@ class EjectionModel(Observable.Observable):
     @property
     def is_paused(self) -> bool:
         """Whether it waits."""
-        return self.__run is not None and self.__run.guard.paused
+        return self.__conduct.is_paused
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the beam may be fired, or is."""
+        return self.__conduct.is_live
+
+    @property
+    def __run(self) -> EjectionRun | None:
+        return self.__conduct.run
 
     @property
     def sites(self) -> FloatArray:
@@ -215,37 +236,79 @@ class EjectionModel(Observable.Observable):
 
     @property
     def states(self) -> list[str]:
-        """State of each target."""
-        return [self.__state_of(k)[0] for k in range(len(self.sites))]
+        """State of each target; of a rehearsal, if that was the last thing to happen."""
+        return [fate.state for fate in self.__told()]
 
-    def __state_of(self, target: int) -> tuple[str, str]:
-        return self.__news.state(target) if self.__news else ("waiting", "")
+    @property
+    def __is_rehearsed(self) -> bool:
+        """Whether what is told of the targets has not really happened."""
+        return self.__news is not None and self.__conduct.is_rehearsal
+
+    def __told(self) -> list[Fate]:
+        """Return what to say of each target."""
+        news = self.__news
+        if news is not None and self.__run is not None:
+            return news.fates
+        if news is not None and self.__is_rehearsed:
+            return [fate.settled() for fate in news.fates]
+        return [self.__choice.told(k) for k in range(len(self.sites))]
 
     # --- targets ----------------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
         """Take the newest frame up; targets that were chosen stay on their columns."""
         snapshot = self.__newest()
-        if self.__run is not None or snapshot is None or self.__same_frame(snapshot):
+        if self.__is_under_way_for_real or snapshot is None or self.__same_frame(snapshot):
             return
-        if not self.__choice.follow(snapshot.atoms, _seconds(snapshot.origin.timestamp)):
+        stamp = snapshot.origin.timestamp
+        if self.__seen is None or self.__seen[0] != stamp:  # looking again at a frame makes it no younger
+            self.__seen = stamp, snapshot.result.frame.ready
+        was_elsewhere, was_doubtful = self.__choice.elsewhere, self.__choice.doubt
+        taken = self.__choice.follow(snapshot.atoms, self.__seen[1], Field.of(snapshot))
+        if (self.__choice.elsewhere, self.__choice.doubt) != (was_elsewhere, was_doubtful):
+            if self.__conduct.is_live and (self.__choice.elsewhere or self.__choice.doubt):
+                self.leave("the image shows something else")
+            self.notify_property_changed("can_confirm")
+            self.__show()
+        if not taken:
             return
         self.__snapshot = snapshot
         names = self.__choice.species_names
         if names != self.species_names:
-            self.species_names, self.__choice.species = names, names[0] if names else ""
+            self.species_names = names
+            self.__choice.species = self.__choice.species if self.__choice.species in names else next(iter(names), "")
             self.notify_property_changed("species_names")
             self.notify_property_changed("species_index")
         self.__show()
 
+    @property
+    def __is_under_way_for_real(self) -> bool:
+        return self.__run is not None and not self.__conduct.is_rehearsal
+
     def __same_frame(self, snapshot: keeping.Snapshot) -> bool:
         return self.__snapshot is not None and snapshot.result is self.__snapshot.result
+
+    def __age_s(self) -> float:
+        """Return how old the newest frame is, by a clock that nobody sets and by its time stamp, whichever is more."""
+        if self.__seen is None:
+            return float("inf")
+        stamp, ready = self.__seen
+        by_stamp = time.time() - stamp.replace(tzinfo=datetime.UTC).timestamp()
+        return max(time.perf_counter() - ready, by_stamp)
+
+    def __choose_anew(self) -> None:
+        """Take the newest frame up before targets are chosen; those of another place are dropped."""
+        self.follow()
+        if self.__choice.elsewhere:
+            self.__choice.clear()
+            self.__snapshot = None
+            self.follow()
 
     def __clickable(self) -> DataItem.DataItem | None:
         """Return the image of the newest atoms while clicks on it choose."""
         if self.__run is not None or not self.is_choosing:
             return None
-        self.follow()
+        self.__choose_anew()
         return self.__shown_item()
 
     def __clicked(self, x: float, y: float) -> None:
@@ -259,8 +322,12 @@ class EjectionModel(Observable.Observable):
         """Let clicks on the image choose targets, or not."""
         self.is_choosing, self.__choice.drawn = on, []
         self.notify_property_changed("is_choosing")
-        self.follow()
-        self.__guarded(self.__choice.candidates) if on else self.__show()
+        if on:
+            self.__choose_anew()
+            self.__guarded(self.__choice.candidates)
+        else:
+            self.follow()
+            self.__show()
 
     def click(self, x: float, y: float) -> None:
         """Choose at a place of the newest image, in Å, as ``pick_index`` says."""
@@ -268,79 +335,86 @@ class EjectionModel(Observable.Observable):
 
     def choose_all(self) -> None:
         """Choose all atoms of the class."""
-        self.follow()
+        self.__choose_anew()
         self.__guarded(lambda: self.__chosen(self.__choice.add(self.__choice.candidates())))
 
     def read(self, path: str) -> None:
         """Choose the atoms that a list names."""
-        self.follow()
+        self.__choose_anew()
         self.__guarded(lambda: self.__chosen(self.__choice.read(path)))
 
     def clear(self) -> None:
         """Choose none, and forbid nothing."""
         self.__choice.clear()
+        self.__find_offer()
         self.__chosen("")
 
+    def confirm(self) -> None:
+        """Take it from the user that the targets are on the right atoms."""
+        self.__choice.confirm()
+        self.notify_property_changed("can_confirm")
+        self.__say("")
+
     def __chosen(self, note: str) -> None:
-        """Show what is chosen now; what has become of earlier targets is past."""
+        """Show what is chosen now; pictures and marks of an earlier run are past, what was done stays done."""
         self.__news = None
+        self.__has_failed = False
+        self.notify_property_changed("can_confirm")
         self.__say(note)
         self.estimate()
+
+    # --- going on with an earlier run -------------------------------------------------------------------------------
+
+    def __find_offer(self) -> None:
+        """Look, aside, for a run that could be gone on with: its log may be long."""
+
+        def look() -> None:
+            plan = ejection_fates.unfinished(self.__folder)
+            with self.__lock:
+                self.__offer = plan
+            self.__ask_for_update()
+
+        threading.Thread(target=look, daemon=True, name="stem_ae eject offer").start()
+
+    def go_on(self) -> None:
+        """Choose the targets of the last run, and know which of them are done."""
+        self.follow()
+        self.__guarded(self.__take_up)
+
+    def __take_up(self) -> None:
+        if self.__offer is None or self.__run is not None:
+            return
+        note, plan = self.__choice.take_up(self.__offer), self.__offer
+        for name in USUAL[UNTIL]:
+            setattr(self, name, str(plan.options.get(name, self._options[name])))
+        self.current = str(plan.options.get("current", ""))
+        self.policy_index = plan.options.get("policy", self.__policy_index)
+        if plan.options.get("species") in self.species_names:
+            self.species_index = self.species_names.index(plan.options["species"])
+        self.__chosen(note)
 
     # --- what it will cost ------------------------------------------------------------------------------------------
 
     def estimate(self) -> None:
         """Work out time and dose of what is chosen, aside."""
-        self.__estimating += 1
-        self.__estimate = self.__warning = ""
+        self.__estimate.clear()
         self.__show()
-        if not len(self.sites):
+        if not self.__rest():
             return
-        turn, snapshot = self.__estimating, self.__snapshot
         try:
             intent = self.__intent()
         except StemAeError as error:
             self.__say(str(error))
             return
-
-        def work() -> None:
-            try:
-                words, warning = dataclasses.replace(intent, source_sigma=self.__measured_source(intent)).cost()
-            except StemAeError as error:
-                words, warning = str(error), ""
-            with self.__lock:
-                if turn == self.__estimating:
-                    self.__estimate, self.__warning = words, warning
-            self.__ask_for_update()
-            if snapshot is not None:
-                self.__warm_up(snapshot.model.name)
-
-        threading.Thread(target=work, daemon=True, name="stem_ae estimate").start()
-
-    def __measured_source(self, intent: Intent) -> float:
-        """Return the beam's source in Å, measured anew when the settings are others, or after a while."""
-        now, snapshot = time.monotonic(), self.__snapshot
-        known = self.__source
-        if known and known[1] == intent.column and now - known[0] < _MEASURED_S:
-            return known[2]
-        if snapshot is None:
-            return intent.source_sigma
-        source = measured_source(snapshot.atoms, snapshot.result.pixels, intent.ladder, intent.column)
-        self.__source = now, intent.column, source
-        return source
-
-    def __warm_up(self, name: str) -> None:
-        """Start the process that finds atoms before the beam has to wait for it: the first find takes long."""
-        with contextlib.suppress(StemAeError):  # the run will say so
-            self.__load(name).predict(np.zeros((64, 64)), (0.2, 0.2))
+        find = self.__find()
+        self.__estimate.begin(intent, self.__snapshot, lambda: warm_up(find))
 
     # --- today's parameters -----------------------------------------------------------------------------------------
 
-    def __control(self, name: str, otherwise: float) -> float:
+    @staticmethod
+    def __control(name: str, otherwise: float) -> float:
         """Return a control of Swift's instrument."""
-        stem = Registry.get_component("stem_controller")
-        known, value = stem.TryGetVal(name) if stem else (False, None)
-        return float(value) if known and value else otherwise
+        return control(name) or otherwise
 
     def __column(self) -> Column:
         typed = self._options["current"].strip()
@@ -352,24 +426,35 @@ class EjectionModel(Observable.Observable):
         options = self._options
         limits = Limits(number(options["cap"], "dose cap"), number(options["local"], "dose cap"))
         timeout_s = number(options["timeout"], "timeout")
-        return Intent.of(self.__choice, self.__policy_index, timeout_s, limits, self.__column())
+        return Intent.of(self.__choice, self.__rest(), self.__policy_index, timeout_s, limits, self.__column())
+
+    def __rest(self) -> list[int]:
+        """Return the targets that a run would be about now."""
+        return self.__choice.rest(self.__policy_index == ONCE, self.__again)
 
     # --- arm, run, pause, stop --------------------------------------------------------------------------------------
 
     def arm(self) -> None:
         """Allow the beam to be fired, for some minutes."""
-        self.__armed_until = time.monotonic() + self.__limits.armed_s
-        if self.__run and not self.__is_rehearsal:
-            self.__run.guard.arm()
+        self.__guarded(self.__arm)
+
+    def __arm(self) -> None:
+        if WATCH.alarm:
+            raise StemAeError("Nothing is armed while the alarm stands: see to the beam, then acknowledge.")
+        if self.__is_rehearsed and self.__run is None:
+            self.__news = None  # from now on it is about what really happens
+        self.__conduct.arm(self.__limits)
+        self.__presence.begin()
+        self.__watch_image()
         self.__say("")
 
     @property
     def armed_left_s(self) -> float:
         """Seconds until the arming expires."""
-        return max(self.__armed_until - time.monotonic(), 0.0)
+        return self.__conduct.armed_left_s
 
     def run(self) -> None:
-        """Carry the plan out on the microscope."""
+        """Carry the plan out on the microscope, with the targets that are not done yet."""
         self.follow()
         self.__guarded(self.__start_run)
 
@@ -380,104 +465,87 @@ class EjectionModel(Observable.Observable):
 
     def pause(self) -> None:
         """Blank and wait; or go on."""
-        if self.__run is None:
-            return
-        guard = self.__run.guard
-        guard.resume() if guard.paused else guard.pause()
+        self.__conduct.pause()
+        self.notify_property_changed("is_paused")
         self.__show()
 
-    def stop(self) -> None:
-        """Blank, at once, whatever is going on; then end the run."""
-        self.__armed_until = 0.0
-        if self.__run is not None:
-            self.__run.stop()
-        if self.__runner is not None:
-            self.__runner.stop()
+    def stop(self, why: str = "") -> None:
+        """Blank, whatever is going on; then end the run. Returns at once: what comes of it is read and shown."""
+        self.__conduct.stop(why)
         self.__show()
+
+    def leave(self, what: str) -> None:
+        """Stop if the beam may be fired: something that an operator needs has gone away."""
+        if self.__conduct.is_live:
+            was_running = self.__is_under_way_for_real
+            self.stop(what)
+            if not was_running:
+                self.__presence.end()
+                self.__say(f"Not armed any more: {what}.")
+
+    def __watch_image(self) -> None:
+        """Stop when the image goes away, be it the scan's or the survey."""
+        for item in (self.__shown_item(), self.__survey_items[False].item):
+            self.__presence.watch(item)
+
+    def __is_image(self, item: DataItem.DataItem) -> bool:
+        return item is self.__shown_item() or self.__survey_items[False].is_item(item)
 
     def __start_run(self) -> None:
-        from stem_ae.microscope.devices import Microscope  # bluesky takes half a second to import
-        from stem_ae.microscope.swift import SwiftInstrument
-        from stem_ae.plans import Runner
-        from stem_ae.plans.eject import MicroscopeBeam, eject
-
         if not self.armed_left_s:
             raise StemAeError("The beam is not armed: press Arm first.")
-        assert self.__snapshot
-        now = time.time()
-        if self.__choice.is_lost(now):
-            age_s = now - self.__choice.track.now.time_s
+        self.__check_places()
+        self.__choice.expect(time.perf_counter())
+        intent = self.__ready()
+        ready = intent, self.__plan(), self.__find(), self.__folder, self.__choice.track, self.__ask_for_update
+        self.__begin(staged_run(*ready), False)
+        self.__presence.begin()
+        self.__watch_image()
+
+    def __start_rehearsal(self) -> None:
+        intent = self.__ready()
+        ready = intent, self.__plan(), self.__find(), self.__folder, self.__choice.track, self.__ask_for_update
+        self.__begin(staged_rehearsal(*ready), True)
+
+    def __check_places(self) -> None:
+        """Refuse to fire if the targets may not be where they are thought to be."""
+        if self.__choice.elsewhere:
+            raise StemAeError(self.__choice.elsewhere)
+        if self.__choice.doubt:
+            raise StemAeError(self.__situation.doubt())
+        age_s = self.__age_s()
+        if not age_s <= self.__choice.track.lost_after_s(self.__choice.repeat):
             raise StemAeError(
                 f"The image is {age_s:.0f} s old; the specimen may have drifted to the next column since: let the scan "
                 "run while you press Run."
             )
-        self.__choice.expect(now)
-        intent = self.__ready()
-        instrument = SwiftInstrument()
-        frame = instrument.user_frame()
-        if frame.shape != intent.atoms.shape or not np.allclose(frame.sampling, intent.atoms.sampling, rtol=0.01):
-            raise StemAeError("The scan is not set as it was for this image: scan again, then press Run.")
-        microscope = Microscope(instrument)
-        column = intent.column
-        beam = MicroscopeBeam(microscope, frame, column.current_pa, intent.probe)
-        folder = self.__new_folder()
-        log = RunLog(folder / "ejections.jsonl")
-        policy = intent.carried_out_by()
-        self.__news = News(policy, self.__ask_for_update)
-        run = EjectionRun(
-            beam, self.__find(), policy, intent.settings(), intent.limits, log, self.__news, track=self.__choice.track
+
+    def __plan(self) -> Plan:
+        """Return what a run sets out to do now, with all that is needed to go on with it later."""
+        choice, rest = self.__choice, self.__rest()
+        options = self._options | {
+            "policy": self.__policy_index, "species": choice.species, "ladder": list(choice.ladder)
+        }  # fmt: skip
+        fates = list(choice.fates)
+        for k in rest:  # again, or for the first time: what was is not what will be
+            fates[k] = Fate(choice.species_at(choice.sites[k]) or fates[k].species)
+        started = datetime.datetime.now(datetime.UTC)
+        return Plan(
+            choice.atoms, choice.sites.copy(), tuple(fates), tuple(rest), tuple(choice.zones), options, started
         )
-        self.__begin(run, False)
-        run.guard.arm()
-        self.__runner = runner = Runner(microscope, folder)
-        model_name = self.__snapshot.model.name
-
-        def carry_out() -> None:
-            self.__warm_up(model_name)
-            try:
-                if not run.guard.stopped:
-                    runner.start(eject(microscope, run, log=str(log.path)))
-                runner.wait()
-                reason = runner.error or str(runner.result or runner.outcome or "stopped")
-            except StemAeError as error:
-                reason = str(error)
-            self.__ended(reason, log)
-
-        self.__thread = threading.Thread(target=carry_out, daemon=True, name="stem_ae eject")
-        self.__thread.start()
-
-    def __start_rehearsal(self) -> None:
-        intent = self.__ready()
-        log = RunLog(self.__new_folder() / "rehearsal.jsonl")
-        track = self.__choice.track
-        x, y = track.now.velocity.tolist() if track.velocity_deviation < _KNOWN else _GUESSED_DRIFT
-        conditions = Conditions(drift=(x, y), source_sigma=intent.source_sigma)
-        policy = intent.carried_out_by()
-        self.__news = News(policy, self.__ask_for_update)
-        staged = rehearsal.Rehearsal(
-            intent.atoms, self.__find(), policy, intent.column, conditions, intent.settings(), intent.limits, log,
-            self.__news, seed=int(time.time()),
-        )  # fmt: skip
-        self.__begin(staged.run, True)
-        staged.run.guard.arm()
-
-        def perform() -> None:
-            try:
-                reason = staged.run.run()
-            except StemAeError as error:
-                reason = str(error)
-            self.__ended(reason, log)
-
-        self.__thread = threading.Thread(target=perform, daemon=True, name="stem_ae rehearsal")
-        self.__thread.start()
 
     def __ready(self) -> Intent:
         """Return what is intended, if it can begin."""
         if self.__run is not None:
             raise StemAeError("A run is under way: wait for its end or stop it first.")
         intent = self.__intent()
+        if not len(intent.sites):
+            raise StemAeError(
+                f"All {len(self.sites)} targets are done: tick “Do them again” to expose them once more, which takes "
+                "another atom from each, or choose others."
+            )
         self.__limits = intent.limits
-        return dataclasses.replace(intent, source_sigma=self.__source[2]) if self.__source else intent
+        return self.__estimate.with_source(intent)
 
     def __find(self) -> Find:
         """Return what finds atoms in the run's thread: the model of the Atoms panel, in a process of its own."""
@@ -492,47 +560,45 @@ class EjectionModel(Observable.Observable):
 
         return find
 
-    def __new_folder(self) -> pathlib.Path:
-        return self.__folder / f"{datetime.datetime.now():%Y-%m-%d_%H%M%S_%f}"[:-3]
+    def __begin(self, staged: Staged, is_rehearsal: bool) -> None:
+        self.__news, self.__has_failed, self.is_choosing, self.__note = staged.news, False, False, ""
+        path = staged.log.path
 
-    def __begin(self, run: EjectionRun, is_rehearsal: bool) -> None:
-        self.__run, self.__is_rehearsal = run, is_rehearsal
-        self.is_choosing = False
-        self.__note = ""
+        def ended(reason: str) -> None:
+            """Take note of the end; called in the run's thread."""
+            try:
+                staged.log.close()
+                runlog.export_csv(path, path.with_suffix(".csv"))
+            except (OSError, StemAeError) as error:
+                reason = f"{reason}. Its table could not be written: {error}"
+            with self.__lock:
+                if not self.__closed:
+                    self.__window.queue_task(lambda: self.__ended(reason, path))
+
+        self.__conduct.begin(staged.run, is_rehearsal, staged.work, ended, staged.runner)
         self.notify_property_changed("is_choosing")
         self.__changed_running()
         self.__ask_for_update()
 
-    def __ended(self, reason: str, log: RunLog) -> None:
-        """End a run; called in its thread."""
-        log.close()
-        runlog.export_csv(log.path, log.path.with_suffix(".csv"))
-
-        def show() -> None:
-            run, self.__run, self.__runner = self.__run, None, None
-            self.__survey_item.stop()
-            if not self.__is_rehearsal:
-                self.__armed_until = 0.0
-            self.__say(self.__summary(run, reason, log.path))
-            self.__changed_running()
-
-        with self.__lock:
-            if not self.__closed:
-                self.__window.queue_task(show)
-
-    def __summary(self, run: EjectionRun | None, reason: str, path: pathlib.Path) -> str:
-        attempts = run.attempts if run else []
-        done = sum(state == "done" for state in self.states)
-        others = sum(len(a.bystanders) for a in attempts) + (len(run.found_later) if run else 0)
-        name = "Rehearsal" if self.__is_rehearsal else "Run"
-        ended = {"done": "is complete", "stopped": "was stopped"}.get(reason, f"has ended. {reason}")
-        words = f"{name} {ended}".removesuffix(".") + f": {done} of {len(self.sites)} targets done"
-        if others:
-            words += f", {others} neighbouring column{'s' * (others > 1)} changed"
-        return f"{words}. Log: {path.parent.name}/{path.name}."
+    def __ended(self, reason: str, path: pathlib.Path) -> None:
+        """Show that a run has ended, and go on from what it has done."""
+        run, news = self.__conduct.end(), self.__news
+        self.__presence.end()
+        for survey_item in self.__survey_items.values():
+            survey_item.stop()
+        if news is not None and run is not None and not self.__conduct.is_rehearsal:
+            self.__choice.fates = [fate.settled() for fate in news.fates]
+            if len(run.view.atoms):
+                self.__choice.go_on_after(run.view.atoms, run.moved(), run.track, time.perf_counter())
+            self.again = False
+        self.__has_failed = reason not in ("done", "stopped")
+        log = f"{path.parent.name}/{path.name}"
+        self.__say(self.__situation.summary(reason, self.__conduct.why, run, log))
+        self.__changed_running()
+        self.estimate()
 
     def __changed_running(self) -> None:
-        for name in ("is_running", "can_choose", "is_paused"):
+        for name in ("is_running", "can_choose", "is_paused", "can_confirm"):
             self.notify_property_changed(name)
 
     # --- news from the run's thread ---------------------------------------------------------------------------------
@@ -546,15 +612,23 @@ class EjectionModel(Observable.Observable):
     def __update(self) -> None:
         news = self.__news
         if self.__run is not None and news is not None:
-            if news.survey is not None:
-                self.__survey_item.show(news.survey, self.__shown_item())
-            before = self.__patch(news) if news.survey is not None and news.place is not None else None
-            self.patches = ejection_pictures.before_and_after(before, news.after)
-            self.notify_property_changed("patches")
-            self.trace = ejection_pictures.trace(news.exposure) if news.exposure else ejection_pictures.no_trace()
-            self.notify_property_changed("trace")
-            self.__note = news.note
+            try:
+                self.__show_news(news)
+            except Exception as error:  # nobody must fire without seeing what happens
+                logging.getLogger(__name__).exception("The Eject panel cannot show the run")
+                self.leave(f"the panel could not show it ({type(error).__name__}: {error})")
         self.__show()
+
+    def __show_news(self, news: News) -> None:
+        if news.survey is not None:
+            self.__survey_items[self.__conduct.is_rehearsal].show(news.survey, self.__shown_item())
+            self.__watch_image()
+        before = self.__patch(news) if news.survey is not None and news.place is not None else None
+        self.patches = ejection_pictures.before_and_after(before, news.after)
+        self.notify_property_changed("patches")
+        self.trace = ejection_pictures.trace(news.exposure) if news.exposure else ejection_pictures.no_trace()
+        self.notify_property_changed("trace")
+        self.__note = news.note
 
     @staticmethod
     def __patch(news: News) -> Scan:
@@ -576,23 +650,28 @@ class EjectionModel(Observable.Observable):
 
     def __marks_for(self, item: DataItem.DataItem) -> TargetMarks | None:
         """Return the targets for the image that they were chosen in, or the last survey of a run."""
-        if not (len(self.sites) or self.__choice.drawn or self.__choice.zones):
-            return None
-        is_survey = self.__survey_item.is_item(item)
-        if not is_survey and (self.__run is not None or item is not self.__shown_item()):
+        choice, news = self.__choice, self.__news
+        survey_item = self.__survey_items[self.__conduct.is_rehearsal]
+        if news is not None and survey_item.is_item(item):
+            fates = news.fates if self.__run is not None else [fate.settled() for fate in news.fates]
+            return self.__marks(item, news.sites + news.drift, fates, self.__is_rehearsed)
+        if self.__run is not None or choice.elsewhere or item is not self.__shown_item():
             return None  # during a run the scan's item shows pieces of the field
-        xdata, atoms = item.xdata, self.__choice.atoms
+        return self.__marks(item, choice.sites, self.__told(), self.__is_rehearsed)
+
+    def __marks(
+        self, item: DataItem.DataItem, sites: FloatArray, fates: list[Fate], is_rehearsed: bool
+    ) -> TargetMarks | None:
+        choice, xdata, atoms = self.__choice, item.xdata, self.__choice.atoms
+        if not (len(sites) or choice.drawn or choice.zones):
+            return None
         if xdata is None or tuple(xdata.data_shape[-2:]) != atoms.shape:
             return None
         pixel = np.array(atoms.sampling[::-1])
         return TargetMarks(
-            (self.sites + (self.__news.drift if is_survey and self.__news else 0.0)) / pixel,
-            tuple(self.states),
-            atoms.shape,
-            RADIUS / float(np.sqrt(pixel.prod())),
-            tuple(zone / pixel for zone in self.__choice.zones),
-            np.array(self.__choice.drawn).reshape(-1, 2) / pixel,
-        )
+            sites / pixel, tuple(fate.state for fate in fates), atoms.shape, RADIUS / float(np.sqrt(pixel.prod())),
+            tuple(zone / pixel for zone in choice.zones), np.array(choice.drawn).reshape(-1, 2) / pixel, is_rehearsed,
+        )  # fmt: skip
 
     def __guarded(self, work: collections.abc.Callable[..., object], *arguments: typing.Any) -> None:
         """Do something, or say why it cannot be done."""
@@ -608,20 +687,25 @@ class EjectionModel(Observable.Observable):
 
     def tick(self) -> None:
         """Follow the newest frame, and bring the arming's countdown up to date. Cheap if nothing has changed."""
-        if len(self.sites) or self.is_choosing:
-            self.follow()
-        if self.__armed_until or self.__run is not None:
+        self.follow()
+        self.__presence.tick()
+        if self.__conduct.is_live or self.__run is not None:
             self.__show()
+        else:
+            self.__presence.end()
+        self.__conduct.tick()
+        WATCH.look()
 
     def __show(self) -> None:
         texts = self.__describe()
         if texts != self.texts:
             self.texts = texts
             self.notify_property_changed("texts")
-        if len(self.rows.items) != len(self.sites):
-            self.rows.items = [TargetRow(k + 1) for k in range(len(self.sites))]
-        for k, row in enumerate(self.rows.items):
-            row.update(self.__choice.species_at(self.sites[k]), *self.__state_of(k))
+        told = self.__told()
+        if len(self.rows.items) != len(told):
+            self.rows.items = [TargetRow(k + 1) for k in range(len(told))]
+        for row, fate in zip(self.rows.items, told, strict=True):
+            row.update(fate, self.__is_rehearsed)
         percent = round(100 * self.__spent() / self.__limits.total_electrons)
         if percent != self.dose_percent:
             self.dose_percent = percent
@@ -631,59 +715,29 @@ class EjectionModel(Observable.Observable):
     def __spent(self) -> float:
         return self.__run.ledger.electrons if self.__run else 0.0
 
+    @property
+    def __situation(self) -> Situation:
+        rest = len(self.__choice.rest(self.__policy_index == ONCE, False))
+        return Situation(
+            self.__choice, self.__told(), rest, self.__again, self.armed_left_s, self.__run, self.__news,
+            self.__conduct.is_rehearsal, self.__has_failed, self.__offer,
+        )  # fmt: skip
+
     def __describe(self) -> Texts:
-        status, color = self.__state()
-        left = self.armed_left_s
-        counts = {state: self.states.count(state) for state in ("done", "failed")}
-        some = f"{len(self.sites)} target{'s' * (len(self.sites) != 1)}"
-        chosen = ", ".join([some, *(f"{n} {state}" for state, n in counts.items() if n)]) if len(self.sites) else ""
+        now, is_running = self.__situation, self.is_running
+        status, status_color = now.status()
+        armed, armed_color = now.armed()
         return Texts(
             status=status,
-            status_color=color,
-            message=self.__note,
-            targets=chosen,
-            estimate=self.__estimate if not self.is_running else "",
-            warning=self.__warning if not self.is_running else "",
-            armed=f"Armed for {left // 60:.0f}:{left % 60:02.0f}" if left else "Not armed",
-            armed_color=BAD if left else OFF,
-            dose=f"{self.__spent():.2e} of {self.__limits.total_electrons:.1e} electrons" if self.is_running else "",
-            site=self.__site_text(),
+            status_color=status_color,
+            message=self.__note or ("" if is_running else self.__choice.elsewhere or now.doubt()),
+            targets=now.counts(),
+            again=now.left_out(),
+            offer=now.offered(),
+            estimate="" if is_running else self.__estimate.words,
+            warning="" if is_running else self.__estimate.warning,
+            armed=armed,
+            armed_color=armed_color,
+            dose=f"{self.__spent():.2e} of {self.__limits.total_electrons:.1e} electrons" if is_running else "",
+            site=now.site(),
         )
-
-    def __state(self) -> tuple[str, str]:
-        if self.__run is not None:
-            name = "Rehearsal" if self.__is_rehearsal else "Run"
-            if self.__run.guard.stopped:
-                return f"{name}: stopping, beam blanked", BAD
-            if self.__run.guard.paused:
-                return f"{name} paused, beam blanked", WAITING
-            if not self.__run.guard.armed_left_s:
-                return f"{name} waits: press Arm", WAITING
-            return f"{name}: {self.__site_state()}", WAITING if self.__is_rehearsal else BAD
-        if not len(self.sites):
-            return "No targets", OFF
-        return ("All targets done", GOOD) if set(self.states) == {"done"} else ("Ready", GOOD)
-
-    def __site_state(self) -> str:
-        target = self.__news.target if self.__news else None
-        return "survey" if target is None else f"{self.__state_of(target)[0]}, target {target + 1}"
-
-    def __site_text(self) -> str:
-        news = self.__news
-        if news is None or news.aim is None or news.target is None:
-            return ""
-        return (
-            f"Target {news.target + 1} · aim ± {100 * news.aim.deviation:.0f} pm from {news.aim.neighbours} columns · "
-            f"drift {60 * float(np.linalg.norm(news.aim.velocity)):.1f} Å/min{_readings(news.exposure)}"
-        )
-
-
-def _readings(exposure: Exposure | None) -> str:
-    """Say how long the readings really are: the test cannot stop within one."""
-    taken = exposure.readings[:] if exposure else []
-    return f" · readings of {1e3 * float(np.median([r.exposure_s for r in taken])):.2g} ms" if taken else ""
-
-
-def _seconds(timestamp: datetime.datetime) -> float:
-    """Return seconds since 1970 of Swift's timestamps: UTC without saying so."""
-    return timestamp.replace(tzinfo=datetime.UTC).timestamp()

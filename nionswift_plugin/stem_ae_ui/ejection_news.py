@@ -5,17 +5,28 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
-from stem_ae.manipulate import Aim, Attempt, Exposure, MoveDopants, Observer, Policy, RemoveDopants, Verdict
+from stem_ae.manipulate import (
+    Aim,
+    Attempt,
+    Exposure,
+    MoveDopants,
+    Observer,
+    Outcome,
+    Policy,
+    RemoveDopants,
+    RunLog,
+    Verdict,
+)  # fmt: skip
 from stem_ae.manipulate.aim import Course
 from stem_ae.manipulate.beam import Scan
 
-from .ejection_texts import state_after
+from .ejection_fates import Fate, write_fate
 
 FloatArray = NDArray[np.float64]
 
@@ -29,15 +40,28 @@ class News(Observer):
     ----------
     policy : Policy
         What the run carries out.
+    sites : (K, 2) array
+        All targets of the panel, in Å in the first survey.
+    fates : sequence of Fate
+        What has become of each before.
+    rest : sequence of int
+        Which of the targets the policy's are.
     changed : callable
         Is told that there are news, in the run's thread.
+    log : RunLog, optional
+        Where the fates are written.
     """
 
-    def __init__(self, policy: Policy, changed: Callable[[], None]) -> None:
-        self._policy, self._changed = policy, changed
+    def __init__(
+        self, policy: Policy, sites: FloatArray, fates: Sequence[Fate], rest: Sequence[int],
+        changed: Callable[[], None], log: RunLog | None = None,
+    ) -> None:
+        self._policy, self._rest, self._changed, self._log = policy, rest, changed, log
         self._lock = threading.Lock()
         self._shown_at = 0.0
-        self._states: dict[int, tuple[str, str]] = {}
+        self._fates = list(fates)
+        self.sites = sites
+        """All targets, in Å in the first survey."""
         self.survey: Scan | None = None
         """The last one."""
         self.drift = np.zeros(2)
@@ -53,16 +77,26 @@ class News(Observer):
         """The target that it is about."""
         self.note = ""
 
-    def state(self, target: int) -> tuple[str, str]:
-        """Return the state of a target, and what there is to say."""
+    @property
+    def fates(self) -> list[Fate]:
+        """What has become of each target."""
         with self._lock:
-            return self._states.get(target, ("waiting", ""))
+            return list(self._fates)
 
-    def _set(self, site: int, state: str, detail: str = "") -> None:
-        """Take note of a site's state; sites on the way of a dopant stand for its goal."""
-        self.target = self._policy.serving if isinstance(self._policy, MoveDopants | RemoveDopants) else site
+    def _fate(self, site: int) -> Fate:
+        """Return the fate of a site's target; sites on the way of a dopant stand for its goal."""
+        policy = self._policy
+        self.target = self._rest[policy.serving if isinstance(policy, MoveDopants | RemoveDopants) else site]
         with self._lock:
-            self._states[self.target] = state, detail
+            return self._fates[self.target]
+
+    def _set(self, fate: Fate) -> None:
+        """Take note of what has become of the target that it is about."""
+        assert self.target is not None
+        with self._lock:
+            self._fates[self.target] = fate
+        if self._log:
+            write_fate(self._log, self.target, fate)
 
     # --- in the run's thread ----------------------------------------------------------------------------------------
 
@@ -74,13 +108,13 @@ class News(Observer):
     def aiming(self, site: int) -> None:
         """Keep which target is aimed at."""
         self.place = self._policy.sites[site]
-        self._set(site, "aiming")
+        self._set(self._fate(site).now("aiming"))
         self._changed()
 
     def exposing(self, site: int, exposure: Exposure, course: Course) -> None:
         """Keep the exposure, which goes on."""
         self.exposure, self.aim, self.after = exposure, course.at(course.time_s), None
-        self._set(site, "exposing")
+        self._set(self._fate(site).now("exposing", tried=True))
         self._changed()
 
     def counted(self, exposure: Exposure) -> None:
@@ -97,25 +131,25 @@ class News(Observer):
             image, electrons = before.image + scan.image, before.electrons + scan.electrons
             scan = dataclasses.replace(scan, image=image, electrons=electrons)
         self.after = scan
-        self._set(site, "verifying")
+        self._set(self._fate(site).now("verifying"))
         self._changed()
 
     def attempted(self, attempt: Attempt) -> None:
         """Keep what has become of the target."""
-        if isinstance(self._policy, MoveDopants):
-            self._set(attempt.site, *self._after_move(self._policy, attempt))
-        elif isinstance(self._policy, RemoveDopants) and attempt.verdict is not Verdict.ONE:
-            went = attempt.verdict is Verdict.MOVED
-            self._set(attempt.site, "waiting", "moved, and is followed" if went else state_after(attempt)[1])
-        else:
-            self._set(attempt.site, *state_after(attempt))
+        self._set(self._after(self._fate(attempt.site), attempt))
         if attempt.reason:
             self.note = f"Target {(self.target or 0) + 1} was not fired at. {attempt.reason}"
         self._changed()
 
-    @staticmethod
-    def _after_move(policy: MoveDopants, attempt: Attempt) -> tuple[str, str]:
-        if attempt.verdict is not Verdict.MOVED:
+    def _after(self, fate: Fate, attempt: Attempt) -> Fate:
+        policy, went = self._policy, attempt.verdict is Verdict.MOVED
+        if attempt.outcome is Outcome.STOPPED:
+            return fate.after(attempt)
+        if isinstance(policy, MoveDopants):
+            if went and policy.is_goal(attempt.site):
+                return fate.now("done", left=True)
             why = attempt.outcome if attempt.verdict is Verdict.NONE else attempt.verdict
-            return "waiting", str(why)
-        return ("done", "") if policy.is_goal(attempt.site) else ("waiting", "a step nearer")
+            return fate.now("waiting", "a step nearer" if went else str(why))
+        if isinstance(policy, RemoveDopants) and attempt.verdict is not Verdict.ONE:
+            return fate.now("waiting", "moved, and is followed" if went else fate.after(attempt).detail)
+        return fate.after(attempt)

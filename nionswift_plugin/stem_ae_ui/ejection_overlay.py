@@ -11,15 +11,19 @@ from nion.utils import Geometry
 from numpy.typing import NDArray
 
 from .canvas import LEGEND_MARGIN, Attached, MarksCanvasItem, Screen, circle, legend, ring_key
+from .ejection_fates import Fate
+from .ejection_texts import state_words
 
 COLORS = {
-    "waiting": "#FFFFFF", "aiming": "#F0E442", "exposing": "#FF4DFF", "verifying": "#F0E442", "done": "#2FD3A0",
-    "failed": "#FF4D6D",
+    "waiting": "#FFFFFF", "aiming": "#F0E442", "exposing": "#FF4DFF", "verifying": "#F0E442",
+    "unclear": "#F0A020", "done": "#2FD3A0", "failed": "#FF4D6D",
 }  # fmt: skip
 """Colour of each state a target can be in."""
+REHEARSED = "#B39DFF"
+"""Colour of targets whose state was only rehearsed; their circles are dashed."""
 ZONE, DRAWN = "#FF4D6D", "#F0E442"
 RADIUS, LINE_WIDTH, CORNER = 0.75, 2.2, 3.0  # Å; points; points
-SMALLEST = 5.0  # points
+SMALLEST, DASH = 5.0, 3  # points
 FONT = "bold 12px sans-serif"
 
 
@@ -36,6 +40,8 @@ class TargetMarks:
     """Corners of each forbidden zone."""
     drawn_px: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     """Corners of what the user is drawing."""
+    is_rehearsed: bool = False
+    """Whether the states have not really happened."""
 
 
 class TargetsCanvasItem(MarksCanvasItem[TargetMarks]):
@@ -55,7 +61,8 @@ class TargetsCanvasItem(MarksCanvasItem[TargetMarks]):
         radius = max(SMALLEST, marks.radius_px * screen.scale)
         centres = screen.points(marks.positions_px).tolist()
         for number, ((x, y), state) in enumerate(zip(centres, marks.states, strict=True), 1):
-            _target(context, x, y, radius, COLORS[state], str(number))
+            context.line_dash = DASH if _is_rehearsed(marks, state) else 0
+            _target(context, x, y, radius, _color(marks, state), str(number))
 
 
 class TargetsLegendCanvasItem(MarksCanvasItem[TargetMarks]):
@@ -66,13 +73,27 @@ class TargetsLegendCanvasItem(MarksCanvasItem[TargetMarks]):
         """Draw the legend, if there are targets."""
         counts = [(state, marks.states.count(state)) for state in COLORS if state in marks.states]
         if counts:
-            rows = [(ring_key(COLORS[state]), state, f"{count:,}") for state, count in counts]
-            legend(context, bounds.right - LEGEND_MARGIN - 150, bounds.top + LEGEND_MARGIN, 150, rows)
+            rows = [(ring_key(_color(marks, state)), _words(marks, state), f"{count:,}") for state, count in counts]
+            if marks.is_rehearsed:
+                rows.insert(0, (lambda *place: None, "REHEARSAL", ""))
+            legend(context, bounds.right - LEGEND_MARGIN - 170, bounds.top + LEGEND_MARGIN, 170, rows)
 
 
 def targets_and_legend(display: ImageCanvasItem.ImageCanvasItem) -> Attached:
     """Put targets and their legend on a display."""
     return Attached(display, TargetsCanvasItem(), TargetsLegendCanvasItem())
+
+
+def _is_rehearsed(marks: TargetMarks, state: str) -> bool:
+    return marks.is_rehearsed and state != "waiting"
+
+
+def _color(marks: TargetMarks, state: str) -> str:
+    return REHEARSED if _is_rehearsed(marks, state) else COLORS[state]
+
+
+def _words(marks: TargetMarks, state: str) -> str:
+    return state_words(Fate(state=state), marks.is_rehearsed)
 
 
 def _outline(context: DrawingContext.DrawingContext, points: NDArray[np.float64], color: str, closed: bool) -> None:

@@ -13,18 +13,31 @@ from nion.ui import Declarative
 
 from . import keeping
 from .atoms_panel import AtomsPanel
+from .beam_line import BEAM_VIEWS, Banner, BeamLineHandler, dress
+from .beam_watch import STOP_KEY
 from .ejection_choice import PICKS
 from .ejection_intent import POLICIES
 from .ejection_model import EjectionModel
 from .ejection_pictures import PATCHES, TRACE
 from .ejection_texts import WAITING, TargetRow, Texts
-from .panel_frame import FramedWidget, frame
-from .parts import QUIET, HelpWindow, IfConverter, TextConverter, field, help_button, row, unit
+from .panel_frame import LINE, FramedWidget, frame, note, status_lines
+from .parts import (
+    QUIET,
+    CallConverter,
+    HelpWindow,
+    IfConverter,
+    TextConverter,
+    field,
+    help_button,
+    row,
+    unit,
+)  # fmt: skip
+from .stop_key import StopKey
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
 
-_LIST_HEIGHT = 120
+_LIST_HEIGHT, _STOP_HEIGHT = 120, 52
 _TICK_S = 0.25
 
 
@@ -37,7 +50,7 @@ class TargetHandler(Declarative.Handler):
         self.ui_view = u.create_row(
             u.create_label(text="@binding(item.text)", width=72, text_alignment_vertical="vcenter"),
             u.create_label(
-                text="@binding(item.state)", color="@binding(item.color)", width=240, text_alignment_vertical="vcenter"
+                text="@binding(item.state)", color="@binding(item.color)", width=220, text_alignment_vertical="vcenter"
             ),
             u.create_stretch(),
             spacing=8,
@@ -53,9 +66,9 @@ class EjectionHandler(Declarative.Handler):
         self.model = model
         for name in Texts.__dataclass_fields__:
             setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
-        self.has_message = IfConverter(lambda texts: bool(texts.message))
-        self.has_warning = IfConverter(lambda texts: bool(texts.warning))
-        self.has_estimate = IfConverter(lambda texts: bool(texts.estimate))
+        self.has_again = IfConverter(lambda texts: bool(texts.again))
+        self.has_offer = IfConverter(lambda texts: bool(texts.offer))
+        self.earlier_text = CallConverter(lambda texts: texts.offer or texts.again)
         self.choose_text = IfConverter(bool, _("Done choosing"), _("Choose on image"))
         self.pause_text = IfConverter(bool, _("Go on"), _("Pause"))
         self.ui_view = frame(
@@ -67,18 +80,27 @@ class EjectionHandler(Declarative.Handler):
                 u.create_divider(orientation="horizontal"),
                 self.__pictures_view(),
             ],
-            self.__status_view(),
-        )
+            status_lines(
+                "@binding(model.texts, converter=status_text)", "@binding(model.texts, converter=message_text)",
+                status_color="@binding(model.texts, converter=status_color_text)",
+            ),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the model with the panel: the beam is blanked if a run was under way."""
         self.model.close()
         super().close()
 
+    def init_handler(self) -> None:
+        """Make STOP red."""
+        dress(self)
+
     def create_handler(
         self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
     ) -> Declarative.HandlerLike | None:
-        """Return the view of one target."""
+        """Return the view of one target, or what there is to say about the beam."""
+        if component_id in BEAM_VIEWS:
+            return BeamLineHandler(self.__window, component_id)
         return TargetHandler(item) if component_id == "target" else None
 
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
@@ -101,28 +123,48 @@ class EjectionHandler(Declarative.Handler):
             row(
                 _("Every"),
                 u.create_line_edit(
-                    text="@binding(model.every)", width=44, name="every_edit",
+                    text="@binding(model.every)", width=36, name="every_edit",
                     tool_tip=_("Every n-th of a row; n x m lattice steps of a pattern, such as 3 x 2"),
                 ),
                 u.create_push_button(
                     text="@binding(model.is_choosing, converter=choose_text)", on_clicked="choose_clicked",
-                    enabled=free, name="choose_button",
+                    enabled=free, name="choose_button", width=112,
                     tool_tip=_("Clicks on the image of the Atoms panel choose targets until you are done"),
                 ),
-                u.create_push_button(text=_("All"), on_clicked="all_clicked", enabled=free, name="all_button"),
                 u.create_push_button(
-                    text=_("List…"), on_clicked="list_clicked", enabled=free, name="list_button",
+                    text=_("All"), on_clicked="all_clicked", enabled=free, name="all_button", width=40
+                ),
+                u.create_push_button(
+                    text=_("List…"), on_clicked="list_clicked", enabled=free, name="list_button", width=46,
                     tool_tip=_("A CSV file with x and y in Å of the image, one target per line"),
                 ),
             ),
             u.create_row(
-                u.create_label(
-                    text="@binding(model.texts, converter=targets_text)", font="bold 13px",
-                    text_alignment_vertical="vcenter", name="targets_label",
+                note("@binding(model.texts, converter=targets_text)", font="bold 13px", name="targets_label"),
+                u.create_push_button(
+                    text=_("Clear"), on_clicked="clear_clicked", enabled=free, name="clear_button", width=52
+                ),
+                spacing=8,
+            ),
+            note("@binding(model.texts, converter=earlier_text)", 2, color=QUIET, name="earlier_label"),
+            u.create_row(
+                u.create_push_button(
+                    text=_("Continue"), on_clicked="go_on_clicked", name="offer_button", width=74,
+                    enabled="@binding(model.texts, converter=has_offer)",
+                    tool_tip=_("Take up the last run, which was stopped or has crashed; what is done stays done"),
+                ),
+                u.create_check_box(
+                    text=_("Do them again"), checked="@binding(model.again)", name="again_box",
+                    enabled="@binding(model.texts, converter=has_again)",
+                    tool_tip=_("Run exposes targets that are finished as well: another atom leaves each"),
                 ),
                 u.create_stretch(),
-                u.create_push_button(text=_("Clear"), on_clicked="clear_clicked", enabled=free, name="clear_button"),
-                spacing=8,
+                u.create_push_button(
+                    text=_("Places are right"), on_clicked="confirm_clicked", name="confirm_button", width=108,
+                    enabled="@binding(model.can_confirm)",
+                    tool_tip=_("I have looked: the circles are on the atoms that I chose"),
+                ),
+                spacing=6,
             ),
             u.create_scroll_area(
                 u.create_column(
@@ -157,78 +199,73 @@ class EjectionHandler(Declarative.Handler):
             ),
             row(
                 _("At most"),
-                field("cap", 52, tool_tip=_("Dose cap of the whole run, scans included")), unit(_("electrons")),
+                field("cap", 52, tool_tip=_("Dose cap of the whole run, scans included")), unit(_("e⁻")),
                 field("local", 52, tool_tip=_("Dose cap at any atom, targets included")), unit(_("e/Å² anywhere")),
             ),
-            u.create_label(
-                text="@binding(model.texts, converter=estimate_text)",
-                visible="@binding(model.texts, converter=has_estimate)", color=QUIET, word_wrap=True,
-                name="estimate_label",
+            note(
+                "@binding(model.texts, converter=estimate_text)", 3, color=QUIET, name="estimate_label",
                 tool_tip=_("With the simulator's cross sections and a mean waiting time; real ones may differ"),
             ),
-            u.create_label(
-                text="@binding(model.texts, converter=warning_text)",
-                visible="@binding(model.texts, converter=has_warning)", color=WAITING, word_wrap=True,
-                name="warning_label",
+            note("@binding(model.texts, converter=warning_text)", 4, color=WAITING, name="warning_label"),
+            u.create_row(
+                u.create_progress_bar(
+                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120, name="dose_bar",
+                ),
+                note("@binding(model.texts, converter=dose_text)", color=QUIET, name="dose_label"),
+                spacing=8,
             ),
             spacing=5,
         )  # fmt: skip
 
     def __buttons_view(self) -> Declarative.UIDescription:
-        def button(name: str, text: str, tool_tip: str, **options: typing.Any) -> Declarative.UIDescription:
+        def button(name: str, text: str, width: int, tip: str, **options: typing.Any) -> Declarative.UIDescription:
             return u.create_push_button(
-                text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tool_tip,
-                width=74 if name == "rehearse" else 56, **options
+                text=text, on_clicked=f"{name}_clicked", name=f"{name}_button", tool_tip=tip, width=width, **options
             )
 
         running = "@binding(model.is_running)"
-        return u.create_row(
-            button("arm", _("Arm"), _("Allow the beam to be fired, for ten minutes")),
-            button("run", _("Run"), _("Eject: survey, aim, expose, verify, target by target")),
-            button("pause", "@binding(model.is_paused, converter=pause_text)", _("Blank and wait"), enabled=running),
-            button("stop", _("STOP"), _("Blank at once and end the run. Also takes the arming back.")),
-            button(
-                "rehearse", _("Rehearse"),
-                _("The same plan on a simulated microscope with these atoms and today's parameters"),
-                enabled="@binding(model.can_choose)",
-            ),
-            u.create_stretch(),
-            help_button(),
-            spacing=4,
-        )  # fmt: skip
-
-    def __status_view(self) -> Declarative.UIDescription:
+        stop = button("stop", f"STOP  {STOP_KEY}", 118, _(
+            "Blank at once and end the run; takes the arming back. The key works in every window of Swift."
+        ), height=_STOP_HEIGHT)  # fmt: skip
         return u.create_column(
             u.create_row(
-                u.create_label(
-                    text="@binding(model.texts, converter=status_text)",
-                    color="@binding(model.texts, converter=status_color_text)", font="bold 16px",
-                    text_alignment_vertical="vcenter", name="status_label",
+                u.create_column(
+                    u.create_row(
+                        button("arm", _("Arm"), 62, _("Allow the beam to be fired, for ten minutes")),
+                        button("run", _("Run"), 62, _("Eject: survey, aim, expose, verify, target by target")),
+                        button(
+                            "pause", "@binding(model.is_paused, converter=pause_text)", 62, _("Blank and wait"),
+                            enabled=running,
+                        ),
+                        spacing=4,
+                    ),
+                    u.create_row(
+                        button(
+                            "rehearse", _("Rehearse"), 96,
+                            _("The same plan on a simulated microscope with these atoms and today's parameters"),
+                            enabled="@binding(model.can_choose)",
+                        ),
+                        u.create_stretch(),
+                        help_button(),
+                        spacing=4,
+                    ),
+                    spacing=4,
                 ),
                 u.create_stretch(),
-                u.create_label(
-                    text="@binding(model.texts, converter=armed_text)",
-                    color="@binding(model.texts, converter=armed_color_text)", font="bold 13px",
-                    text_alignment_vertical="vcenter", name="armed_label",
-                ),
-            ),
-            u.create_label(
-                text="@binding(model.texts, converter=message_text)",
-                visible="@binding(model.texts, converter=has_message)", word_wrap=True, name="message_label",
-            ),
-            u.create_row(
-                u.create_progress_bar(
-                    value="@binding(model.dose_percent)", minimum=0, maximum=100, width=120,
-                    visible="@binding(model.is_running)",
-                    name="dose_bar",
-                ),
-                u.create_label(
-                    text="@binding(model.texts, converter=dose_text)", color=QUIET, text_alignment_vertical="vcenter"
-                ),
-                u.create_stretch(),
+                stop,
                 spacing=8,
             ),
-            spacing=2,
+            u.create_row(
+                u.create_component_instance("beam_line"),
+                u.create_stretch(),
+                u.create_label(
+                    text="@binding(model.texts, converter=armed_text)", height=LINE, width=130,
+                    color="@binding(model.texts, converter=armed_color_text)", font="bold 13px",
+                    text_alignment_horizontal="right", name="armed_label",
+                ),
+            ),
+            u.create_component_instance("beam_alarm"),
+            spacing=4,
         )  # fmt: skip
 
     def __pictures_view(self) -> Declarative.UIDescription:
@@ -238,7 +275,7 @@ class EjectionHandler(Declarative.Handler):
 
         return u.create_column(
             picture("trace", TRACE),
-            u.create_label(text="@binding(model.texts, converter=site_text)", color=QUIET, name="site_label"),
+            note("@binding(model.texts, converter=site_text)", 2, color=QUIET, name="site_label"),
             picture("patches", PATCHES),
             spacing=4,
         )
@@ -264,6 +301,14 @@ class EjectionHandler(Declarative.Handler):
     def clear_clicked(self, widget: Declarative.UIWidget) -> None:
         """Choose none."""
         self.model.clear()
+
+    def confirm_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Take it from the user that the targets are on the right atoms."""
+        self.model.confirm()
+
+    def go_on_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Take up the last run."""
+        self.model.go_on()
 
     def arm_clicked(self, widget: Declarative.UIWidget) -> None:
         """Allow the beam."""
@@ -291,7 +336,7 @@ class EjectionHandler(Declarative.Handler):
 
 
 class EjectionPanel(Panel.Panel):
-    """The panel that Swift puts into its dock."""
+    """The panel that Swift puts into its dock, and what goes with it in the same window: the banner and the key."""
 
     panel_id = "stem-ae-ejection-panel"
     title = _("Eject")
@@ -309,6 +354,27 @@ class EjectionPanel(Panel.Panel):
         self.model = EjectionModel(window, self.__newest_atoms, folder)
         self.handler = EjectionHandler(window, self.model)
         self.widget = FramedWidget(window, self.handler)
+        self.banner = Banner(window)
+        self.__key = StopKey(window)
+
+    def create_dock_widget(self, title: str, positions: typing.Sequence[str], position: str) -> None:
+        """Make the dock; when it is hidden or closed, its run is stopped: its STOP goes with it."""
+        super().create_dock_widget(title, positions, position)
+        self.dock_widget.on_will_hide = self.__hidden
+        self.dock_widget.on_will_close = self.__hidden
+
+    def hide(self) -> None:
+        """Hide it, which stops its run."""
+        self.__hidden()
+        super().hide()
+
+    def close(self) -> None:
+        """Close it with its window, which stops its run."""
+        self.banner.close()
+        super().close()
+
+    def __hidden(self) -> None:
+        self.model.leave(_("the Eject panel was hidden"))
 
     def periodic(self) -> None:
         """Follow the newest frame and count the arming down."""
@@ -317,9 +383,11 @@ class EjectionPanel(Panel.Panel):
         if now - self.__ticked_at > _TICK_S:
             self.__ticked_at = now
             self.model.tick()
+            self.banner.tick()
+            self.__key.tick()
 
     def __newest_atoms(self) -> keeping.Snapshot | None:
-        assert self.__window.workspace_controller
-        panels = self.__window.workspace_controller.dock_panels
+        workspace = self.__window.workspace_controller
+        panels = workspace.dock_panels if workspace else []
         atoms = next((panel for panel in panels if isinstance(panel, AtomsPanel)), None)
         return atoms.model.newest if atoms else None

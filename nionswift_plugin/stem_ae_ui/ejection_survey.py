@@ -1,4 +1,4 @@
-"""The last survey of an eject run as a live data item of the project."""
+"""The last survey of an eject run, or of a rehearsal, as a live data item of the project."""
 
 from __future__ import annotations
 
@@ -13,17 +13,33 @@ from stem_ae.manipulate.beam import Scan
 
 from . import keeping
 
-_SURVEY_REFERENCE = "stem_ae_ejection_survey"
+_REFERENCES = {"survey": "stem_ae_ejection_survey", "rehearsal": "stem_ae_ejection_rehearsal"}
+_TITLES = {"survey": "Survey of ejections", "rehearsal": "Rehearsal: survey of ejections (simulated)"}
 
 
 class SurveyItem:
-    """The last survey of a run. For the user interface thread."""
+    """The last survey of a run. For the user interface thread.
 
-    def __init__(self, window: DocumentController.DocumentController) -> None:
-        self.__window = window
-        self.__reference = window.document_model.get_data_item_reference(_SURVEY_REFERENCE)
+    Parameters
+    ----------
+    window : DocumentController
+        Whose project it belongs to.
+    kind : str
+        ``"survey"`` or ``"rehearsal"``.
+    """
+
+    def __init__(
+        self, window: DocumentController.DocumentController, kind: typing.Literal["survey", "rehearsal"]
+    ) -> None:
+        self.__window, self.__kind = window, kind
+        self.__reference = window.document_model.get_data_item_reference(_REFERENCES[kind])
         self.__transaction: typing.Any = None
         self.__shown: Scan | None = None
+
+    @property
+    def item(self) -> DataItem.DataItem | None:
+        """The data item, once there is one."""
+        return self.__reference.data_item
 
     def is_item(self, item: DataItem.DataItem) -> bool:
         """Return whether this is it."""
@@ -41,7 +57,7 @@ class SurveyItem:
         calibrations = [Calibration.Calibration(0.0, scan.sampling / 10, "nm")] * 2
         xdata = DataAndMetadata.new_data_and_metadata(
             np.asarray(scan.image, np.float32), dimensional_calibrations=calibrations,
-            metadata={keeping.METADATA_KEY: {"kind": "survey"}},
+            metadata={keeping.METADATA_KEY: {"kind": self.__kind}},
         )  # fmt: skip
         item.set_data_and_metadata(xdata)
         if first and instead_of is not None:
@@ -58,10 +74,10 @@ class SurveyItem:
 
     def __make(self) -> DataItem.DataItem:
         item = DataItem.DataItem(np.zeros((16, 16), np.float32))
-        item.title = "Survey of ejections"
+        item.title = _TITLES[self.__kind]
         item.category = "temporary"
         self.__window.document_model.append_data_item(item)
-        self.__window.document_model.setup_channel(_SURVEY_REFERENCE, item)
+        self.__window.document_model.setup_channel(_REFERENCES[self.__kind], item)
         return item
 
     def stop(self) -> None:

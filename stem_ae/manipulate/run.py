@@ -339,6 +339,15 @@ class EjectionRun:
         tried = [(a.site, a.verdict) for a in self.attempts if a.outcome is not Outcome.STOPPED]
         return View(atoms, tried, self._surveys, self._changed)
 
+    @property
+    def track(self) -> Track:
+        """The specimen's drift, as far as the run has followed it."""
+        return self._track
+
+    def moved(self) -> FloatArray:
+        """Return how far the specimen has moved since the first survey, ``(2,)`` in Å, as far as that is known."""
+        return self._drift.at(self._beam.now())
+
     def _wait(self, patient: bool) -> None:
         """Wait for the end of a pause or of the run."""
         while self.guard.interrupted and not self.reason:

@@ -48,7 +48,7 @@ def select(atoms: Atoms2D, region: Any) -> BoolArray:
             x, y = atoms.positions.T
             inside = (x >= min(x0, x1)) & (x <= max(x0, x1)) & (y >= min(y0, y1)) & (y <= max(y0, y1))
         elif shape.ndim == 2 and shape.shape[1] == 2 and len(shape) >= 3:
-            inside = _in_polygon(atoms.positions, shape.astype(float))
+            inside = in_polygon(atoms.positions, shape.astype(float))
         else:
             raise StemAeError(
                 "The region is not understood: give (x0, y0, x1, y1) in Å, the corners of a polygon, or a mask of the "
@@ -59,8 +59,8 @@ def select(atoms: Atoms2D, region: Any) -> BoolArray:
     return inside
 
 
-def _in_polygon(points: FloatArray, corners: FloatArray) -> BoolArray:
-    """Even-odd rule: count the edges that a ray to the right crosses."""
+def in_polygon(points: FloatArray, corners: FloatArray) -> BoolArray:
+    """Return which points lie in a polygon, ``(N,)``: by the even-odd rule, along a ray to the right."""
     inside = np.zeros(len(points), bool)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         spans = (y0 > points[:, 1]) != (y1 > points[:, 1])

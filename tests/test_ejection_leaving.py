@@ -1,0 +1,135 @@
+"""Whatever an operator needs goes away while the beam is armed or on: the run stops, blanked, and that is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nion.instrumentation")
+
+from nion.instrumentation import HardwareSource
+from nion.swift.model import DataItem
+from nion.utils import Registry
+
+from nionswift_plugin.stem_ae_ui.beam_watch import WATCH
+from stem_ae import StemAeError
+from tests.ejection_rig import headless
+
+
+def hide(swift):
+    swift.panel.hide()
+
+
+def close_dock(swift):
+    swift.panel.dock_widget._handle_hide()  # as Qt does: a dock's X only hides it
+
+
+def delete_image(swift):
+    swift.window.document_model.remove_data_item(swift.scan_item())
+
+
+def delete_survey(swift):
+    item = swift.window.document_model.get_data_item_reference("stem_ae_ejection_survey").data_item
+    swift.window.document_model.remove_data_item(item)
+
+
+def show_something_else(swift):
+    item = DataItem.DataItem(np.zeros((8, 8)))
+    swift.window.document_model.append_data_item(item)
+    swift.display().set_display_panel_data_item(item)
+
+
+def empty_the_display(swift):
+    workspace = swift.window.workspace_controller
+    workspace.clear_display_panels([swift.display()])
+
+
+def change_workspace(swift):
+    workspace = swift.window.workspace_controller
+    workspace.change_workspace(workspace.new_workspace("another"))
+
+
+def take_the_scan_away(swift):
+    HardwareSource.HardwareSourceManager().hardware_source_removed_event.fire(swift.scan)
+
+
+def take_the_microscope_away(swift):
+    Registry.unregister_component(swift.simulator.instrument, {"stem_controller"})
+
+
+def fail_to_show(swift):
+    def fail(*arguments):
+        raise RuntimeError("nothing can be drawn")
+
+    swift.model._EjectionModel__survey_items[False].show = fail
+
+
+WAYS = [
+    (hide, "hidden"), (close_dock, "hidden"), (delete_image, "deleted"), (delete_survey, "deleted"),
+    (show_something_else, "something else"), (empty_the_display, "something else"),
+    (change_workspace, "workspace"), (take_the_scan_away, "scan"), (take_the_microscope_away, "microscope"),
+    (fail_to_show, "could not show"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def swift(tmp_path):
+    with headless(tmp_path, networks=False, fov=30.0, pixels=150) as swift:
+        swift.look()
+        swift.show()
+        swift.choose((15, 15), (20, 15))
+        yield swift
+
+
+@pytest.mark.parametrize(("deed", "said"), WAYS, ids=[deed.__name__ for deed, _ in WAYS])
+def test_whatever_goes_away_during_a_run_the_beam_goes_off_and_it_is_said(swift, deed, said):
+    swift.expose()
+    deed(swift)
+    swift.pump(lambda: not swift.model.is_running and swift.is_blanked)
+    if deed is take_the_microscope_away:
+        Registry.register_component(swift.simulator.instrument, {"stem_controller"})
+    assert said in swift.model.texts.message
+    assert swift.model.armed_left_s == 0
+    assert not WATCH.armed
+    assert not {"exposing", "aiming", "verifying"} & set(swift.model.states)
+    swift.handler.run_clicked(None)
+    assert not swift.model.is_running  # it has to be armed anew
+
+
+@pytest.mark.parametrize("deed", [hide, delete_image, change_workspace, take_the_microscope_away])
+def test_whatever_goes_away_while_it_is_armed_takes_the_arming_along(swift, deed):
+    swift.handler.arm_clicked(None)
+    assert swift.model.armed_left_s > 0
+    deed(swift)
+    swift.pump(lambda: not swift.model.armed_left_s and not WATCH.armed)
+    if deed is take_the_microscope_away:
+        Registry.register_component(swift.simulator.instrument, {"stem_controller"})
+    assert "Not armed any more" in swift.model.texts.message
+
+
+def test_hiding_a_panel_that_is_not_armed_leaves_the_beam_alone(swift):
+    assert not swift.is_blanked
+    swift.panel.hide()
+    swift.window.periodic()
+    assert not swift.is_blanked
+    assert swift.model.texts.message == ""
+
+
+@pytest.mark.parametrize("error", [StemAeError("The model is gone: choose another."), RuntimeError("as ordered")])
+def test_a_finder_that_fails_ends_the_run_and_says_why(swift, error):
+    swift.expose()
+    swift.truth.fault = error
+    swift.pump(lambda: not swift.model.is_running and swift.is_blanked, 120)
+    assert str(error) in swift.model.texts.message
+    assert swift.model.texts.status.startswith("Run has failed")
+
+
+def test_a_window_that_closes_during_a_run_leaves_the_beam_off(tmp_path):
+    with headless(tmp_path, networks=False, fov=30.0, pixels=150) as swift:
+        swift.look()
+        swift.show()
+        swift.choose((15, 15))
+        swift.expose()
+        simulator = swift.simulator
+    assert simulator.instrument.is_blanked
+    assert not WATCH.armed
