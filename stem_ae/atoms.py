@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -26,7 +23,10 @@ def as_sampling(sampling: float | Sequence[float]) -> tuple[float, float]:
     StemAeError
         If it is not one or two positive, finite numbers.
     """
-    values = np.atleast_1d(np.asarray(sampling, dtype=float))
+    try:
+        values = np.atleast_1d(np.asarray(sampling, dtype=float))
+    except (TypeError, ValueError):
+        values = np.zeros(0)
     if values.shape not in ((1,), (2,)) or not np.all(np.isfinite(values)) or np.any(values <= 0):
         raise StemAeError(
             f"The sampling {sampling!r} is not valid: give one positive number in Å per pixel, or two as (y, x)."
@@ -90,6 +90,8 @@ class Atoms2D:
                 raise StemAeError(f"Atoms2D has {n} positions but {len(getattr(self, name))} rows of {name}.")
         if n and (self.labels.min() < 0 or self.labels.max() >= len(self.species)):
             raise StemAeError(f"Atoms2D has a label outside its {len(self.species)} species.")
+        if not np.isfinite(self.positions).all():
+            raise StemAeError("Atoms2D has a position that is not finite: leave such atoms out.")
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -146,99 +148,35 @@ class Atoms2D:
         Raises
         ------
         StemAeError
-            If the suffix names neither.
+            If the suffix names neither, or the file cannot be written.
         """
+        from stem_ae import atom_tables
+
         path = pathlib.Path(path)
         suffix = path.suffix.lower()
         if suffix == ".csv":
-            text = self._to_csv()
+            text = atom_tables.to_csv(self)
         elif suffix in (".xyz", ".extxyz"):
-            text = self._to_extxyz()
+            text = atom_tables.to_extxyz(self)
         else:
             raise StemAeError(f"Cannot write atoms to {path.name!r}: use the suffix .csv, .xyz or .extxyz.")
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StemAeError(f"Cannot write {path}: {error.strerror}.") from error
         return path
 
     @classmethod
     def read(cls, path: str | pathlib.Path) -> Atoms2D:
-        """Read atoms that :meth:`write` wrote.
+        """Read atoms that :meth:`write` wrote, also after a table program or ASE has written them anew.
+
+        The columns of a CSV are taken by their names, those of an extended XYZ by what ``Properties`` says.
 
         Raises
         ------
         StemAeError
-            If the file does not hold them.
+            If the file does not hold them, or holds what cannot be: NaN, negative variances.
         """
-        path = pathlib.Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-            return cls._from_csv(text) if path.suffix.lower() == ".csv" else cls._from_extxyz(text)
-        except OSError as error:
-            raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise StemAeError(f"{path.name} does not hold atoms that stem_ae wrote ({error}).") from error
+        from stem_ae import atom_tables
 
-    def _header(self) -> dict[str, object]:
-        return {"species": list(self.species), "shape": list(self.shape), "sampling": list(self.sampling)}
-
-    def _table(self) -> FloatArray:
-        c = self.covariance
-        columns = [self.positions, c[:, 0, 0], c[:, 0, 1], c[:, 1, 1], self.intensity, self.probabilities]
-        return np.column_stack(columns) if len(self) else np.zeros((0, 6 + len(self.species)))
-
-    @classmethod
-    def _from_table(cls, labels: IntArray, table: FloatArray, header: dict[str, list[float]]) -> Atoms2D:
-        species = tuple(str(name) for name in header["species"])
-        table = np.asarray(table, dtype=float).reshape(-1, 6 + len(species))
-        covariance = np.stack([table[:, 2], table[:, 3], table[:, 3], table[:, 4]], axis=1).reshape(-1, 2, 2)
-        shape, sampling = header["shape"], header["sampling"]
-        return cls(
-            table[:, :2], covariance, labels, species, table[:, 6:], table[:, 5],
-            (int(shape[0]), int(shape[1])), (float(sampling[0]), float(sampling[1])),
-        )
-
-    def _to_csv(self) -> str:
-        out = io.StringIO()
-        out.write("# " + json.dumps({"stem_ae": "atoms", **self._header()}) + "\n")
-        writer = csv.writer(out, lineterminator="\n")
-        names = ["x_angstrom", "y_angstrom", "var_x", "cov_xy", "var_y", "intensity"]
-        writer.writerow(["species", *names, *(f"p_{name}" for name in self.species)])
-        for symbol, row in zip(self.symbols, self._table(), strict=True):
-            writer.writerow([symbol, *(repr(float(value)) for value in row)])
-        return out.getvalue()
-
-    @classmethod
-    def _from_csv(cls, text: str) -> Atoms2D:
-        first, _, *rows = text.splitlines()
-        header = json.loads(first.removeprefix("# "))
-        records = list(csv.reader(rows))
-        labels = np.array([header["species"].index(record[0]) for record in records], dtype=np.int64)
-        return cls._from_table(labels, np.array([record[1:] for record in records], dtype=float), header)
-
-    def _to_extxyz(self) -> str:
-        # z is zero and y keeps pointing down: this is a table of the image, stem_ae.structure makes cells of it.
-        header = json.dumps(self._header()).replace('"', r"\"")
-        c = len(self.species)
-        out = [str(len(self))]
-        out.append(
-            f"Properties=species:S:1:pos:R:3:covariance:R:3:intensity:R:1:probabilities:R:{c}:label_name:S:1 "
-            f'pbc="F F F" stem_ae="{header}"'
-        )
-        for name, row in zip(self.symbols, self._table(), strict=True):
-            numbers = [*row[:2], 0.0, *row[2:]]
-            out.append(" ".join([_element(name), *(repr(float(value)) for value in numbers), name]))
-        return "\n".join(out) + "\n"
-
-    @classmethod
-    def _from_extxyz(cls, text: str) -> Atoms2D:
-        lines = text.splitlines()
-        start = lines[1].index('stem_ae="') + len('stem_ae="')
-        header = json.loads(lines[1][start : lines[1].rindex('"')].replace(r"\"", '"'))
-        rows = [line.split() for line in lines[2 : 2 + int(lines[0])]]
-        labels = np.array([header["species"].index(row[-1]) for row in rows], dtype=np.int64)
-        table = np.array([[*row[1:3], *row[4:-1]] for row in rows], dtype=float)
-        return cls._from_table(labels, table, header)
-
-
-def _element(name: str) -> str:
-    """Return the chemical symbol in a class name (``S2`` is a column of two S)."""
-    return name.rstrip("0123456789") or "X"
+        return atom_tables.read(pathlib.Path(path))

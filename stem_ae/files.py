@@ -52,6 +52,36 @@ def read_text(path: str | pathlib.Path) -> str:
         raise StemAeError(f"{path.name} is no text in UTF-8: is it the right file?") from error
 
 
+def check_xyz(text: str) -> int:
+    """Return how many frames an XYZ file has, each of as many atoms as it states.
+
+    Readers believe the number of atoms before they have looked for them.
+
+    Raises
+    ------
+    StemAeError
+        If a frame states more or fewer atoms than follow.
+    """
+    lines = text.splitlines()
+    place, frames = 0, 0
+    while place < len(lines) and lines[place].strip():
+        try:
+            count = int(lines[place])
+        except ValueError:
+            raise StemAeError(
+                f"line {place + 1} is {lines[place][:40]!r} and should say how many atoms follow: more atoms are there "
+                "than stated, or it is no XYZ file."
+            ) from None
+        there = len(lines) - place - 2
+        if not 0 <= count <= there:
+            raise StemAeError(f"line {place + 1} states {count} atoms, and {max(there, 0)} lines follow.")
+        place += count + 2
+        while place < len(lines) and lines[place].lstrip().startswith("VEC"):
+            place += 1
+        frames += 1
+    return frames
+
+
 def output_folder(path: str | pathlib.Path) -> pathlib.Path:
     """Return a folder to write to; it is made if it is not there.
 

@@ -29,6 +29,7 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     train.add_argument("structure", help="graphene, mos2, or a file that ASE reads (CIF, POSCAR, extended XYZ)")
     train.add_argument("--name", help="name of the model (default: the structure's)")
+    train.add_argument("--index", metavar="N", help="which structure of a file that holds several: its name or number")
     train.add_argument("--zone", nargs=3, type=int, default=[0, 0, 1], metavar=("U", "V", "W"), help="zone axis")
     train.add_argument("--species", nargs="+", default=[], help="columns to look for (default: all)")
     train.add_argument("--members", type=int, default=5, help="networks in the ensemble (default: 5)")
@@ -101,18 +102,13 @@ def _material(arguments: argparse.Namespace) -> tuple[Material, str]:
 
     if arguments.structure in MATERIALS:
         return MATERIALS[arguments.structure], f"my-{arguments.structure}"
-    import ase.io
+    from stem_ae.structure.files import read
 
     path = pathlib.Path(arguments.structure)
-    if not path.is_file():
+    if not path.exists():
         raise StemAeError(f"There is no structure {path}: give a file, or one of {', '.join(MATERIALS)}.")
-    try:
-        atoms = ase.io.read(path, index=-1)
-    except Exception as error:  # ASE's readers raise whatever they like
-        raise StemAeError(f"ASE cannot read a structure from {path.name} ({error}).") from error
     u, v, w = arguments.zone
-    assert isinstance(atoms, ase.Atoms)  # one index gives one structure
-    return crystal(atoms, (u, v, w), arguments.species), path.stem
+    return crystal(read(path, arguments.index, partial=True), (u, v, w), arguments.species), path.stem
 
 
 def _list(arguments: argparse.Namespace) -> None:

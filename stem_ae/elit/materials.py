@@ -12,6 +12,7 @@ from stem_ae.elit.calibrate import HEXAGONAL_LATTICE
 from stem_ae.elit.synthesis import Conditions, MakeSpecimen
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.specimens import Specimen, from_ase, graphene, mos2
+from stem_ae.occupancy import Occupancy, occupancy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def crystal(atoms: ase.Atoms, zone: tuple[int, int, int], species: Sequence[str]
     Parameters
     ----------
     atoms : ase.Atoms
-        The cell.
+        The cell. Sites that are partly occupied (see :func:`stem_ae.occupancy.occupancy`) are drawn for each image.
     zone : (int, int, int)
         Zone axis along the beam.
     species : sequence of str
@@ -100,15 +101,25 @@ def crystal(atoms: ase.Atoms, zone: tuple[int, int, int], species: Sequence[str]
     StemAeError
         If the cell cannot be used or lacks one of ``species``.
     """
-    present = sorted(set(from_ase(atoms, (30.0, 30.0), zone).columns()[1]))
+    who = occupancy(atoms)
+    present = _columns_of(who, zone)
     missing = [name for name in species if name not in present]
     if missing:
         known = ", ".join(present)
         raise StemAeError(f"Seen along {list(zone)} there is no column {missing[0]!r}: choose from {known}.")
 
     def make_specimen(extent: tuple[float, float], rng: np.random.Generator) -> Specimen:
-        specimen = from_ase(atoms, extent, zone, rng.uniform(0, 360))
+        specimen = from_ase(who, extent, zone, rng.uniform(0, 360), rng)
         specimen = specimen[rng.random(len(specimen)) >= rng.choice([0.0, 0.01, 0.05])]
         return _with_hole(specimen, rng) if rng.random() < 0.3 else specimen
 
     return Material(tuple(species) or tuple(present), make_specimen, Conditions(), 0.0)
+
+
+def _columns_of(who: Occupancy, zone: tuple[int, int, int]) -> list[str]:
+    """Return the names of all columns that a crystal can show, also where an atom is rarely there."""
+    rare = np.flatnonzero(who.high - who.low < 1)
+    names = set(from_ase(who, (30.0, 30.0), zone).columns()[1])
+    for atom in rare:
+        names |= set(from_ase(who.with_certainly(int(atom)), (30.0, 30.0), zone).columns()[1])
+    return sorted(names)

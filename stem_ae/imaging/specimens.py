@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import ase
+import ase.geometry
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
+from stem_ae.occupancy import Occupancy, occupancy
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -25,6 +28,7 @@ IntArray = NDArray[np.int64]
 GRAPHENE_LATTICE = 2.46  # Å
 MOS2_LATTICE = 3.16  # Å
 MOS2_SULPHUR_HEIGHT = 1.56  # Å above and below the Mo plane
+_MOST_ATOMS = 5e6  # of a crystal that is filled into an area: more fills the memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,31 +221,39 @@ def mos2(
 
 
 def from_ase(
-    atoms: ase.Atoms, extent: tuple[float, float], zone: Sequence[int] = (0, 0, 1), rotation: float = 0.0
-) -> Specimen:
+    atoms: ase.Atoms | Occupancy, extent: tuple[float, float], zone: Sequence[int] = (0, 0, 1), rotation: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> Specimen:  # fmt: skip
     """Return a crystal from its unit cell, seen along a zone axis, one period thick.
 
     Parameters
     ----------
-    atoms : ase.Atoms
-        A periodic cell.
+    atoms : ase.Atoms or Occupancy
+        A periodic cell; atoms outside it are taken for their images inside.
     extent : (float, float)
         x and y in Å of the area to fill.
     zone : (int, int, int)
         Zone axis ``[uvw]``; it becomes the beam direction.
     rotation : float
         Degrees, about the beam.
+    rng : Generator, optional
+        Draws who is where on sites that are partly occupied; always the same draws by default.
 
     Raises
     ------
     StemAeError
-        If the structure has no cell or the zone axis is zero.
+        If the structure has no cell, the zone axis is zero or far from any simple one, or what is asked for is too
+        large.
     """
+    who = atoms if isinstance(atoms, Occupancy) else occupancy(atoms)
+    atoms = who.atoms
     cell = np.asarray(atoms.cell, dtype=float)
-    if abs(np.linalg.det(cell)) < 1e-6:
+    if not abs(np.linalg.det(cell)) > 1e-6 or not np.isfinite(cell).all():
         raise StemAeError("The structure has no three-dimensional cell: give a crystal (CIF, POSCAR, extended XYZ).")
     if not np.any(zone):
         raise StemAeError("The zone axis [0 0 0] is no direction: give three integers such as 1 1 0.")
+    across, along = (checks.number(side, "The extent of a specimen", 0, unit="Å") for side in extent)
+    rotation = checks.number(rotation, "The rotation", unit="degrees")
     beam = np.asarray(zone, dtype=float) @ cell
     period = float(np.linalg.norm(beam))
     third = beam / period
@@ -252,14 +264,24 @@ def from_ase(
     angle = np.deg2rad(rotation)
     axes = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]]) @ axes
     reach = np.array([*extent, period])
+    cells = float(np.prod(reach)) / abs(np.linalg.det(cell))
+    if cells * len(atoms) > _MOST_ATOMS:
+        raise StemAeError(
+            f"Along [{' '.join(map(str, zone))}] an area of {across:g} × {along:g} Å of this crystal has "
+            f"{cells * len(atoms):.2g} atoms: choose a simpler zone axis or a smaller area."
+        )
+    inner = ase.geometry.wrap_positions(atoms.positions, cell, pbc=True)
     corners = np.stack(np.meshgrid(*[(0.0, r) for r in reach], indexing="ij"), -1).reshape(-1, 3) @ axes
     fractional = corners @ np.linalg.inv(cell)
     low, high = np.floor(fractional.min(0)).astype(int) - 1, np.ceil(fractional.max(0)).astype(int) + 1
     ijk = np.stack(np.meshgrid(*[np.arange(a, b + 1) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
-    points = (ijk.reshape(-1, 1, 3) @ cell + atoms.positions[None]).reshape(-1, 3) @ axes.T
-    numbers = np.tile(atoms.numbers, len(ijk.reshape(-1, 3))).astype(np.int64)
+    ijk = ijk.reshape(-1, 3)
+    points = (ijk[:, None, :] @ cell + inner[None]).reshape(-1, 3) @ axes.T
+    numbers = np.tile(atoms.numbers, len(ijk)).astype(np.int64)
     small = 1e-6  # so that an atom on the boundary is counted once
     inside = np.all((points >= -small) & (points < reach - small), axis=1)
+    if who.partial:
+        inside &= who.drawn(len(ijk), np.random.default_rng(0) if rng is None else rng).ravel()
     return Specimen(points[inside], numbers[inside], atoms.get_chemical_formula("reduce"), (), extent)
 
 

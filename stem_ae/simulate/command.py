@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stem_ae.simulate.tasks import Adsorption, MolecularDynamics, Relax, Task
 
 
+_MOST_PATCHES = 10_000
 _CANDIDATES = 20
 """Random patches looked at for each one that differs most."""
 
@@ -65,6 +66,7 @@ def _add_simulate(subparsers: Any) -> None:
     simulate.set_defaults(run=_simulate)
     simulate.add_argument("task", choices=["relax", "md", "adsorption", "engines"], help="what to do, or list engines")
     simulate.add_argument("structure", nargs="?", help="structure file")
+    simulate.add_argument("--index", metavar="N", help="which of a file's structures: a CIF's block or a number")
     simulate.add_argument("--engine", help="default: the embedded GFN1-xTB")
     simulate.add_argument("--fixed", help="perimeter, H, xy (only z moves); joined by +")
     simulate.add_argument("--fmax", type=float, default=0.05, help="largest force at the end, eV/Å")
@@ -93,11 +95,15 @@ def _add_simulate(subparsers: Any) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     import pathlib
 
-    from stem_ae import Atoms2D, StemAeError, structure
+    from stem_ae import Atoms2D, StemAeError, checks, structure
     from stem_ae.structure.files import write
 
     found = pathlib.Path(arguments.atoms)
     atoms = Atoms2D.read(found)
+    if arguments.patches is not None:
+        checks.whole(arguments.patches, "--patches", 1, _MOST_PATCHES)
+    for point in [*arguments.remove, *([arguments.at] if arguments.at else [])]:
+        checks.place(point, "A point of the image")
     options: dict[str, Any] = {
         "cell": _cell(arguments.cell), "vacuum": arguments.vacuum, "terminate": None if arguments.bare else "H",
         "calibration": None if arguments.calibration == "none" else arguments.calibration,
@@ -118,6 +124,8 @@ def _build(arguments: argparse.Namespace) -> None:
         for number, variant in enumerate(variants, start=1):
             write(_edited(variant, arguments), path.with_stem(f"{path.stem}-{number}"))
         reports.append({"file": str(path), "formula": cell.get_chemical_formula(), **cell.info["stem_ae"]})
+    if not reports:
+        raise StemAeError("No structure could be made of any of the patches: see what was said of each.")
     if arguments.json:
         print(json.dumps(reports if arguments.patches else reports[0]))
         return
@@ -129,8 +137,20 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _provenance(found: pathlib.Path) -> dict[str, Any]:
     """Return where atoms come from, as 'stem-ae find' and the Atoms panel write it beside them."""
+    from stem_ae.errors import StemAeError
+    from stem_ae.files import read_text
+
     beside = found.with_suffix(".json")
-    known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    known: Any = {}
+    if beside.is_file():
+        try:
+            known = json.loads(read_text(beside))
+        except (ValueError, RecursionError) as error:
+            raise StemAeError(
+                f"{beside.name}, which should say where {found.name} comes from, is no JSON: move it away."
+            ) from error
+    if not isinstance(known, dict):
+        raise StemAeError(f"{beside.name} does not say where {found.name} comes from: move it away.")
     return {**known, "atoms_file": str(found.resolve())}
 
 
@@ -154,11 +174,13 @@ def _edited(cell: ase.Atoms, arguments: argparse.Namespace) -> ase.Atoms:
     """Return the structure with its vacancies and adsorbates."""
     import numpy as np
 
-    from stem_ae import structure
+    from stem_ae import StemAeError, structure
 
     for point in arguments.remove:
         away = ((structure.from_image(cell, np.array([point])) - cell.positions[:, :2]) ** 2).sum(axis=1)
         away[cell.numbers == 1] = np.inf
+        if not np.isfinite(away).any():
+            raise StemAeError("There is no atom left to remove.")
         cell = structure.add_vacancy(cell, int(away.argmin()))
     near = tuple(structure.from_image(cell, np.array([arguments.at]))[0]) if arguments.at else None
     for what, site in arguments.adsorb:
@@ -236,7 +258,7 @@ def _structure(arguments: argparse.Namespace) -> ase.Atoms | None:
     from stem_ae.structure.files import read
 
     if arguments.structure:
-        return read(arguments.structure)
+        return read(arguments.structure, arguments.index)
     if arguments.after:
         return None
     raise StemAeError("Give a structure file, or --after a job whose final structure is to be taken.")

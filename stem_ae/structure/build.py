@@ -12,6 +12,8 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
+from stem_ae import checks
+from stem_ae.atom_tables import refuse_impossible
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.structure import cells, edges
@@ -26,8 +28,17 @@ BoolArray = NDArray[np.bool_]
 
 CalibrationMode = Literal["scale", "affine"]
 
+_MOST_VACUUM = 1000.0
+"""Å."""
+
 _CLOSEST = 0.85
 """Columns are never required to be farther apart than this part of the material's spacing."""
+
+_MOST_CORRECTION = 0.2
+"""Part by which an image's scale is ever corrected: more is a mistake of somebody's."""
+
+_UNITS = {"nm": 10.0, "µm": 1e4, "pm": 0.01, "Bohr radii": 0.529177, "m": 1e10}
+"""Å in units that positions are sometimes given in."""
 
 _EXTENT_ALONG_BEAM = 20.0
 """Å of a periodic sheet's cell along the beam, when no vacuum is asked for."""
@@ -89,8 +100,13 @@ def build(
     StemAeError
         If the region is empty, atoms overlap, the cell is impossible.
     """
-    if not vacuum >= 0:
-        raise StemAeError(f"The vacuum of {vacuum:g} Å is not possible: give a positive width.")
+    refuse_impossible(atoms)
+    checks.number(vacuum, "The vacuum", 0, _MOST_VACUUM, "Å")
+    checks.number(confidence, "The confidence", 0, 1)
+    if terminate not in ("H", None):
+        raise StemAeError(f"Edges cannot be terminated by {str(terminate)[:20]!r}: choose 'H', or None.")
+    if overlaps not in ("resolve", "refuse", "keep"):
+        raise StemAeError(f"The way with overlaps {str(overlaps)[:20]!r} is not known: choose resolve, refuse or keep.")
     material = material or material_for(atoms.species)
     notes: list[str] = []
     inside = select(atoms, region)
@@ -156,13 +172,14 @@ def variants(atoms: Atoms2D, count: int, region: Any = None, *, seed: int = 0, *
     StemAeError
         As :func:`build`.
     """
+    count = checks.whole(count, "The number of variants", 0, 10_000)
     nominal = build(atoms, region, **options)
     chosen = np.zeros(len(atoms), bool)
     chosen[nominal.arrays["image_atom"][nominal.arrays["image_atom"] >= 0]] = True
     matrix = np.array(nominal.info["stem_ae"]["calibration"]["matrix"]).reshape(2, 2)
     options = {**options, "calibration": matrix, "confidence": 0.0}
     rng = np.random.default_rng(seed)
-    roots = np.linalg.cholesky(atoms.covariance + 1e-18 * np.eye(2))
+    roots = _roots(atoms.covariance)
     threshold = np.cumsum(atoms.probabilities, axis=1)
     threshold /= threshold[:, -1:]
     result = []
@@ -175,6 +192,13 @@ def variants(atoms: Atoms2D, count: int, region: Any = None, *, seed: int = 0, *
             labels=np.where(chosen, drawn, atoms.labels),
         )
         result.append(build(sample, chosen, **options))
+    return result
+
+
+def _roots(covariance: FloatArray) -> FloatArray:
+    """Return matrices whose products with their transposes are these, ``(N, 2, 2)``."""
+    values, axes = np.linalg.eigh(covariance)
+    result: FloatArray = axes * np.sqrt(np.clip(values, 0.0, None))[:, None, :]  # in files they are rounded
     return result
 
 
@@ -233,11 +257,28 @@ def _correction(
         return Calibration.none()
     if not isinstance(wanted, str):
         return Calibration.given(np.asarray(wanted, float))
+    if wanted not in ("scale", "affine"):
+        raise StemAeError(f"The calibration {wanted!r} is not known: choose scale, affine or none.")
     try:
-        return calibrate(atoms.positions, atoms.covariance, material.spacing, wanted)
+        found = calibrate(atoms.positions, atoms.covariance, material.spacing, wanted)
     except StemAeError as error:
         notes.append(f"not calibrated: {error}")
         return Calibration.none()
+    _refuse_other_unit(found, material)
+    return found
+
+
+def _refuse_other_unit(correction: Calibration, material: Material) -> None:
+    """Raise StemAeError if the image would have to be stretched by more than any calibration is wrong."""
+    stretches = np.linalg.svd(correction.matrix, compute_uv=False)
+    if np.all(np.abs(stretches - 1) <= _MOST_CORRECTION):
+        return
+    unit = next((name for name, size in _UNITS.items() if abs(correction.scale / size - 1) <= _MOST_CORRECTION), "")
+    advice = f"are they in {unit} instead of Å?" if unit else "is the sampling wrong, or is this another material?"
+    raise StemAeError(
+        f"The positions would have to be multiplied by {correction.scale:.4g} to have the spacing of {material.name}, "
+        f"{material.spacing:g} Å: {advice}"
+    )
 
 
 def _columns(atoms: Atoms2D, correction: Calibration) -> Columns:

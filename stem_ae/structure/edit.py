@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 import ase
 import numpy as np
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from ase.geometry import get_distances
 from numpy.typing import NDArray
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.structure.bonding import bonded
 from stem_ae.structure.rings import covered, in_sheet, rings
@@ -24,6 +25,8 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 _CH_BOND = 1.09
 _VACUUM_ABOVE = 10.0
 """Å that a patch in vacuum keeps above what was added."""
+_HIGHEST = 100.0
+"""Å."""
 _CLOSEST = 1.0
 """Å above the sheet, for an atom that would fall through."""
 _TETRAHEDRAL = np.arccos(-1 / 3)
@@ -76,8 +79,14 @@ def add_adatom(
     StemAeError
         If the element or the site does not exist.
     """
-    if element not in atomic_numbers:
+    if element not in chemical_symbols[1:]:
         raise StemAeError(f"{element!r} is not an element: give its symbol, such as Cr.")
+    if height is not None:
+        checks.number(height, "The height of an ad-atom", -_HIGHEST, _HIGHEST, "Å")
+    if near is not None:
+        near = checks.place(near, "The place of an ad-atom")
+    if not len(atoms):
+        raise StemAeError("There are no atoms to add one to: build a structure first.")
     places = sites(atoms, site)
     if len(places) == 0:
         raise StemAeError(f"The structure has no {site} site.")
@@ -131,7 +140,7 @@ def adsorb(atoms: ase.Atoms, what: str, site: Site, *, near: tuple[float, float]
     """
     if what in GROUPS:
         return add_group(atoms, what, site, near=near)
-    if what not in atomic_numbers:
+    if what not in chemical_symbols[1:]:
         raise StemAeError(f"{what!r} cannot be adsorbed: give an element, such as Cr, or one of {', '.join(GROUPS)}.")
     return add_adatom(atoms, what, site, near=near)
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import pathlib
+import re
+import warnings
+from collections.abc import Callable, Sequence
 
 import ase
 import ase.io
+import numpy as np
 from ase.io import jsonio
 
 from stem_ae.errors import StemAeError
+from stem_ae.files import check_xyz, existing_file, read_text
+from stem_ae.occupancy import occupancy
+
+_COINCIDENT = 0.4
+"""Å: atoms are never closer."""
+_THINNEST = 0.5
+"""Å between the faces of a periodic cell; the atoms of a flatter one overlap their own images."""
+_MOST_STRUCTURES = 10_000
+_NEVER = {"bundletrajectory", "db", "mysql", "postgresql"}
+"""Formats of ASE's that may hold pickles, or are no files."""
+_PACKED = (".gz", ".bz2", ".xz")
 
 
 def write(atoms: ase.Atoms, path: str | pathlib.Path) -> pathlib.Path:
@@ -32,30 +47,231 @@ def write(atoms: ase.Atoms, path: str | pathlib.Path) -> pathlib.Path:
         else:
             ase.io.write(path, atoms)
     except OSError as error:
-        raise StemAeError(f"Cannot write {path}: {error.strerror}.") from error
-    except (ase.io.formats.UnknownFileTypeError, ValueError, KeyError) as error:
+        raise StemAeError(f"Cannot write {path}: {error.strerror or error}.") from error
+    except StemAeError:
+        raise
+    except Exception as error:  # ASE's writers raise whatever they like
         raise StemAeError(f"Cannot write a structure as {path.name!r}: use .json, .extxyz, .cif or POSCAR.") from error
     return path
 
 
-def read(path: str | pathlib.Path) -> ase.Atoms:
+def read(path: str | pathlib.Path, index: str | int | None = None, *, partial: bool = False) -> ase.Atoms:
     """Read a structure in any format that ASE reads.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    index : str or int, optional
+        Which of several structures in the file: the name of a CIF's block, or its number, from 0 or, backwards, -1.
+    partial : bool
+        Whether sites may be partly occupied; see :func:`stem_ae.occupancy.occupancy`.
 
     Raises
     ------
     StemAeError
-        If it cannot be read.
+        If it cannot be read, holds several structures and none is chosen, or what it holds cannot be: see
+        :func:`refuse_impossible`.
     """
-    path = pathlib.Path(path)
+    path = existing_file(path)
+    if path.suffix.lower() in _PACKED:
+        raise StemAeError(f"{path.name} is packed: unpack it first.")
     try:
-        if path.suffix == ".json":
-            atoms = jsonio.decode(path.read_text(encoding="utf-8"))
-        else:
-            atoms = ase.io.read(path, format="extxyz" if path.suffix in (".xyz", ".extxyz") else None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what ASE's readers make of what they do not know
+            structures = _read_all(path)
+    except StemAeError as error:
+        raise StemAeError(f"{path.name} does not hold a structure that can be read: {error}") from error
     except OSError as error:
-        raise StemAeError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (ase.io.formats.UnknownFileTypeError, json.JSONDecodeError, ValueError, KeyError, IndexError) as error:
-        raise StemAeError(f"{path.name} does not hold a structure that can be read.") from error
-    if not isinstance(atoms, ase.Atoms):
-        raise StemAeError(f"{path.name} does not hold one structure.")
-    return atoms
+        raise StemAeError(f"Cannot read {path}: {error.strerror or _first_line(error)}.") from error
+    except Exception as error:  # ASE's readers raise whatever they like
+        raise StemAeError(
+            f"{path.name} does not hold a structure that can be read ({_first_line(error)})."
+        ) from error
+    atoms = _chosen(structures, index, path.name)
+    refuse_impossible(atoms, path.name)
+    found = occupancy(atoms)
+    if partial:
+        return atoms
+    if found.partial:
+        raise StemAeError(
+            f"{path.name} has sites that are only partly occupied ({found.partial_sites}): make a structure in which "
+            "each atom is there or not."
+        )
+    whole = found.atoms
+    whole.info.pop("occupancy", None)
+    return whole
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = "".join(c for c in (lines or [""])[0] if c.isprintable())[:150]
+    return text or type(error).__name__
+
+
+# --- all structures of a file -----------------------------------------------------------------------------------------
+
+Named = tuple[str, ase.Atoms]
+
+
+def _read_all(path: pathlib.Path) -> list[Named]:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _from_json(path)
+    if suffix in (".xyz", ".extxyz"):
+        check_xyz(read_text(path))
+        return _from_ase(path, "extxyz")
+    if suffix == ".cif":
+        return _from_cif(path)
+    kind = ase.io.formats.filetype(str(path))
+    if kind in _NEVER:
+        raise StemAeError(f"files of the kind {kind} are not read.")
+    if kind in _COUNTS:
+        _COUNTS[kind](read_text(path).splitlines())
+    return _from_cif(path) if kind == "cif" else _from_ase(path, kind)
+
+
+def _from_json(path: pathlib.Path) -> list[Named]:
+    text = read_text(path)
+    content = jsonio.decode(text)
+    if isinstance(content, ase.Atoms):
+        return [("", content)]
+    if isinstance(content, dict) and "ids" in content:  # a data base of ASE's, which is what ase.io.write makes
+        return _from_ase(path, "json")
+    raise StemAeError("it is JSON of something else.")
+
+
+def _from_cif(path: pathlib.Path) -> list[Named]:
+    from ase.io.cif import parse_cif
+
+    read_text(path)
+    blocks = itertools.islice(parse_cif(str(path)), _MOST_STRUCTURES)
+    return [
+        (block.name, block.get_atoms(store_tags=False, fractional_occupancies=True))
+        for block in blocks if block.has_structure()
+    ]  # fmt: skip
+
+
+def _from_ase(path: pathlib.Path, kind: str) -> list[Named]:
+    frames = itertools.islice(
+        ase.io.iread(str(path), index=":", format=kind, do_not_split_by_at_sign=True), _MOST_STRUCTURES
+    )
+    return [("", frame) for frame in frames]
+
+
+def _chosen(structures: Sequence[Named], index: str | int | None, name: str) -> ase.Atoms:
+    """Return the one structure, or the one that is meant."""
+    if not structures:
+        raise StemAeError(f"{name} does not hold a structure.")
+    if index is not None:
+        by_name = [atoms for title, atoms in structures if title and title == str(index)]
+        if len(by_name) == 1:
+            return by_name[0]
+        if re.fullmatch(r"-?\d{1,9}", str(index)) and -len(structures) <= int(index) < len(structures):
+            return structures[int(index)][1]
+    elif len(structures) == 1:
+        return structures[0][1]
+    listed = "; ".join(
+        f"{k}: {' '.join(filter(None, [title, atoms.get_chemical_formula()]))}"
+        for k, (title, atoms) in enumerate(structures[:8])
+    ) + (f"; and {len(structures) - 8} more" if len(structures) > 8 else "")
+    if index is None:
+        raise StemAeError(
+            f"{name} holds {len(structures)} structures: choose one with --index, by its name or number ({listed})."
+        )
+    raise StemAeError(f"{name} has no structure {str(index)[:40]!r}: it holds {listed}.")
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------------
+
+
+def refuse_impossible(atoms: ase.Atoms, name: str = "The structure") -> None:
+    """Raise StemAeError if a structure has no atoms, numbers that are not finite, dummies, or atoms in one place.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Atoms that share a site by their occupancies may be in one place.
+    name : str
+        What to call it.
+    """
+    if len(atoms) == 0:
+        raise StemAeError(f"{name} holds no atoms.")
+    if not np.isfinite(atoms.cell.array).all():
+        raise StemAeError(f"{name} has a cell that is not finite.")
+    wrong = ~np.isfinite(atoms.positions).all(axis=1)
+    if wrong.any():
+        raise StemAeError(f"{name} has atoms without a position ({_named(atoms, wrong)}): remove or correct them.")
+    dummies = (atoms.numbers < 1) | (atoms.numbers >= len(ase.data.chemical_symbols))
+    if dummies.any():
+        raise StemAeError(f"{name} has atoms that are no element ({_named(atoms, dummies)}): remove or correct them.")
+    if atoms.pbc.any() and abs(atoms.cell.volume) > 0:
+        heights = abs(atoms.cell.volume) / np.linalg.norm(np.cross(*_other_vectors(atoms.cell.array)), axis=1)
+        if np.any(heights[atoms.pbc] < _THINNEST):
+            raise StemAeError(f"{name} has a cell that is only {heights[atoms.pbc].min():.3g} Å thick: is its unit Å?")
+    _refuse_coincident(atoms, name)
+
+
+def _other_vectors(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each vector of a cell the two others, ``(3, 3)`` each."""
+    return cell[[1, 2, 0]], cell[[2, 0, 1]]
+
+
+def _refuse_coincident(atoms: ase.Atoms, name: str) -> None:
+    from ase.neighborlist import neighbor_list
+
+    first, second, distance = neighbor_list("ijd", atoms, _COINCIDENT)
+    certain = np.ones(len(atoms), bool)
+    if atoms.info.get("occupancy") or atoms.has("occupancies") or atoms.has("occupancy"):
+        certain = np.zeros(len(atoms), bool)  # who excludes whom is seen when they are drawn
+    both = certain[first] & certain[second]
+    if both.any():
+        i, j, d = int(first[both][0]), int(second[both][0]), distance[both][0]
+        more = int(both.sum()) // 2 - 1
+        raise StemAeError(
+            f"{name} has atoms in one place: {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}), counted from 0, "
+            f"are {d:.2f} Å apart" + (f", and {more} more pairs." if more > 0 else ".")
+        )
+
+
+def _named(atoms: ase.Atoms, which: np.ndarray) -> str:
+    numbers = np.flatnonzero(which)
+    words = ", ".join(f"{k} {atoms.symbols[int(k)]}" for k in numbers[:6])
+    return f"counted from 0: {words}" + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")
+
+
+# Readers make room for as many atoms as a header states before they look for them.
+
+
+def _refuse_more_than(count: int, lines: Sequence[str]) -> None:
+    if count > len(lines):
+        raise StemAeError(f"it states {count} atoms, and has {len(lines)} lines.")
+
+
+def _whole_numbers(words: Sequence[str]) -> list[int]:
+    return [int(word) for word in words if re.fullmatch(r"-?\d+", word)]
+
+
+def _check_poscar(lines: Sequence[str]) -> None:
+    _refuse_more_than(max((sum(_whole_numbers(line.split())) for line in lines[5:7]), default=0), lines)
+
+
+def _check_first_number(line: int) -> Callable[[Sequence[str]], None]:
+    def check(lines: Sequence[str]) -> None:
+        found = _whole_numbers(lines[line].split()[:1]) if len(lines) > line else []
+        _refuse_more_than(abs(found[0]) if found else 0, lines)
+
+    return check
+
+
+def _check_lammps(lines: Sequence[str]) -> None:
+    for line in lines:
+        if match := re.match(r"\s*(\d+)\s+atoms\b", line):
+            _refuse_more_than(int(match[1]), lines)
+
+
+_COUNTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "vasp": _check_poscar, "gen": _check_first_number(0), "cube": _check_first_number(2),
+    "gromacs": _check_first_number(1), "lammps-data": _check_lammps, "xyz": _check_first_number(0),
+}  # fmt: skip
+"""By ASE's name of a format, what refuses a file that states more atoms than it has lines."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
@@ -25,7 +26,14 @@ _ONE_LATTICE = 0.6
 
 
 def bonds_2d(positions: FloatArray, cutoff: float) -> IntArray:
-    """Return the pairs of points closer than ``cutoff`` (Å), ``(M, 2)`` with the smaller index first."""
+    """Return the pairs of points closer than ``cutoff`` (Å), ``(M, 2)`` with the smaller index first.
+
+    Raises
+    ------
+    StemAeError
+        If the cutoff is no finite number.
+    """
+    cutoff = checks.number(cutoff, "The reach of bonds", 0, unit="Å")
     if len(positions) < 2:
         return np.zeros((0, 2), np.int64)
     pairs: IntArray = cKDTree(positions).query_pairs(cutoff, output_type="ndarray").astype(np.int64)
@@ -73,7 +81,16 @@ class Calibration:
 
     @classmethod
     def given(cls, matrix: FloatArray) -> Calibration:
-        """Return a map that somebody else determined."""
+        """Return a map that somebody else determined.
+
+        Raises
+        ------
+        StemAeError
+            If it is no 2 x 2 matrix that can be inverted.
+        """
+        matrix = np.asarray(matrix, dtype=float)
+        if matrix.shape != (2, 2) or not np.isfinite(matrix).all() or not abs(np.linalg.det(matrix)) > 1e-12:
+            raise StemAeError("The calibration is no matrix of 2 x 2 finite numbers that can be inverted.")
         stretches = np.linalg.svd(matrix, compute_uv=False)
         return cls(np.asarray(matrix, float), float(stretches.mean()), 0.0, float(np.ptp(stretches)))
 

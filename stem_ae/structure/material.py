@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import ase.data
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
+from stem_ae.files import existing_file, read_text
 
 COVALENCE = {"B": 3, "C": 3, "N": 3, "Si": 3}
 """Bonds of an atom inside a sheet; fewer at an edge are made up with hydrogen."""
@@ -38,6 +40,20 @@ class Material:
     spacing: float
     period: float | None = None
 
+    def __post_init__(self) -> None:
+        checks.positive(self.spacing, "The spacing of a material's columns", 100, "Å")
+        if self.period is not None:
+            checks.positive(self.period, "A material's period along the beam", 1000, "Å")
+        if not self.columns:
+            raise StemAeError("A material has no columns: say which atoms each class of column stands for.")
+        for name, column in self.columns.items():
+            for element, height in column:
+                if element not in ase.data.chemical_symbols[1:]:
+                    raise StemAeError(f"The column {name} of a material holds {element!r}, which is no element.")
+                checks.number(height, f"The height of {element} in the column {name}", -1000, 1000, "Å")
+            if not column:
+                raise StemAeError(f"The column {name} of a material holds no atoms.")
+
     @classmethod
     def read(cls, path: str | pathlib.Path) -> Material:
         """Read a template from a JSON file, such as ``{"name": "BN", "columns": {"B": [["B", 0]]}, "spacing": 1.45}``.
@@ -47,20 +63,15 @@ class Material:
         StemAeError
             If the file does not hold one.
         """
-        path = pathlib.Path(path)
+        path = existing_file(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
             columns = {
                 str(name): tuple((str(element), float(height)) for element, height in column)
                 for name, column in content.pop("columns").items()
             }
             material = cls(columns=columns, **content)
-            elements = {element for column in columns.values() for element, _ in column}
-            if not (material.spacing > 0 and columns and elements <= set(ase.data.chemical_symbols[1:])):
-                raise ValueError("the spacing is not positive, or a column holds what is no element")
-        except OSError as error:
-            raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise StemAeError(
                 f"{path.name} is not the template of a material ({error}): it has to give its name, its columns as "
                 "lists of element and height in Å, and its spacing in Å."

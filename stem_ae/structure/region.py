@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.structure.lattice import REACH, bonds_2d, typical_distance
@@ -17,7 +18,15 @@ BoolArray = NDArray[np.bool_]
 
 
 def around(x: float, y: float, radius: float) -> FloatArray:
-    """Return a disc about a point as a polygon, ``(64, 2)`` in Å of the image; for a defect, say."""
+    """Return a disc about a point as a polygon, ``(64, 2)`` in Å of the image; for a defect, say.
+
+    Raises
+    ------
+    StemAeError
+        If the point or the radius is no finite number, or the radius not positive.
+    """
+    x, y = checks.place((x, y), "The middle of a disc")
+    radius = checks.positive(radius, "The radius of a disc", unit="Å")
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     return np.column_stack([x + radius * np.cos(angle), y + radius * np.sin(angle)])
 
@@ -81,7 +90,8 @@ def random_regions(atoms: Atoms2D, size: float, count: int, seed: int = 0) -> Fl
         If the image is smaller than the patch, or has no atoms.
     """
     extent = np.array([atoms.shape[1] * atoms.sampling[1], atoms.shape[0] * atoms.sampling[0]])
-    if size <= 0 or np.any(extent < size):
+    count = checks.whole(count, "The number of patches", 1, 1_000_000)
+    if not size > 0 or np.any(extent < size):
         raise StemAeError(f"A patch of {size:g} Å does not fit into an image of {extent[0]:.1f} × {extent[1]:.1f} Å.")
     if not len(atoms):
         raise StemAeError("There are no atoms in this image to take patches of.")
