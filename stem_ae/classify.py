@@ -177,6 +177,16 @@ def coordination(atoms: Atoms2D) -> tuple[IntArray, NDArray[np.bool_]]:
     return count, border
 
 
+def mean_bonds(atoms: Atoms2D) -> FloatArray:
+    """Return each atom's mean distance to its neighbours in Å, NaN where it has none; see :func:`coordination`."""
+    pairs = bonds_2d(atoms.positions, REACH * typical_distance(atoms.positions))
+    lengths = np.linalg.norm(np.subtract(*atoms.positions[pairs.T]), axis=1)
+    ends = pairs.ravel()
+    count = np.bincount(ends, minlength=len(atoms))
+    total = np.bincount(ends, np.repeat(lengths, 2), minlength=len(atoms))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def by_examples(atoms: Atoms2D, image: ArrayLike, examples: Examples | Mapping[str, ArrayLike]) -> Atoms2D:
     """Classify by a few examples, whose classes spread to atoms that look alike.
 

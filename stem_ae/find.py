@@ -20,6 +20,7 @@ from stem_ae.files import output_folder
 
 if TYPE_CHECKING:
     from stem_ae.elit import Ensemble, Prediction
+    from stem_ae.elit.trust import Trust
     from stem_ae.imageio import ImageFile, ImageStack
 
 
@@ -57,11 +58,15 @@ class Sampling:
         Where it came from, in words.
     warning : str
         What speaks against it; empty if nothing does.
+    lattice, clarity : float, optional
+        Å per pixel by the lattice, and how clearly that is seen, 0 to 1; ``None`` for a model without a lattice.
     """
 
     value: tuple[float, float]
     source: str
     warning: str = ""
+    lattice: float | None = None
+    clarity: float | None = None
 
 
 def choose_sampling(
@@ -88,21 +93,23 @@ def choose_sampling(
         If there is neither a stated sampling nor a clear lattice.
     """
     from stem_ae.elit.calibrate import estimate_sampling
-    from stem_ae.elit.live import CERTAIN_LATTICE, CONFIDENT_LATTICE, TOLERANCE
+    from stem_ae.elit.live import CONFIDENT_LATTICE
+    from stem_ae.elit.trust import CERTAIN_LATTICE, TOLERANCE
 
     measured, confidence = estimate_sampling(image, material) if material else (0.0, 0.0)
+    opinion = (measured, confidence) if material else (None, None)
     if stated is None or measure:
         if not confidence >= CONFIDENT_LATTICE:
             reason = "its lattice is not clear enough to measure it" if material else "the model knows no lattice"
             raise StemAeError(f"The sampling is {source} and {reason}: give it with --sampling, in Å per pixel.")
-        return Sampling(as_sampling(measured), f"measured from the lattice, confidence {confidence:.2f}")
+        return Sampling(as_sampling(measured), f"measured from the lattice, confidence {confidence:.2f}", "", *opinion)
     warning = ""
     if confidence >= CERTAIN_LATTICE and abs(measured / np.mean(stated) - 1) > TOLERANCE:
         warning = (
             f"{stated[1]:.4f} Å/px is {source}, but the lattice looks like {measured:.4f}: is the calibration wrong "
             "(--sampling lattice), or is this another material?"
         )
-    return Sampling(stated, source, warning)
+    return Sampling(stated, source, warning, *opinion)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -193,6 +200,7 @@ class Search:
         }  # fmt: skip
         files["provenance"] = files["csv"].with_suffix(".json")
         files["provenance"].write_text(json.dumps(origin, indent=1), encoding="utf-8")
+        trust = self._trust_in(prediction)
         self.frames.append(
             {
                 "frame": number,
@@ -200,18 +208,24 @@ class Search:
                 "counts": counts,
                 "novelty": float(prediction.novelty),
                 "foreign": prediction.foreign.round(3).tolist(),
+                "believed": trust.believed,
+                "doubt": trust.sentence,
                 "files": {kind: str(path) for kind, path in files.items()},
             }
         )
-        if prediction.conditions > 1:
-            self._warn(f"frame {number} is unlike what the model knows (novelty {prediction.conditions:.2f})")
-        if foreign := len(prediction.foreign):
-            self._warn(
-                f"frame {number} has columns too bright or too dim for any known class ({foreign}): another element?"
-            )
+        if trust.sentence:
+            self._warn(f"frame {number}: {trust.sentence}")
         found = ", ".join(f"{count} {species}" for species, count in counts.items())
         paths = ", ".join(map(str, files.values()))
         self._say(f"frame {number}: {found}; novelty {prediction.novelty:.2f}; {paths}")
+
+    def _trust_in(self, prediction: Prediction) -> Trust:
+        """Return whether what was found in a frame can be believed."""
+        from stem_ae.elit.trust import Evidence, trust_in
+
+        assert self.sampling is not None  # a frame has been used
+        evidence = Evidence.of(prediction, self.sampling.lattice, self.sampling.clarity)
+        return trust_in(evidence, self.ensemble.lattice_constant)
 
     def finish(self) -> int:
         """Print the answer if it is wanted as JSON, and return the exit code.

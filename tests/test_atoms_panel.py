@@ -58,7 +58,7 @@ WORKING = 0.2
 class Peaks:
     """Finds atoms without a net: peaks of the smoothed image, the bright ones being Si. It can be made to wait."""
 
-    name, version, species = "peaks", "abc123", ("C", "Si")
+    name, version, species, lattice_constant = "peaks", "abc123", ("C", "Si"), 2.46
 
     def __init__(self) -> None:
         self.gate = threading.Event()

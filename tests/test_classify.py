@@ -59,6 +59,20 @@ def sheet():
     return image, elit.load("graphene").predict(image, SAMPLING), silicon, xy[removed]
 
 
+def test_bonds_are_those_of_the_truth_also_beside_a_vacancy(sheet):
+    """Noise of the positions shortens the distance to the nearest atom, and hardly the mean of all bonds."""
+    _, prediction, _, removed = sheet
+    atoms = prediction.atoms
+    lengths = classify.mean_bonds(atoms)
+    count, border = classify.coordination(atoms)
+    nearest = cKDTree(atoms.positions).query(atoms.positions, k=2)[0][:, 1]
+    beside = cKDTree(removed).query(atoms.positions)[0] < 1.7
+    assert (count[beside] == 2).all()
+    for those in (~border & ~beside, beside):
+        assert lengths[those].mean() == pytest.approx(1.42, abs=0.015)
+        assert nearest[those].mean() < lengths[those].mean() - 0.01
+
+
 def names_at(atoms: Atoms2D, xy: np.ndarray) -> list[str]:
     distance, index = cKDTree(atoms.positions).query(xy)
     assert (distance < 0.4).all()

@@ -14,6 +14,8 @@ from stem_ae import StemAeError, cli, elit
 from stem_ae.elit.network import UNet
 from stem_ae.elit.selection import judge, select
 
+BOND = {"graphene": 1.42, "mos2": 3.16 / 3**0.5}  # Å, of MoS2 in projection
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
@@ -48,6 +50,8 @@ def test_a_healthy_ensemble_stays_whole(material: str, dose: float, degraded: bo
     assert same is ensemble
     assert [v.member for v in verdicts] == [0, 1, 2, 3, 4]
     assert all(v.chosen and v.score > 0.7 for v in verdicts)
+    for verdict in verdicts:  # as the literature does: the mean of three bonds, which noise does not shorten
+        assert float(verdict.reason.split("bonds of ")[1].split()[0]) == pytest.approx(BOND[material], rel=0.01)
 
 
 @pytest.mark.parametrize(("material", "noise"), [("graphene", 1.0), ("mos2", 1.0)])

@@ -25,7 +25,7 @@ WORKING = 0.2
 class Brightest:
     """An ensemble of one rule: the atom is at the brightest pixel. Waits for its gate."""
 
-    name, version, species = "brightest", "1", ("X",)
+    name, version, species, lattice_constant = "brightest", "1", ("X",), 2.46
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -46,7 +46,8 @@ class Brightest:
         row, column = np.unravel_index(image.argmax(), image.shape)
         xy = np.array([[column * sampling[1], row * sampling[0]]])
         atoms = Atoms2D(xy, np.eye(2)[None] * 1e-4, [0], self.species, [[1.0]], [1.0], image.shape, sampling)
-        maps = np.zeros((1, 64, 64), np.float32)
+        maps = np.zeros((1, 256, 256), np.float32)
+        maps[0, round(xy[0, 1] / WORKING), round(xy[0, 0] / WORKING)] = 1.0
         return Prediction(maps, maps[0], WORKING, atoms, 0.0)
 
 
@@ -246,17 +247,19 @@ def test_sampling_from_the_lattice_is_estimated_once_for_each_choice(worker, ens
     assert ensemble.estimates == 2
 
 
-def test_a_wrong_calibration_is_noticed(worker, listener):
-    for stated in (0.16, 0.12):
-        worker.submit(frame(lattice_image(0.16), calibration=(stated, stated)))
-        listener.wait(lambda seen, stated=stated: seen.results and seen.results[-1].frame.calibration[0] == stated)
-    right, wrong = (result.sampling for result in listener.results)
-    assert right.doubt == ""
-    assert "0.120" in wrong.doubt
-    assert wrong.angstrom_per_px == (0.12, 0.12)  # it is noticed, not overruled
+def test_a_wrong_sampling_is_noticed(worker, listener):
+    typed = {"calibration": None, "choice": live.SamplingChoice("typed", 0.12)}
+    for stated in ({"calibration": (0.16, 0.16)}, {"calibration": (0.12, 0.12)}, typed):
+        count = len(listener.results)
+        worker.submit(frame(lattice_image(0.16), **stated))
+        listener.wait(lambda seen, count=count: len(seen.results) > count)
+    assert listener.results[0].trust.believed
+    for wrong in listener.results[1:]:
+        assert "0.120" in wrong.trust.sentence
+        assert wrong.sampling.angstrom_per_px == (0.12, 0.12)  # it is noticed, not overruled
     worker.submit(frame(np.random.default_rng(1).normal(size=(256, 256))))
-    listener.wait(lambda seen: len(seen.results) == 3)
-    assert listener.results[-1].sampling.doubt == ""
+    listener.wait(lambda seen: len(seen.results) == 4)
+    assert listener.results[-1].sampling.lattice is None
 
 
 def test_no_lattice_no_sampling(worker, listener):
@@ -300,7 +303,7 @@ from stem_ae.elit import live
 working = threading.Event()
 
 class Slow:
-    name, version, species = "slow", "1", ("X",)
+    name, version, species, lattice_constant = "slow", "1", ("X",), 0.0
 
     def __len__(self):
         return 1

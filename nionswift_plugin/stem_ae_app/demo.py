@@ -17,6 +17,8 @@ from nionswift_plugin import stem_ae_sim
 from nionswift_plugin.stem_ae_app import screen
 from nionswift_plugin.stem_ae_ui.atoms_panel import AtomsPanel
 from stem_ae.errors import StemAeError
+from stem_ae.imaging import catalogue
+from stem_ae.store import models
 
 SNAPSHOT_KEY = "stem_ae"
 
@@ -27,6 +29,7 @@ async def live(window: DocumentController.DocumentController) -> None:
     scan = simulated_scan()
     atoms = show(window, scan)
     beside(window)
+    choose_fitting_model(atoms)
     await scanning(window, scan)
     atoms.start()
 
@@ -86,6 +89,16 @@ def show(window: DocumentController.DocumentController, scan: typing.Any) -> typ
     simulator = [panel.panel_id for panel in panels if "simulator" in panel.panel_id]
     screen.show_only(window, f"scan-control-panel-{scan.hardware_source_id}", AtomsPanel.panel_id, *simulator)
     return next(panel for panel in panels if isinstance(panel, AtomsPanel)).model
+
+
+def choose_fitting_model(atoms: typing.Any) -> None:
+    """Choose a model that was made for the specimen, unless the one that was used last was."""
+    simulator = stem_ae_sim.current()
+    assert simulator is not None
+    material = catalogue.entry(simulator.specimen_name).material if simulator.specimen_name else ""
+    chosen = atoms.model_names[atoms.model_index] if atoms.model_index is not None else ""
+    if material in atoms.model_names and not (chosen and models.material(chosen) == material):
+        atoms.model_index = atoms.model_names.index(material)
 
 
 def beside(window: DocumentController.DocumentController) -> None:

@@ -10,12 +10,15 @@ from nion.utils import Observable
 from stem_ae.elit import live
 from stem_ae.elit.adapting import Adaptation
 from stem_ae.errors import StemAeError
+from stem_ae.words import duration
 
 UPDATE_TASK = "stem_ae adaptation update"
 
 
 class AdaptingModel(Observable.Observable):
     """Adapts the model at work to the frame that is shown, in a process of its own, and can take it back.
+
+    Where the new model finds what cannot be atoms, it asks whether to keep it.
 
     To be used in the user interface thread.
 
@@ -40,6 +43,7 @@ class AdaptingModel(Observable.Observable):
         self.__subject = subject
         self.__use = use
         self.__adaptation: Adaptation | None = None
+        self.__doubtful: Adaptation | None = None
         self.__earlier: list[str] = []
         self.__closed = False
         self.text = ""
@@ -51,6 +55,8 @@ class AdaptingModel(Observable.Observable):
         self.__window.clear_task(UPDATE_TASK)
         if self.__adaptation:
             self.__adaptation.cancel()
+        if self.__doubtful:
+            self.__doubtful.discard()
 
     @property
     def is_running(self) -> bool:
@@ -63,9 +69,14 @@ class AdaptingModel(Observable.Observable):
         return round(100 * self.__adaptation.fraction) if self.__adaptation else 0
 
     @property
+    def is_asking(self) -> bool:
+        """Whether the user is to say if a doubtful model is kept."""
+        return self.__doubtful is not None
+
+    @property
     def can_revert(self) -> bool:
         """Whether there is a model to go back to."""
-        return bool(self.__earlier) and not self.is_running
+        return bool(self.__earlier) and not self.is_running and not self.is_asking
 
     def start(self) -> None:
         """Adapt to the frame that is shown."""
@@ -74,6 +85,7 @@ class AdaptingModel(Observable.Observable):
             self.__say("There is no frame to adapt to yet: press Start and wait until a frame was looked at.")
             return
         name, result = subject
+        self.discard()
         try:
             self.__adaptation = Adaptation(name, [result.pixels], result.sampling.angstrom_per_px, self.__changed)
         except StemAeError as error:
@@ -85,6 +97,20 @@ class AdaptingModel(Observable.Observable):
         """Stop adapting; the model stays as it was."""
         if self.__adaptation:
             self.__adaptation.cancel()
+
+    def keep(self) -> None:
+        """Keep the doubtful model, and use it."""
+        if adaptation := self.__doubtful:
+            self.__doubtful = None
+            adaptation.keep()
+            self.__adopt(adaptation)
+
+    def discard(self) -> None:
+        """Delete the doubtful model."""
+        if adaptation := self.__doubtful:
+            self.__doubtful = None
+            adaptation.discard()
+            self.__say("Discarded; the model is as it was.")
 
     def revert(self) -> None:
         """Go back to the model from before the last adaptation. The adapted one stays in the list."""
@@ -102,17 +128,27 @@ class AdaptingModel(Observable.Observable):
         if adaptation is None:
             return
         if adaptation.state == "running":
-            self.__say(f"Adapting: {adaptation.text}")
+            left = adaptation.seconds_left
+            still = "" if left is None else f" · at most {duration(left)} left"
+            self.__say(f"Adapting: {adaptation.text}{still}")
             return
         self.__adaptation = None
-        if adaptation.state == "done" and (comparison := adaptation.comparison):
-            self.__earlier.append(adaptation.model)
-            self.__use(comparison.name)
-            self.__say(f"Now using {comparison}")
-        else:
+        if adaptation.state != "done" or adaptation.comparison is None or not adaptation.comparison.gained:
             self.__say(adaptation.text[:1].upper() + adaptation.text[1:])
+        elif adaptation.is_waiting:
+            self.__doubtful = adaptation
+            self.__say(f"{adaptation.comparison.doubt} Keep the adapted model all the same?")
+        else:
+            self.__adopt(adaptation)
+
+    def __adopt(self, adaptation: Adaptation) -> None:
+        """Use the new model."""
+        assert adaptation.comparison
+        self.__earlier.append(adaptation.model)
+        self.__use(adaptation.comparison.name)
+        self.__say(f"Now using {adaptation.comparison}")
 
     def __say(self, text: str) -> None:
         self.text = text
-        for name in ("text", "is_running", "percent", "can_revert"):
+        for name in ("text", "is_running", "is_asking", "percent", "can_revert"):
             self.notify_property_changed(name)

@@ -11,7 +11,9 @@ import threading
 import time
 import typing
 import weakref
+import zlib
 
+import numpy as np
 from nion.data import DataAndMetadata
 from nion.instrumentation import HardwareSource
 from nion.swift import DocumentController
@@ -23,8 +25,9 @@ from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit import live, remote
 from stem_ae.errors import StemAeError
 from stem_ae.microscope import swift
+from stem_ae.words import counted
 
-from . import keeping
+from . import keeping, showing
 from .adapting_model import AdaptingModel
 from .canvas import Overlays
 from .displayed import DisplayedImageFeed
@@ -38,15 +41,21 @@ if typing.TYPE_CHECKING:
     from stem_ae.defects import Defect
 
 DISPLAYED = "displayed"
+FIELD = (
+    "fov_nm", "center_x_nm", "center_y_nm", "rotation", "subscan_fractional_size", "subscan_fractional_center",
+    "subscan_rotation",
+)  # fmt: skip
+"""What Swift writes about where a scanned frame is."""
 SAMPLING_SOURCES: tuple[typing.Literal["calibration", "typed", "lattice"], ...] = ("calibration", "typed", "lattice")
 EXAMPLES = "examples"
 WAYS = ("network", "intensity", "neighbours", EXAMPLES)
 FROM_CALIBRATION = live.SamplingChoice()
-FAMILIAR = 1.0  # novelty up to here is what the model knows
 STATISTICS_PERIOD_S = 0.25  # readable, and cheap
 UPDATE_TASK, SAVE_TASK = "stem_ae atoms update", "stem_ae atoms settings"
 
-GOOD, WAITING, BAD, OFF = "#1A8F3C", "#B26A00", "#C62828", "#707070"
+GOOD, WAITING, BAD, BUSY, OFF = "#1A8F3C", "#B26A00", "#C62828", "#1F6FB2", "#707070"
+"""Colours of headlines: a result that can be believed; doubts, or something the user has to do; failure or danger;
+under way; nothing to judge."""
 
 
 class AtomClass(Observable.Observable):
@@ -179,6 +188,8 @@ class AtomsModel(Observable.Observable):
         self.__model: live.Model | None = None
         self.__result: live.Result | None = None
         self.__is_shown = False
+        self.__to_display: set[bool] = set()
+        """Images that are to be displayed once they are there: whole frames (False), sub-scans (True)."""
         self.__marks: Marks | None = None
         self.__kept_marks = weakref.WeakKeyDictionary[DataItem.DataItem, Marks | None]()
         self.__note = ""
@@ -456,6 +467,7 @@ class AtomsModel(Observable.Observable):
     def __connect(self) -> None:
         self.__disconnect()
         self.__note = ""
+        self.__to_display = {False, True}
         if channel := self.__channel:
             self.__feed = swift.ScanFeed(channel, functools.partial(self.__scanned, channel), self.__ask_for_update)
             self.__submit_last_frame(self.__feed)
@@ -486,12 +498,17 @@ class AtomsModel(Observable.Observable):
 
     def __scanned(self, channel: swift.ScanChannel, xdata: DataAndMetadata.DataAndMetadata, reference: str) -> None:
         ready = time.perf_counter()
-        origin = keeping.Origin(channel.name, dict(xdata.metadata), xdata.timestamp, channel, reference)
+        scan = xdata.metadata.get("scan", {})
+        field = (channel.key, reference, xdata.data_shape, *(str(scan.get(name)) for name in FIELD))
+        origin = keeping.Origin(channel.name, dict(xdata.metadata), xdata.timestamp, channel, reference, image=field)
         self.__submit(xdata, origin, channel.key, ready)
 
     def __displayed(self, xdata: DataAndMetadata.DataAndMetadata, item: DataItem.DataItem) -> None:
         ready = time.perf_counter()
-        origin = keeping.Origin(item.title, dict(item.metadata), xdata.timestamp, data_item=item)
+        # Other data, of another slice perhaps, are another image, unless they come live.
+        data = None if item.is_live else zlib.crc32(np.ascontiguousarray(xdata.data).data)
+        image = (item.uuid, xdata.data_shape, data)
+        origin = keeping.Origin(item.title, dict(item.metadata), xdata.timestamp, data_item=item, image=image)
         self.__submit(xdata, origin, str(item.uuid), ready)
 
     def __submit(self, xdata: DataAndMetadata.DataAndMetadata, origin: keeping.Origin, key: str, ready: float) -> None:
@@ -528,6 +545,8 @@ class AtomsModel(Observable.Observable):
             self.__show(None)
         elif result and result is not self.__result and self.__is_current(result.frame.origin):
             self.__show(result)
+        if (frame := self.__frame) and self.__is_current(frame.origin):
+            self.__display(frame.origin)
         self.__describe()
 
     def __is_current(self, origin: keeping.Origin) -> bool:
@@ -566,9 +585,17 @@ class AtomsModel(Observable.Observable):
         self.__list_defects(result)
         if result:
             self.__result = result
+            self.__display(result.frame.origin)
+            self.networks.looked_at(result.frame.origin.image)
             self.__list_classes(result.prediction.atoms.species)
             self.__show_maps(result)
         self.__show_marks()
+
+    def __display(self, origin: keeping.Origin) -> None:
+        """Show the image that is worked on, once after each start: later the user may have put it away."""
+        item = origin.shown_by(self.__window.document_model)
+        if item and origin.is_part in self.__to_display and showing.show(self.__window, item):
+            self.__to_display.remove(origin.is_part)
 
     def __show_maps(self, result: live.Result | None) -> None:
         """Bring those maps up to date that are wanted, and let go of the others."""
@@ -677,7 +704,7 @@ class AtomsModel(Observable.Observable):
         if isinstance(feed, swift.ScanFeed) and not feed.is_there:
             return "The scan is gone", BAD, "Swift no longer has this scan: choose another source."
         if worker.state == "loading":
-            return "Loading the model…", WAITING, ""
+            return "Loading the model…", BUSY, ""
         if worker.error and self.__frame:
             status, color = ("Sampling unknown", WAITING) if worker.lacks_sampling else ("No rings", BAD)
             return status, color, worker.error
@@ -686,33 +713,36 @@ class AtomsModel(Observable.Observable):
                 todo = f"Start the scan with {feed.channel.name} switched on; the panel never starts it by itself."
                 return "Waiting for a frame", WAITING, "" if feed.is_playing else todo
             return "Waiting for an image", WAITING, "" if self.__frame else "Click on an image to choose it."
-        total = f"{sum(self.__marks.counts):,} atoms"
+        return self.__found_state(sum(self.__marks.counts))
+
+    def __found_state(self, count: int) -> tuple[str, str, str]:
+        """Return how it is with so many atoms in view: green only if they can be believed."""
+        assert self.__result
+        is_believed = self.__result.trust.believed
+        total = counted(count, "atom") + (" in the sub-scan" if self.__result.frame.origin.is_part else "")
+        total += "" if is_believed or not count else " · doubtful"
+        color, message = (GOOD, "") if is_believed and count else (WAITING, "")
+        if not count and is_believed:
+            hidden = counted(len(self.__result.prediction.atoms), "atom")
+            message = f"Confidence hides {hidden} that are less probable: lower it to see them."
+        feed = self.__feed
         if isinstance(feed, swift.ScanFeed):
-            return (f"Live · {total}", GOOD, "") if feed.is_playing else (f"Scan stopped · {total}", OFF, "")
-        return total, GOOD, ""
+            if not feed.is_playing:
+                return f"Scan stopped · {total}", OFF if color == GOOD else color, message
+            total = f"Live · {total}"
+        return total, color, message
 
     def __hint(self) -> str:
         if not (self.__result and self.__marks):
             return ""
-        return self.__result.sampling.doubt or self.__strangeness(self.__result.prediction)
-
-    def __strangeness(self, prediction: elit.Prediction) -> str:
-        """Return what is unlike anything that the model knows: conditions, which it can learn, or elements."""
-        sentences = []
-        if count := len(prediction.foreign):
-            columns = "One column is" if count == 1 else f"{count} columns are"
-            where = "see “unknown” in the list of defects" if self.defects else "tick Defects to have them listed"
-            sentences.append(f"{columns} too bright or too dim for any known class, perhaps another element: {where}.")
-        # What is less strange than a foreign atom may be its doing, as bright as some are.
-        if prediction.conditions > FAMILIAR and prediction.conditions >= prediction.novelty:
-            sentences.append(
-                f"This frame is unlike what the model knows (novelty {prediction.conditions:.1f}, familiar is up to "
-                "1): check model, sampling and focus, or adapt the model to it."
-            )
-        return " ".join(sentences)
+        trust = self.__result.trust
+        if trust.doubt != "foreign":
+            return trust.sentence
+        where = "See “unknown” in the list of defects." if self.defects else "Tick Defects to have them listed."
+        return f"{trust.sentence} {where}"
 
     def __model_text(self) -> str:
-        return f"version {self.__model.version}, {self.__model.members} networks" if self.__model else ""
+        return f"version {self.__model.version}, {counted(self.__model.members, 'network')}" if self.__model else ""
 
     def __sampling_text(self) -> str:
         return str(self.__result.sampling) if self.__result and self.__marks else ""
@@ -727,4 +757,8 @@ class AtomsModel(Observable.Observable):
         s = self.__worker.statistics
         speed = [f"{s.rate:.1f} frames/s"] if s.rate else []
         speed += [f"{1e3 * s.latency_s:.0f} ms from frame to rings"] if s.latency_s else []
-        return " · ".join(speed) + f"\n{s.seen:,} frames seen, {s.skipped:,} skipped for newer ones"
+        seen = f"{counted(s.seen, 'frame')} seen, {s.skipped:,} skipped for newer ones"
+        return "\n".join(filter(None, [" · ".join([*speed, *self.__novelty_text()]), seen]))
+
+    def __novelty_text(self) -> list[str]:
+        return [f"novelty {self.__result.prediction.conditions:.1f}"] if self.__result and self.__marks else []

@@ -333,6 +333,20 @@ class AtomsHandler(Declarative.Handler):
                     width=100,
                     visible="@binding(model.adapting.is_running)",
                 ),
+                u.create_push_button(
+                    text=_("Keep"),
+                    on_clicked="keep_clicked",
+                    visible="@binding(model.adapting.is_asking)",
+                    name="keep_button",
+                    tool_tip=_("Put the adapted model into the list and use it"),
+                ),
+                u.create_push_button(
+                    text=_("Discard"),
+                    on_clicked="discard_clicked",
+                    visible="@binding(model.adapting.is_asking)",
+                    name="discard_button",
+                    tool_tip=_("Delete the adapted model; the one it started from stays at work"),
+                ),
                 u.create_stretch(),
                 u.create_push_button(
                     text=_("Revert"),
@@ -387,7 +401,15 @@ class AtomsHandler(Declarative.Handler):
                     text=_("Folder…"),
                     on_clicked="folder_clicked",
                     name="folder_button",
-                    tool_tip=_("Where snapshots are also written as CSV and extended XYZ; cancel for nowhere"),
+                    tool_tip=_("Where snapshots are also written as CSV and extended XYZ"),
+                ),
+                u.create_push_button(
+                    text="✕",
+                    width=28,
+                    on_clicked="no_folder_clicked",
+                    enabled="@binding(model.folder, converter=is_there)",
+                    name="no_folder_button",
+                    tool_tip=_("Export to files no more"),
                 ),
                 spacing=8,
             ),
@@ -419,6 +441,14 @@ class AtomsHandler(Declarative.Handler):
         """Forget the examples."""
         self.model.examples.forget()
 
+    def keep_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Keep the doubtful model."""
+        self.model.adapting.keep()
+
+    def discard_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Delete the doubtful model."""
+        self.model.adapting.discard()
+
     def revert_clicked(self, widget: Declarative.UIWidget) -> None:
         """Go back to the model from before."""
         self.model.adapting.revert()
@@ -428,9 +458,14 @@ class AtomsHandler(Declarative.Handler):
         self.model.snapshot()
 
     def folder_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Choose the folder for exports."""
+        """Choose the folder for exports; cancelled, it stays as it is."""
         folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Export to"), self.model.folder)
-        self.model.folder = folder
+        if folder:
+            self.model.folder = folder
+
+    def no_folder_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Export no more."""
+        self.model.folder = ""
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""

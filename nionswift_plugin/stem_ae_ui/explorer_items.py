@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stem_ae.explore.remote import Decision
 from stem_ae.microscope.frame import CameraFrame, Image
 
+from . import showing
 from .keeping import METADATA_KEY
 
 MAPS = {
@@ -185,13 +186,11 @@ class Items:
 
     def __put(self, item: DataItem.DataItem, is_survey: bool = False) -> None:
         """Show an item in a display panel: the survey in the first one, others only where nothing is shown."""
-        workspace = self.__window.workspace_controller
-        panels = workspace.display_panels if workspace else []
-        empty = [panel for panel in panels if panel.display_panel_type == "empty"]
+        panels = showing.panels(self.__window)
         if is_survey and panels:
             panels[0].set_display_panel_data_item(item)
-        elif empty:
-            empty[0].set_display_panel_data_item(item)
+        else:
+            showing.show_in_empty(self.__window, item)
 
 
 def _image(

@@ -8,6 +8,7 @@ import itertools
 import pathlib
 import threading
 import typing
+import webbrowser
 from concurrent.futures import Future
 
 import numpy as np
@@ -21,14 +22,14 @@ from stem_ae.errors import StemAeError
 from stem_ae.explore.remote import Decision, DecisionProcess
 from stem_ae.explore.scalarize import Scalarizer
 from stem_ae.microscope.frame import CameraFrame, Frame, Image
+from stem_ae.words import counted
 
-from .atoms_model import BAD, GOOD, OFF, WAITING
+from .atoms_model import BAD, BUSY, OFF, WAITING
 from .canvas import Overlays
 from .clicks import Clicks
 from .explorer_items import Items
 from .explorer_overlay import WayMarks, way_and_words
 from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Other, Settings, bands_of, value_of
-from .simulate_model import count, number
 
 if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a second
     from stem_ae.microscope.devices import Microscope
@@ -37,6 +38,10 @@ if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a secon
 
 DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point…", "tune": "Focusing…",
          "explore": "Exploring…"}  # fmt: skip
+DONE = {"": "Done", "survey": "Survey taken", "preview": "One point measured", "tune": "Focused",
+        "explore": "Explored"}  # fmt: skip
+BEAM = {"blanked": "beam blanked", "on": "BEAM ON", "unknown": "whether the beam is blanked is not known"}
+"""What was read of the beam, in words."""
 UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"
 _TUNING_FOV, _TUNING_PIXELS, _TUNING_DWELL_US = 20.0, 128, 4.0  # Å; small and quick, fine enough to see the focus
 
@@ -179,7 +184,7 @@ class ExplorerModel(Observable.Observable):
         """Whether a click on the survey forces a point."""
         self.__process = DecisionProcess()
         self.__runner: Runner | None = None
-        self.__doing = ""
+        self.__doing = self.__did = ""
         self.__note = ""
         self.__sample: CameraFrame | None = None
         self.__image: Image | None = None
@@ -266,9 +271,34 @@ class ExplorerModel(Observable.Observable):
     def settings_changed(self, name: str) -> None:
         """Say that a setting has changed, and store them."""
         self.notify_property_changed(name)
-        self.__note = ""
+        if name == "folder":
+            self.notify_property_changed("runs_folder")
+        self.__note = self.__complaint()
         self.__describe()
         self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
+
+    @property
+    def runs_folder(self) -> str:
+        """Where runs are written to."""
+        return self.settings.folder or str(platformdirs.user_data_path("stem_ae", appauthor=False) / "runs")
+
+    def open_folder(self) -> None:
+        """Show that folder in the system's file manager; it is made if it is missing."""
+        try:
+            pathlib.Path(self.runs_folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.__say(f"The folder {self.runs_folder} cannot be made ({error.strerror}): choose another one.")
+            return
+        webbrowser.open(pathlib.Path(self.runs_folder).absolute().as_uri())
+
+    def __complaint(self) -> str:
+        """Return one sentence if something that was typed cannot be read, else nothing."""
+        try:
+            self.settings.numbers()
+            self.settings.objective()
+        except StemAeError as error:
+            return str(error)
+        return ""
 
     def add_property(self) -> None:
         """Look at another property as well: the first one in the list that is not looked at yet."""
@@ -360,7 +390,7 @@ class ExplorerModel(Observable.Observable):
         self.__note, self.__trials = "", ""
         try:
             runner = self.__ready()
-            self.__doing = doing
+            self.__doing = self.__did = doing
             work(runner.microscope, runner)
         except StemAeError as error:
             self.__say(str(error))
@@ -370,9 +400,8 @@ class ExplorerModel(Observable.Observable):
         from stem_ae.microscope.swift import SwiftInstrument
         from stem_ae.plans import Runner
 
-        folder = self.settings.folder or platformdirs.user_data_path("stem_ae", appauthor=False) / "runs"
         # Made anew each time: Swift's instrument may be another one by now.
-        self.__runner = Runner(Microscope(SwiftInstrument()), pathlib.Path(folder), self.__ask_for_update)
+        self.__runner = Runner(Microscope(SwiftInstrument()), pathlib.Path(self.runs_folder), self.__ask_for_update)
         return self.__runner
 
     def __survey(self, microscope: Microscope, runner: Runner) -> None:
@@ -407,22 +436,18 @@ class ExplorerModel(Observable.Observable):
     def __exploration_settings(self, frame: Frame) -> typing.Any:
         from stem_ae.plans.explore import Settings as ExplorationSettings
 
-        s = self.settings
-        patch, step = (int(number(text, what)) for text, what in ((s.patch, "The patch"), (s.step, "The step")))
-        self.__candidates = candidates_in(self.items.region, frame.shape, patch, max(step, 1))
+        s, numbers = self.settings, self.settings.numbers()
+        self.__candidates = candidates_in(self.items.region, frame.shape, numbers.patch, numbers.step)
         explorer: dict[str, typing.Any] = {
-            "surrogate": s.surrogate, "acquisition": s.acquisition, "patch": patch, "dose_per_point": s.dose_per_point,
-            "feature": number(s.feature, "The share looked for") / 100, "device": s.device,
+            "surrogate": s.surrogate, "acquisition": s.acquisition, "device": s.device, "patch": numbers.patch,
+            "dose_per_point": numbers.dose_per_point, "feature": numbers.feature,
+            "min_distance": numbers.min_distance, "travel": numbers.travel,
         }  # fmt: skip
-        for name, what in (("min_distance", "The distance between points"), ("travel", "What travel costs")):
-            if text := getattr(s, name):
-                explorer[name] = 0.0 if text == "0" else number(text, what)
-        if s.dose_budget:
-            explorer["dose_budget"] = number(s.dose_budget, "The dose budget")
-        points = int(number(s.points, "The number of points"))
+        if numbers.dose_budget is not None:
+            explorer["dose_budget"] = numbers.dose_budget
         return ExplorationSettings(
-            frame, s.camera, s.exposure_s, points, int(number(s.batch, "The batch")), min(10, points),
-            self.__candidates, explorer, count(s.drift_every or "0", "The number of points between drift scans"),
+            frame, s.camera, numbers.exposure_s, numbers.points, numbers.batch, min(10, numbers.points),
+            self.__candidates, explorer, numbers.drift_every,
         )  # fmt: skip
 
     def __tune(self, microscope: Microscope, runner: Runner) -> None:
@@ -474,7 +499,7 @@ class ExplorerModel(Observable.Observable):
         self.__ask_for_update()
 
     def __tried(self, count: int, sharpness: float) -> None:
-        self.__trials = f"{count} images, sharpness {sharpness:.3g}"
+        self.__trials = f"{counted(count, 'image')}, sharpness {sharpness:.3g}"
         self.__ask_for_update()
 
     def __ask_for_update(self) -> None:
@@ -552,7 +577,7 @@ class ExplorerModel(Observable.Observable):
             return None
         points = np.array(exploration.points, dtype=float).reshape(-1, 2)[:, ::-1]
         forced = np.array(self.__forced, dtype=float).reshape(-1, 2)[:, ::-1]
-        words = f"{len(points)} / {exploration.settings.points} points"
+        words = f"{len(points)} / {counted(exploration.settings.points, 'point')}"
         return WayMarks(points, forced, exploration.settings.frame.shape, words)
 
     # --- words ------------------------------------------------------------------------------------------------------
@@ -573,13 +598,28 @@ class ExplorerModel(Observable.Observable):
         runner = self.__runner
         if runner is None:
             return "Ready", OFF, ""
+        interlock = runner.microscope.interlock
+        if interlock.alarm:
+            return "THE BEAM MAY BE ON", BAD, interlock.alarm
+        beam = BEAM[interlock.state]
         if runner.state == "idle":
             if runner.outcome == "failed":
-                return "Ended · beam blanked", BAD, runner.error
-            ended = {"completed": "Done", "stopped": "Stopped", "aborted": "Aborted"}.get(runner.outcome, "Ready")
-            return f"{ended} · beam blanked" if runner.outcome else "Ready", OFF, self.__result_text(runner)
-        words = {"paused": "Paused · beam blanked", "pausing": "Pausing…", "ending": "Stopping…"}
-        return words.get(runner.state, DOING[self.__doing]), GOOD if runner.state == "running" else WAITING, ""
+                return f"Ended · {beam}", BAD, runner.error
+            ended = {"completed": DONE[self.__did], "stopped": "Stopped", "aborted": "Aborted"}.get(runner.outcome)
+            if ended is None:
+                return "Ready", OFF, ""
+            if self.__has_no_values():
+                todo = "No point gave a value: check the camera and the bands with Preview."
+                return f"{ended} · nothing measured · {beam}", WAITING, todo
+            return f"{ended} · {beam}", OFF, self.__result_text(runner)
+        words = {"paused": f"Paused · {beam}", "pausing": "Pausing…", "ending": "Stopping…"}
+        color = BUSY if runner.state == "running" else WAITING
+        return words.get(runner.state, DOING[self.__doing]), color, ""
+
+    def __has_no_values(self) -> bool:
+        """Whether the exploration that has ended has measured, but no value."""
+        values = self.exploration.values if self.exploration and self.__did == "explore" else []
+        return bool(len(values)) and not np.isfinite(np.array(values, dtype=float)).any()
 
     def __result_text(self, runner: Runner) -> str:
         tuned = runner.result
@@ -595,14 +635,14 @@ class ExplorerModel(Observable.Observable):
         try:
             found = {name: value_of(one, self.__sample) for name, one in self.settings.scalarizers().items()}
             return " · ".join(f"{name} = {value:.5g}" for name, value in found.items())
-        except StemAeError as error:
-            return str(error)
+        except StemAeError:  # the message says what is wrong
+            return ""
 
     def __dose_text(self) -> str:
         try:
             dose = self.settings.dose_per_point
-        except StemAeError as error:
-            return str(error)
+        except StemAeError:  # the message says what is wrong
+            return ""
         spent = len(self.exploration.points) * dose if self.exploration else 0.0
         return f"{dose:.3g} million electrons a point; spent {spent:,.0f} million"
 
@@ -613,7 +653,7 @@ class ExplorerModel(Observable.Observable):
         if exploration is None:
             return ""
         known = np.array([value for value in exploration.values if np.isfinite(value)])
-        parts = [f"{len(exploration.points)} of {exploration.settings.points} points"]
+        parts = [f"{len(exploration.points):,} of {counted(exploration.settings.points, 'point')}"]
         parts += [f"best {known.max():.4g}"] if len(known) else []
         parts += [f"last decision {decision.seconds:.2f} s"] if decision else []
         parts += [f"{len(out)} left out: drifted out of the field"] if (out := exploration.left_out) else []

@@ -92,7 +92,6 @@ class ExplorerHandler(Declarative.Handler):
         self.is_idle = IfConverter(lambda running: not running)
         self.is_busy = IfConverter(bool)
         self.pause_text = IfConverter(bool, _("Resume"), _("Pause"))
-        self.folder_text = IfConverter(bool, _("Runs are written to:"), _("Runs are kept among your data"))
         divider = u.create_divider(orientation="horizontal")
         self.ui_view = frame(
             self.__buttons_view(),
@@ -178,7 +177,7 @@ class ExplorerHandler(Declarative.Handler):
             u.create_row(
                 u.create_spacing(LABEL_WIDTH + 6),
                 u.create_push_button(
-                    text=_("Look at another property as well"), style="minimal", on_clicked="add_clicked",
+                    text=_("Add property"), style="minimal", on_clicked="add_clicked",
                     name="add_button", tool_tip=_("It gets a map of its own, and with a weight it is looked for, too"),
                 ),
                 u.create_stretch(),
@@ -219,13 +218,19 @@ class ExplorerHandler(Declarative.Handler):
     def __folder_view(self) -> Declarative.UIDescription:
         return u.create_column(
             u.create_row(
-                u.create_label(
-                    text="@binding(model.folder, converter=folder_text)", color=QUIET, text_alignment_vertical="vcenter"
-                ),
+                u.create_label(text=_("Runs are written to:"), color=QUIET, text_alignment_vertical="vcenter"),
                 u.create_stretch(),
+                u.create_push_button(
+                    text=_("Open folder"), on_clicked="open_folder_clicked", name="open_folder_button"
+                ),
                 u.create_push_button(text=_("Folder…"), on_clicked="folder_clicked", name="folder_button"),
+                u.create_push_button(
+                    text="✕", width=28, on_clicked="usual_folder_clicked", name="usual_folder_button",
+                    enabled="@binding(model.folder, converter=is_busy)",
+                    tool_tip=_("Write runs to the usual place again"),
+                ),
             ),
-            note("@binding(model.folder)", color=QUIET, name="folder_label"),
+            note("@binding(model.runs_folder)", color=QUIET, name="folder_label"),
             spacing=2,
         )
 
@@ -264,9 +269,18 @@ class ExplorerHandler(Declarative.Handler):
         self.model.set_clicking(checked)
 
     def folder_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Choose where runs are written to."""
-        folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Write runs to"), self.model.folder)
-        self.model.folder = folder
+        """Choose where runs are written to; cancelled, it stays as it is."""
+        folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Write runs to"), self.model.runs_folder)
+        if folder:
+            self.model.folder = folder
+
+    def usual_folder_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Write runs to the usual place again."""
+        self.model.folder = ""
+
+    def open_folder_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Show the runs' folder in the system's file manager."""
+        self.model.open_folder()
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""

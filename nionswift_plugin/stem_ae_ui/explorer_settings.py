@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import re
 import typing
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
 from stem_ae.explore.objective import Objective, Property
+from stem_ae.explore.path import APART
 from stem_ae.explore.scalarize import (
     PATTERN_SCALARIZERS,
     SPECTRUM_SCALARIZERS,
@@ -26,7 +28,7 @@ from stem_ae.explore.scalarize import (
 from stem_ae.microscope.frame import CameraFrame
 
 from .settings import Store, stored
-from .simulate_model import number
+from .typed import TypedError, count, number
 
 KEY = "stem_ae/explorer_panel"
 CAMERAS = ("eels", "diffraction")
@@ -53,6 +55,24 @@ class Other:
     words: str
     weight: str = "0"
     """Against the first: 0 is only shown, below zero its low values are looked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """What was typed, as numbers; the units are those of :class:`Settings` but where the name says another."""
+
+    patch: int
+    step: int
+    points: int
+    batch: int
+    drift_every: int
+    exposure_s: float
+    dose_per_point: float
+    dose_budget: float | None
+    feature: float
+    """Share of the candidates, 0 to 1."""
+    min_distance: float
+    travel: float
 
 
 @dataclasses.dataclass
@@ -130,6 +150,27 @@ class Settings:
         """Millions of electrons."""
         return number(self.current_pa, "The beam current") * self.exposure_s * 6.241509074  # 1 pA s = 6.24 million
 
+    def numbers(self) -> Numbers:
+        """Return what was typed.
+
+        Raises
+        ------
+        TypedError
+            If a field cannot be read.
+        """
+        budget = number(self.dose_budget, "The dose budget") if self.dose_budget else None
+        feature = number(self.feature, "The share looked for")
+        if feature > 100:
+            raise TypedError(f"The share looked for is {feature:g} per cent of the region: type 100 at most.")
+        return Numbers(
+            patch=count(self.patch, "The patch", 2), step=count(self.step, "The step", 1),
+            points=count(self.points, "The number of points", 1), batch=count(self.batch, "The batch", 1),
+            drift_every=count(self.drift_every or "0", "The number of points between surveys"),
+            exposure_s=self.exposure_s, dose_per_point=self.dose_per_point, dose_budget=budget, feature=feature / 100,
+            min_distance=number(self.min_distance or f"{APART:g}", "The minimum spacing", 0.0),
+            travel=number(self.travel or "0", "The travel penalty", 0.0),
+        )  # fmt: skip
+
     def scalarizers(self) -> dict[str, Scalarizer]:
         """Return what makes numbers of a spectrum or pattern, by what to call them, the one looked for first.
 
@@ -156,9 +197,11 @@ class Settings:
             If the words or the weight are not understood.
         """
         try:
-            weights = [1.0, *(float(other.weight or 0.0) for other in self.others)]
+            weights = [1.0, *(float((other.weight or "0").replace(",", ".")) for other in self.others)]
         except ValueError:
-            raise StemAeError("A weight has to be a number, such as 1 or -0.5; 0: it is only shown.") from None
+            weights = [math.nan]
+        if not all(map(math.isfinite, weights)):
+            raise TypedError("A weight has to be a number, such as 1 or -0.5; 0: it is only shown.")
         each = zip(self.scalarizers().values(), weights, strict=True)
         return Objective(tuple(Property(functools.partial(value_of, one), weight) for one, weight in each))
 
@@ -193,7 +236,8 @@ def read_property(camera: str, name: str, words: str) -> Scalarizer:
     bands = [_band(part) for part in words.split(",")]
     wanted = 2 if name in ("peak ratio", "edge area") else 1
     if len(bands) != wanted:
-        raise StemAeError(f"“{words}” should be {wanted} band{'s' if wanted > 1 else ''}, such as {FIRST_WORDS[name]}.")
+        bands_wanted = "two bands" if wanted == 2 else "one band"
+        raise TypedError(f"“{words}” is not understood: type {bands_wanted}, such as {FIRST_WORDS[name]}.")
     return typing.cast(Scalarizer, maker(*bands[0]) if name == "virtual detector" else maker(*bands))
 
 
@@ -204,7 +248,7 @@ def _band(text: str) -> tuple[float, float]:
     except ValueError:
         low, high = 1.0, 0.0
     if low >= high:
-        raise StemAeError(f"“{text.strip()}” is no band: type it as 284-320, the lower end first.")
+        raise TypedError(f"“{text.strip()}” is no band: type it as 284-320, the lower end first.")
     return low, high
 
 

@@ -14,14 +14,15 @@ from nion.swift.model import DataItem, Graphics
 from nion.utils import Geometry, Observable
 
 from stem_ae.jobs import remote
+from stem_ae.words import duration
 
-from . import keeping, simulate_overlay
+from . import keeping, showing, simulate_overlay
 from .canvas import Overlays
-from .simulate_model import duration
 
 LOOK_BUSY_S, LOOK_IDLE_S = 1.0, 2.0
 """Seconds between looks at the queue while there is something to do, and while there is not."""
 RANKINGS = ("disagreement", "energy", "uncertainty")
+UNITS = {"energy": "eV"}
 SPOT = 3.0
 """Å, radius of a place to look at; as :data:`stem_ae.simulate.guidance.REACH`."""
 MARKED = 12.0
@@ -106,6 +107,7 @@ class JobsModel(Observable.Observable):
         self.rankings = ["Disagreement with the image", "Energy of defects", "Uncertainty of the atoms"]
         self.ranking_index = 0
         self.spots: list[dict[str, float]] = []
+        self.__ranked_frame: DataItem.DataItem | None = None
         self.spot_texts: list[str] = []
         self.spot_index = 0
         self.__selected = ""
@@ -207,7 +209,7 @@ class JobsModel(Observable.Observable):
         if table.total > len(table.rows):
             words.append(f"the newest {len(table.rows)} are shown")
         if table.active and not table.worker:
-            words.append("no worker is running: type “stem-ae worker”")
+            words.append("no worker is running: type “stem-ae worker” in a terminal")
         return " · ".join(words)
 
     def __detail(self) -> str:
@@ -266,7 +268,7 @@ class JobsModel(Observable.Observable):
                 answer.arrays["simulated"].astype(np.float32), metadata=metadata,
                 dimensional_calibrations=list(image.dimensional_calibrations),
             )  # fmt: skip
-            self.__show_beside(self.__put(row, "simulated image", xdata))
+            showing.show_in_empty(self.__window, self.__put(row, "simulated image", xdata))
             self.__moves[row.image] = moves_of(answer)
             self.__overlays.refresh()
         self.select(row.id)
@@ -296,14 +298,6 @@ class JobsModel(Observable.Observable):
         self.__window.document_model.append_data_item(item)
         return item
 
-    def __show_beside(self, item: DataItem.DataItem) -> None:
-        """Show an item in a place that nobody needs, if there is one."""
-        assert self.__window.workspace_controller
-        panels = self.__window.workspace_controller.display_panels
-        empty = [panel for panel in panels if panel.display_panel_type == "empty"]
-        if empty:
-            empty[0].set_display_panel_display_item(self.__window.document_model.get_display_item_for_data_item(item))
-
     def __moves_for(self, item: DataItem.DataItem) -> simulate_overlay.Moves | None:
         return self.__moves.get(str(item.uuid))
 
@@ -318,7 +312,7 @@ class JobsModel(Observable.Observable):
             return
         words, arrays = remote.packed(atoms)
         request = {"do": "spots", "by": RANKINGS[self.ranking_index], "image": str(frame.uuid), **words}
-        self.__ask(request, functools.partial(self.__ranked, frame, atoms.sampling), arrays)
+        self.__ask(request, functools.partial(self.__ranked, frame, atoms.sampling, request["by"]), arrays)
 
     def __frame(self) -> DataItem.DataItem | None:
         image = self.__image(self.selected) if self.selected else None
@@ -326,19 +320,23 @@ class JobsModel(Observable.Observable):
         item = panel.data_item if panel else None
         return image or (item if item and keeping.is_kept_frame(item) else None)
 
-    def __ranked(self, frame: DataItem.DataItem, sampling: tuple[float, float], answer: remote.Answer) -> None:
+    def __ranked(
+        self, frame: DataItem.DataItem, sampling: tuple[float, float], by: str, answer: remote.Answer
+    ) -> None:
         if answer.error:
             self.__say(answer.error)
             return
-        self.spots, unit = answer.values["spots"], answer.values["unit"]
+        self.__ranked_frame = frame
+        self.spots = answer.values["spots"]
+        unit = f" {UNITS[by]}" if by in UNITS else ""
         self.spot_texts = [
-            f"{number}.  x {spot['x']:.1f}, y {spot['y']:.1f} Å   {spot['score']:.2f} {unit}"
+            f"{number}.  x {spot['x']:.1f}, y {spot['y']:.1f} Å   {by} {spot['score']:.3g}{unit}"
             for number, spot in enumerate(self.spots, start=1)
         ]
         self.notify_property_changed("spot_texts")
-        needs_job = RANKINGS[self.ranking_index] != "uncertainty"
+        needs_job = by != "uncertainty"
         nothing = "Nothing stands out" + (" in the finished relaxations of this image." if needs_job else ".")
-        self.__say("" if self.spots else nothing)
+        self.__say(f"Places on “{frame.title}”." if self.spots else nothing)
         shape = typing.cast(tuple[int, int], frame.data_shape)
         places = tuple(
             simulate_overlay.Place(
@@ -352,13 +350,15 @@ class JobsModel(Observable.Observable):
 
     def mark_spot(self) -> None:
         """Draw a rectangle about the chosen place: the Simulate panel takes it, or the next scan."""
-        frame = self.__frame()
-        display_item = self.__window.document_model.get_display_item_for_data_item(frame) if frame else None
-        if not (frame and display_item and 0 <= self.spot_index < len(self.spots)):
+        frame, document = self.__ranked_frame, self.__window.document_model
+        if frame is None or not 0 <= self.spot_index < len(self.spots):
             self.__say("Rank the places first, then choose one.")
             return
-        atoms = keeping.kept_atoms(self.__window.document_model, frame)
-        assert atoms
+        atoms = keeping.kept_atoms(document, frame) if frame in document.data_items else None
+        display_item = document.get_display_item_for_data_item(frame) if atoms else None
+        if atoms is None or display_item is None:
+            self.__say("The image of these places is not in the project any more: rank those of another one.")
+            return
         spot = self.spots[self.spot_index]
         extent = [n * step for n, step in zip(atoms.shape, atoms.sampling, strict=True)]
         graphic = Graphics.RectangleGraphic()

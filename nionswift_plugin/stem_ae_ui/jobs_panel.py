@@ -20,9 +20,12 @@ u = Declarative.DeclarativeUI()
 ROW_HEIGHT = 36
 TABLE_HEIGHT = 260
 COLORS = {
-    "waiting": "#707070", "queued": "#707070", "running": "#1F6FB2", "finished": "#1A8F3C", "failed": "#C62828",
-    "cancelled": "#B26A00",
+    "waiting": "#606060", "queued": "#606060", "running": "#1A5F9A", "finished": "#146B2D", "failed": "#B71C1C",
+    "cancelled": "#8A5200",
 }  # fmt: skip
+"""Of the states; all of them can be read on a row that is selected, too."""
+INK, FINE = "#000000", "#505050"
+GROUND, SELECTED_GROUND = "#FFFFFF", "#D3E5F7"
 
 
 class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
@@ -67,12 +70,16 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
     ) -> None:
         """Draw one row: title and state above, progress and time left below."""
         row: Row = display_item
-        ink = "#000000" if not is_selected else "#10304A"
         middle = rect.top + ROW_HEIGHT / 2
         with drawing_context.saver():
+            if is_selected:  # over Swift's own, which is so dark while the list has the focus that nothing can be read
+                drawing_context.begin_path()
+                drawing_context.rect(rect.left, rect.top, rect.width, rect.height)
+                drawing_context.fill_style = SELECTED_GROUND
+                drawing_context.fill()
             drawing_context.text_baseline = "middle"
             drawing_context.font = "12px sans-serif"
-            drawing_context.fill_style = ink
+            drawing_context.fill_style = INK
             drawing_context.fill_text(shortened(row.title, (rect.width - 90) // 7), rect.left + 8, middle - 7)
             drawing_context.text_align = "right"
             drawing_context.fill_style = COLORS[row.state]
@@ -85,7 +92,7 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
             else:
                 submitted = datetime.datetime.fromtimestamp(row.created).strftime("%d %b, %H:%M:%S")
                 drawing_context.text_align = "left"
-                drawing_context.fill_style = COLORS["failed"] if row.error else QUIET
+                drawing_context.fill_style = COLORS["failed"] if row.error else FINE
                 drawing_context.fill_text(shortened(row.error or submitted, rect.width // 6), rect.left + 8, middle + 9)
             drawing_context.begin_path()
             drawing_context.move_to(rect.left, rect.bottom - 0.5)
@@ -149,7 +156,7 @@ class JobsHandler(Declarative.Handler):
         group.add_canvas_item(area)
         group.add_canvas_item(CanvasItem.ScrollBarCanvasItem(area))
         canvas = self.__window.ui.create_canvas_widget(properties={"height": TABLE_HEIGHT, "min-width": 300})
-        background = CanvasItem.BackgroundCanvasItem("#FFFFFF")
+        background = CanvasItem.BackgroundCanvasItem(GROUND)
         canvas.canvas_item.add_canvas_item(background)
         canvas.canvas_item.add_canvas_item(group)
         self.table_box.add(canvas)

@@ -21,6 +21,8 @@ from stem_ae.elit import live
 from stem_ae.errors import StemAeError
 from stem_ae.microscope import swift
 
+from . import showing
+
 METADATA_KEY = "stem_ae"
 ATOMS_TYPE = "stem_ae.atoms"
 MAP_LIMIT = 0.2  # standard deviation that is shown brightest; 0.5 is the most there can be
@@ -41,6 +43,13 @@ class Origin:
     """Key of the reference to the data item that shows that channel's frames."""
     data_item: DataItem.DataItem | None = None
     """The displayed image, if it was one."""
+    image: typing.Hashable = None
+    """Stands for the image: a live scan's frames of one field of view are one image, a displayed image is its data."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a sub-scan, which has an image of its own."""
+        return self.metadata.get("scan", {}).get("subscan_fractional_size") is not None
 
     def shown_by(self, document_model: DocumentModel.DocumentModel) -> DataItem.DataItem | None:
         """Return the data item that shows the frame, if there is one (now)."""
@@ -100,7 +109,7 @@ def _kind(data_item: DataItem.DataItem) -> str:
 class LiveMap:
     """A map of the newest frame as a live data item of the project. For the user interface thread.
 
-    It is made when first needed and taken up again at the next start. If the user deletes it, it stays away.
+    It is made when first needed and taken up again at the next start. If the user deletes it, it is made again.
     """
 
     def __init__(self, window: DocumentController.DocumentController, kind: MapKind) -> None:
@@ -114,6 +123,8 @@ class LiveMap:
         values = self.__kind.values(result)
         if values is None:
             return
+        if self.__reference.data_item is None:  # the user has deleted it
+            self.stop()
         if self.__transaction is None:
             self.__start()
         if item := self.__reference.data_item:
@@ -145,11 +156,8 @@ class LiveMap:
             channel.display_limits = self.__kind.limits
             if self.__kind.color_map:
                 channel.color_map_id = self.__kind.color_map
-        assert self.__window.workspace_controller
-        panels = self.__window.workspace_controller.display_panels
-        empty = [panel for panel in panels if panel.display_panel_type == "empty"]
-        if empty and len(empty) < len(panels):  # a place that nobody needs: the image itself is shown elsewhere
-            empty[0].set_display_panel_display_item(display_item)
+        if any(panel.display_panel_type != "empty" for panel in showing.panels(self.__window)):  # the image comes first
+            showing.show_in_empty(self.__window, item)
         return item
 
 

@@ -10,6 +10,7 @@ from nion.utils import ListModel, Observable
 
 from stem_ae.elit import live, remote
 from stem_ae.errors import StemAeError
+from stem_ae.words import counted
 
 if typing.TYPE_CHECKING:
     from stem_ae.elit.selection import Verdict
@@ -45,7 +46,8 @@ class Network(Observable.Observable):
 class NetworksModel(Observable.Observable):
     """Judges an ensemble's networks by the atoms that each would find in the frame, and leaves out the bad ones.
 
-    To be used in the user interface thread. The choice lasts until another model is started.
+    To be used in the user interface thread. Judgement and choice are of one image: when another is looked at, all
+    networks have a say again.
 
     Parameters
     ----------
@@ -68,6 +70,7 @@ class NetworksModel(Observable.Observable):
         self.__at_work = at_work
         self.__changed = changed
         self.__closed = False
+        self.__image: typing.Hashable = None
         self.networks: ListModel.ListModel[Network] = ListModel.ListModel()
         self.text = ""
         """What was found, or what is wrong."""
@@ -82,6 +85,16 @@ class NetworksModel(Observable.Observable):
         self.networks.items = []
         self.__say("")
 
+    def looked_at(self, image: typing.Hashable) -> None:
+        """Say which image is looked at now; what was thought of the networks on another one goes."""
+        if image == self.__image:
+            return
+        self.__image = image
+        if self.networks.items:
+            if at_work := self.__at_work():
+                at_work[0].between_frames(functools.partial(_use, [network.member for network in self.networks.items]))
+            self.clear()
+
     def check(self) -> None:
         """Judge all networks on the newest frame, and use those that draw plausible atoms."""
         at_work = self.__at_work()
@@ -90,9 +103,9 @@ class NetworksModel(Observable.Observable):
             return
         worker, result = at_work
         self.__say("Checking…")
-        worker.between_frames(functools.partial(self.__judge, result))
+        worker.between_frames(functools.partial(self.__judge, result, self.__image))
 
-    def __judge(self, result: live.Result, predictor: live.Predictor) -> None:
+    def __judge(self, result: live.Result, image: typing.Hashable, predictor: live.Predictor) -> None:
         """Judge, in the worker's thread."""
         if not isinstance(predictor, remote.RemoteEnsemble):
             return
@@ -103,9 +116,12 @@ class NetworksModel(Observable.Observable):
         except StemAeError as error:
             text = str(error)
         if not self.__closed:
-            self.__window.add_task(UPDATE_TASK, functools.partial(self.__show, verdicts, text))
+            self.__window.add_task(UPDATE_TASK, functools.partial(self.__show, verdicts, text, image))
 
-    def __show(self, verdicts: tuple[Verdict, ...], text: str) -> None:
+    def __show(self, verdicts: tuple[Verdict, ...], text: str, image: typing.Hashable) -> None:
+        if image != self.__image:
+            self.__say("Another image came while the networks were judged: check them again.")
+            return
         self.networks.items = [Network(verdict, self.__chosen) for verdict in verdicts]
         self.__say(text)
         if verdicts:
@@ -118,8 +134,11 @@ class NetworksModel(Observable.Observable):
         if not members:
             self.__say("At least one network must have a say: tick one.")
             return
-        self.__say(f"All {count} networks draw plausible atoms." if len(members) == count else
-                   f"{len(members)} of {count} networks have a say.")  # fmt: skip
+        if len(members) == count:
+            all_of_them = f"All {count} networks draw" if count > 1 else "The network draws"
+            self.__say(f"{all_of_them} plausible atoms.")
+        else:
+            self.__say(f"{len(members)} of {counted(count, 'network')} {'has' if len(members) == 1 else 'have'} a say.")
         if at_work := self.__at_work():
             at_work[0].between_frames(functools.partial(_use, members))
             self.__changed()

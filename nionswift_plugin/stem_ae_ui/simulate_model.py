@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.jobs import remote
+from stem_ae.words import counted, duration
 
 from . import keeping
 from .simulate_settings import ADSORPTION, CALIBRATIONS, CELLS, CODES, DYNAMICS, FIXED, RELAX, SITES, Settings
+from .typed import TypedError, count, number
 
 PICTURE = (250, 330)
 """Height and width of the preview in points."""
@@ -178,7 +180,7 @@ class SimulateModel(Observable.Observable):
     @property
     def destination_names(self) -> list[str]:
         """Where a calculation can go."""
-        return ["Queue: in the background", *(f"Input folder for {code}" for code in CODES)]
+        return ["Queue: in the background", *(f"Input files for {title}" for title in CODES.values())]
 
     # --- atoms and region -------------------------------------------------------------------------------------------
 
@@ -285,7 +287,7 @@ class SimulateModel(Observable.Observable):
         tasks: list[Options] = []
         if self.task_index == ADSORPTION:
             if not self.adsorb.strip():
-                raise StemAeError("Nothing is adsorbed yet: type an element, such as Cr, or CH, CH2 or CH3.")
+                raise TypedError("Nothing is adsorbed yet: type an element, such as Cr, or CH, CH2 or CH3.")
             tasks.append({"kind": "adsorption", **common, "fmax": number(self.fmax, "The force limit")})
         elif self.has_relaxation:
             cell = bool(self.has_cell and self.relax_cell)
@@ -318,6 +320,9 @@ class SimulateModel(Observable.Observable):
             subject = self.__take()
             self.__watch(self.__display_item(subject))
             request, arrays = self.__request(subject)
+        except TypedError as error:
+            self.__warn(error)
+            return
         except StemAeError as error:
             self.__clear(str(error))
             return
@@ -328,7 +333,7 @@ class SimulateModel(Observable.Observable):
         if subject is not self.__subject:
             return
         if answer.error:
-            self.__clear(answer.error)
+            self.__warn(answer.error)
             return
         v = answer.values
         self.__show_picture(answer.arrays["picture"])
@@ -336,9 +341,9 @@ class SimulateModel(Observable.Observable):
         kind = "periodic" if v["periodic"] else "patch"
         held = f" · {v['held']} held fixed" if v["held"] else ""
         bent = f", distortion by {v['shear']:.2%}" if v["shear"] else ""
-        structure = f"{v['formula']} · {v['atoms']:,} atoms · {x:.1f} × {y:.1f} Å, {kind}{held}"
+        structure = f"{v['formula']} · {counted(v['atoms'], 'atom')} · {x:.1f} × {y:.1f} Å, {kind}{held}"
         self.texts = Texts(
-            subject=f"{len(subject.atoms):,} atoms of “{subject.title}”",
+            subject=f"{counted(len(subject.atoms), 'atom')} of “{subject.title}”",
             structure="\n".join([structure, f"image scale corrected by {v['scale']:.4f}{bent}", *v["notes"]]),
             cost=f"About {duration(v['seconds'])} on one core, {v['gigabytes']:.1f} GB",
             warning=v["missing"] or v["warning"],
@@ -351,6 +356,12 @@ class SimulateModel(Observable.Observable):
         pixels[..., :3] = picture[..., ::-1]
         self.picture = pixels.view(np.uint32)[..., 0]
         self.notify_property_changed("picture")
+
+    def __warn(self, error: object) -> None:
+        """Say what is wrong with the choice. The preview stays: it is of what was chosen before."""
+        self.__news = ""
+        still = " The preview shows what was chosen before." if self.texts.structure else ""
+        self.__say(message=f"{error}{still}")
 
     def __clear(self, message: str) -> None:
         self.__subject = None
@@ -373,12 +384,15 @@ class SimulateModel(Observable.Observable):
         try:
             subject = self.__subject or self.__take()
             request, arrays = self.__request(subject)
+        except TypedError as error:
+            self.__warn(error)
+            return
         except StemAeError as error:
             self.__clear(str(error))
             return
         if self.needs_folder:
             if folder:
-                code = CODES[self.destination_index - 1]
+                code = list(CODES)[self.destination_index - 1]
                 request |= {
                     "do": "export", "code": code, "folder": folder, "pseudopotentials": self.pseudopotentials.strip()
                 }  # fmt: skip
@@ -404,7 +418,7 @@ class SimulateModel(Observable.Observable):
 
     def __submitted(self, start: float, answer: remote.Answer) -> None:
         jobs = answer.values.get("jobs", [])
-        names = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"
+        names = f"job {jobs[0]}" if len(jobs) == 1 else counted(len(jobs), "job")
         done = f"Submitted {names} in {time.perf_counter() - start:.2f} s: the Jobs panel shows how far it is."
         self.__tell(answer.error or done)
 
@@ -449,41 +463,3 @@ def corners(
     offsets = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     turned = offsets @ np.array([[c, -s], [s, c]])
     return ((centre + turned - 0.5) * np.array(sampling[::-1])).tolist()  # type: ignore[no-any-return]
-
-
-def number(text: str, what: str) -> float:
-    """Return the positive number that was typed.
-
-    Raises
-    ------
-    StemAeError
-        If it is none.
-    """
-    try:
-        value = float(text.strip().replace(",", "."))
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise StemAeError(f"{what} “{text.strip()}” is not a positive number: type one.")
-    return value
-
-
-def count(text: str, what: str) -> int:
-    """Return the whole number, from 0 upwards, that was typed.
-
-    Raises
-    ------
-    StemAeError
-        If it is none.
-    """
-    if not text.strip().isdecimal():
-        raise StemAeError(f"{what} “{text.strip()}” is not a whole number: type one, such as 0.")
-    return int(text)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    for limit, unit, name in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"

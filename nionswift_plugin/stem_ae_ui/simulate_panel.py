@@ -42,6 +42,7 @@ class SimulateHandler(Declarative.Handler):
             setattr(self, f"{name}_text", TextConverter(f"{{0.{name}}}"))
         self.detail_text = CallConverter(lambda texts: "\n".join(filter(None, [texts.message, texts.warning])))
         self.detail_color = CallConverter(lambda texts: CAREFUL if texts.warning and not texts.message else INK)
+        self.export_text = CallConverter(lambda needs: _("Write input files") if needs else _("Submit"))
         self.ui_view = frame(
             self.__buttons_view(),
             [
@@ -83,11 +84,11 @@ class SimulateHandler(Declarative.Handler):
                 tool_tip=_("Build the structure of the newest atoms, or of the snapshot in the chosen display"),
             ),
             u.create_push_button(
-                text=_("Export to DFT"),
+                text="@binding(model.needs_folder, converter=export_text)",
                 on_clicked="export_clicked",
                 name="export_button",
-                width=108,
-                tool_tip=_("Submit what the preview shows, or write it as an input folder for an engine elsewhere"),
+                width=118,
+                tool_tip=_("Submit what the preview shows, or write it as input files for an engine elsewhere"),
             ),
             u.create_stretch(),
             help_button(),
@@ -231,7 +232,7 @@ class SimulateHandler(Declarative.Handler):
         """Submit, or ask for the folder and write."""
         folder = ""
         if self.model.needs_folder:
-            folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Write the input folder into"), "")
+            folder, _directory = self.__window.ui.get_existing_directory_dialog(_("Write input files into"), "")
         self.model.export(folder)
 
 

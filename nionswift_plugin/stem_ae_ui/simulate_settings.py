@@ -15,8 +15,10 @@ CALIBRATIONS = ("scale", "affine", None)
 SITES = ("top", "bridge", "hollow")
 """Where something is adsorbed; as in :data:`stem_ae.structure.edit.SITES`."""
 FIXED = (None, "perimeter", "H", "xy")
-CODES = ("vasp", "espresso", "gpaw", "cp2k", "dftb", "lammps")
-"""Engines elsewhere that input folders are written for; as in :data:`stem_ae.simulate.inputs.CODES`."""
+CODES = {
+    "vasp": "VASP", "espresso": "Quantum ESPRESSO", "gpaw": "GPAW", "cp2k": "CP2K", "dftb": "DFTB+", "lammps": "LAMMPS",
+}  # fmt: skip
+"""Engines elsewhere that input files are written for, as in :data:`stem_ae.simulate.inputs.CODES`, and their titles."""
 
 RELAX, DYNAMICS, BOTH, ADSORPTION = range(4)
 TASKS = ("Relax", "Molecular dynamics", "Relax, then molecular dynamics", "Adsorption energy")

@@ -113,6 +113,11 @@ def adapt(
     today = refit(frames[0], ensemble.predict(frames[0], step).atoms, material, seed)
     progress(0.1, "looking for the best refocus")
     shots = _shots(material, today, seed)
+    if not all(np.ptp(shot.counts) for shot in shots):
+        raise StemAeError(
+            "Probe and dose cannot be fitted to this frame, since nothing in it looks like the model's material: take "
+            "a frame in which atoms can be seen."
+        )
     start = _refocused(ensemble, today.probes[0], shots)
     progress(0.15, "simulating today's images")
     simulated = _simulated(start, material, today, effort.patches, seed)

@@ -140,6 +140,11 @@ class Ensemble:
         return self.description.sampling
 
     @property
+    def lattice_constant(self) -> float:
+        """Å, of its material's hexagonal lattice; 0 where it has none to measure a sampling with."""
+        return self.description.lattice_constant
+
+    @property
     def version(self) -> str:
         """Twelve hexadecimal digits that stand for everything that decides the answer: weights and statistics."""
         statistics = json.dumps(dataclasses.asdict(self.description.posterior))
@@ -258,9 +263,13 @@ class Ensemble:
         frame = to_working_grid(array if refocus is None else refocus(array, step), step, self.sampling)
         answer = self._inference.answer(frame)
         probability = answer.mean[1:]
-        atoms = _outside(empty, find_atoms(probability, self.species, self.sampling, array, step, threshold))
-        shown = signs(frame, self.sampling, answer.deep, probability, answer.spread, atoms)
-        return _Reading(frame, answer, atoms, shown)
+        least = min(threshold, _SEEN)
+        peaks = _outside(empty, find_atoms(probability, self.species, self.sampling, array, step, least))
+        heights = presence(probability, self.sampling, peaks)
+        # What is familiar was learnt from these atoms, whichever are asked for.
+        seen = peaks[heights > _SEEN]
+        shown = signs(frame, self.sampling, answer.deep, probability, answer.spread, seen)
+        return _Reading(frame, answer, peaks[heights > threshold], shown)
 
     def _novelty(self, shown: Signs) -> tuple[float, NDArray[np.float64]]:
         """Return how novel a frame's conditions are, and its foreign atoms; see :class:`Prediction`."""

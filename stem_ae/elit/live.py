@@ -22,6 +22,7 @@ from stem_ae import memory
 from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.preprocess import Image, as_image
+from stem_ae.elit.trust import CERTAIN_LATTICE, Evidence, Judge, Trust
 from stem_ae.errors import StemAeError
 
 if TYPE_CHECKING:  # ASE and SciPy's image functions are not needed where results are only passed on
@@ -35,12 +36,8 @@ LEAST_PRESENCE = 0.2
 """Peaks below this probability are not looked at; what is shown above it can be changed without predicting again."""
 CONFIDENT_LATTICE = 0.5
 """Least confidence (0 to 1) at which a sampling that was estimated from the lattice is used."""
-CERTAIN_LATTICE = 0.9
-"""Confidence from which the estimate may contradict a calibration."""
-TOLERANCE = 0.1
-"""Part by which calibration and lattice may differ: distortion and strain are smaller, wrong calibrations larger."""
-RETRY_S, SECOND_OPINION_S = 5.0, 60.0
-"""How often the lattice is asked again while it is not clearly seen: if it is needed, and if it is a second opinion."""
+RETRY_S, SECOND_OPINION_S = 5.0, 10.0
+"""How often the lattice is asked again: while it is needed and not clearly seen, and as a second opinion."""
 EXTRAS_PERIOD_S = 1.0
 """How often that is worked out which takes longer than finding the atoms."""
 TRIM_PERIOD_S = 20.0
@@ -63,6 +60,10 @@ class Predictor(Protocol):
     @property
     def species(self) -> tuple[str, ...]:
         """Classes that it tells apart."""
+
+    @property
+    def lattice_constant(self) -> float:
+        """Å, of its material's hexagonal lattice; 0 where it has none to measure with."""
 
     def __len__(self) -> int:
         """Return how many networks it has."""
@@ -99,18 +100,9 @@ class Sampling:
     confidence: float = 1.0
     """How sure the estimate from the lattice is, 0 to 1."""
     lattice: float | None = None
-    """Å per pixel by the lattice, where a calibration is used and the lattice is clearly seen."""
-
-    @property
-    def doubt(self) -> str:
-        """One sentence if the lattice contradicts the calibration, else empty."""
-        stated = float(np.mean(self.angstrom_per_px))
-        if self.lattice is None or abs(self.lattice / stated - 1) < TOLERANCE:
-            return ""
-        return (
-            f"The calibration says {stated:.3f} Å/px, the lattice looks like {self.lattice:.3f}: is the calibration "
-            "wrong, or is this another material?"
-        )
+    """Å per pixel by the lattice, where that is clearly seen and the sampling has another source."""
+    clarity: float | None = None
+    """How clearly the lattice is seen, 0 to 1; None for a material without a lattice to go by."""
 
     def __str__(self) -> str:
         y, x = self.angstrom_per_px
@@ -186,7 +178,7 @@ class _SamplingFinder:
         if choice.source == "typed":
             if choice.typed is None:
                 raise UnknownSamplingError("Type the sampling of this image in Å per pixel.")
-            return Sampling(as_sampling(choice.typed), "typed")
+            return self._with_second_opinion(Sampling(as_sampling(choice.typed), "typed"), frame, pixels)
         if choice.source == "lattice":
             return self._from_lattice(frame, pixels)
         if frame.calibration is None:
@@ -194,7 +186,11 @@ class _SamplingFinder:
                 "This image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
                 "lattice."
             )
-        return Sampling(as_sampling(frame.calibration), "calibration", lattice=self._second_opinion(frame, pixels))
+        return self._with_second_opinion(Sampling(as_sampling(frame.calibration), "calibration"), frame, pixels)
+
+    def forget(self) -> None:
+        """Ask the lattice anew for the next frame, which may be of another specimen."""
+        self._estimated_for = ()
 
     def _from_lattice(self, frame: Frame, pixels: Image) -> Sampling:
         value, confidence = self._ask_lattice(frame, pixels, RETRY_S)
@@ -202,23 +198,26 @@ class _SamplingFinder:
             raise UnknownSamplingError(
                 f"No clear lattice was found in this image ({confidence:.0%} sure): type its sampling in Å per pixel."
             )
-        return Sampling(as_sampling(value), "lattice", confidence)
+        return Sampling(as_sampling(value), "lattice", confidence, clarity=confidence)
 
-    def _second_opinion(self, frame: Frame, pixels: Image) -> float | None:
+    def _with_second_opinion(self, sampling: Sampling, frame: Frame, pixels: Image) -> Sampling:
         try:
-            value, confidence = self._ask_lattice(frame, pixels, SECOND_OPINION_S)
+            value, confidence = self._ask_lattice(frame, pixels, SECOND_OPINION_S, SECOND_OPINION_S)
         except StemAeError:  # a material without a lattice to go by
-            return None
-        return value if confidence >= CERTAIN_LATTICE else None
+            return sampling
+        lattice = value if confidence >= CERTAIN_LATTICE else None
+        return dataclasses.replace(sampling, lattice=lattice, clarity=confidence)
 
-    def _ask_lattice(self, frame: Frame, pixels: Image, retry_s: float) -> tuple[float, float]:
-        """Return estimate and confidence. It takes as long as a prediction: once if it is clear, else now and then."""
+    def _ask_lattice(
+        self, frame: Frame, pixels: Image, unclear_s: float, clear_s: float = math.inf
+    ) -> tuple[float, float]:
+        """Return estimate and confidence. It takes as long as a prediction, so an answer is good for some seconds."""
         key = (frame.subject, frame.choice, pixels.shape, frame.calibration)
         now = time.perf_counter()
         if key != self._estimated_for or now > self._good_until:
             self._estimate = self._predictor.estimate_sampling(pixels)
             self._estimated_for = key
-            self._good_until = np.inf if self._estimate[1] >= CERTAIN_LATTICE else now + retry_s
+            self._good_until = now + (clear_s if self._estimate[1] >= CERTAIN_LATTICE else unclear_s)
         return self._estimate
 
 
@@ -236,6 +235,8 @@ class Result:
     prediction: Prediction
     seconds: float
     """How long the prediction took."""
+    trust: Trust = dataclasses.field(default_factory=Trust)
+    """Whether it can be believed."""
     defects: tuple[Defect, ...] | None = None
     """Defects, if they were looked for."""
     reconstruction: Reconstruction | None = None
@@ -317,6 +318,36 @@ class Model:
     def of(cls, predictor: Predictor) -> Model:
         """Return what is at work now."""
         return cls(predictor.name, predictor.version, tuple(predictor.species), len(predictor))
+
+
+class _Looking:
+    """What looking at frames with one predictor needs to remember."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._samplings = _SamplingFinder(predictor)
+        self._judge = Judge(predictor.lattice_constant)
+        self._was_strange: bool | None = None
+
+    def at(self, frame: Frame) -> Result:
+        """Return what is found in a frame, and whether it can be believed."""
+        start = time.perf_counter()
+        pixels = as_image(frame.image)
+        sampling = self._samplings.find(frame, pixels)
+        step = sampling.angstrom_per_px
+        prediction = self.predictor.predict(pixels, step, threshold=LEAST_PRESENCE, classes=frame.classes)
+        is_strange = prediction.conditions > 1
+        if self._was_strange not in (None, is_strange):  # another specimen, perhaps, with another lattice
+            self._samplings.forget()
+            if sampling.source != "lattice":
+                sampling = self._samplings.find(frame, pixels)
+        self._was_strange = is_strange
+        evidence = Evidence.of(prediction, sampling.lattice, sampling.clarity)
+        choice = frame.choice
+        trust = self._judge.judge(
+            evidence, (frame.subject, choice.source, choice.typed, pixels.shape, frame.calibration)
+        )
+        return Result(frame, pixels, sampling, prediction, time.perf_counter() - start, trust)
 
 
 class LiveWorker:
@@ -415,10 +446,10 @@ class LiveWorker:
             self._tell(state="failed", error=_sentence(error))
             return
         self._tell(state="running", model=model)
-        finder = _SamplingFinder(predictor)
+        looking = _Looking(predictor)
         while (job := self._wait()) is not None:
             if isinstance(job, Frame):
-                self._work(predictor, finder, job)
+                self._work(looking, job)
             else:
                 self._do(predictor, job)
 
@@ -439,26 +470,22 @@ class LiveWorker:
             return
         self._tell(model=Model.of(predictor))
 
-    def _work(self, predictor: Predictor, finder: _SamplingFinder, frame: Frame) -> None:
+    def _work(self, looking: _Looking, frame: Frame) -> None:
         start = time.perf_counter()
         if start - self._trimmed_at >= TRIM_PERIOD_S:
             self._trimmed_at = start
             memory.give_back()
         try:
-            pixels = as_image(frame.image)
-            sampling = finder.find(frame, pixels)
-            step = sampling.angstrom_per_px
-            prediction = predictor.predict(pixels, step, threshold=LEAST_PRESENCE, classes=frame.classes)
+            result = looking.at(frame)
         except Exception as error:  # a frame that cannot be used must not end the live view
             self._meter.count("failed")
             self._log(error)
             self._tell(error=_sentence(error), lacks_sampling=isinstance(error, UnknownSamplingError))
             return
         self._meter.count("predicted")
-        result = Result(frame, pixels, sampling, prediction, time.perf_counter() - start)
         self._tell(result=result, error="", lacks_sampling=False)
         if self.extras and time.perf_counter() - self._extras_at >= EXTRAS_PERIOD_S:
-            self._add_extras(predictor, result)
+            self._add_extras(looking.predictor, result)
 
     def _add_extras(self, predictor: Predictor, result: Result) -> None:
         """Add what takes longer to a result that is shown already."""

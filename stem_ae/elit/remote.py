@@ -101,6 +101,11 @@ class RemoteEnsemble:
         """Classes that the ensemble tells apart."""
         return tuple(self.facts["species"])
 
+    @property
+    def lattice_constant(self) -> float:
+        """Å, of its material's hexagonal lattice; 0 where it has none to measure with."""
+        return float(self.facts["lattice_constant"])
+
     def __len__(self) -> int:
         """Return how many networks it has."""
         return int(self.facts["size"])

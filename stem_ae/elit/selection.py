@@ -2,8 +2,10 @@
 
 A network that went wrong in training does not say so; what it draws does. Each member's own atoms are judged by what
 any structure obeys: no two of them closer than a bond allows, bonds of one length, as many neighbours as its fellows
-see, and as many atoms in the same area. Limits are set by the middle member, plus what counting allows, so that an odd
-specimen or a noisy frame, which all members see, is nobody's fault.
+see, and as many atoms in the same area. As in the literature on graphene, the length of the bonds is the mean distance
+to the nearest neighbours, three for each atom there; the nearest one alone is too near in any noisy frame. Limits are
+set by the middle member, plus what counting allows, so that an odd specimen or a noisy frame, which all members see, is
+nobody's fault.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D, as_sampling
-from stem_ae.classify import coordination
+from stem_ae.classify import coordination, mean_bonds
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.preprocess import as_image, repair
 from stem_ae.errors import StemAeError
+from stem_ae.words import counted
 
 if TYPE_CHECKING:
     from stem_ae.elit.ensemble import Ensemble
@@ -61,22 +64,28 @@ class _Drawing:
     """The atoms of one member over all frames, in numbers."""
 
     atoms: int
-    bond: float  # Å, the median distance to the nearest neighbour
     distances: FloatArray  # Å, of each atom to its nearest neighbour
     neighbours: NDArray[np.int64]  # of each atom away from the border
+    lengths: FloatArray  # Å, of each atom away from the border: the mean distance to its neighbours, NaN without any
 
     @classmethod
     def of(cls, frames: Sequence[Atoms2D]) -> _Drawing:
-        distances, neighbours = [np.zeros(0)], [np.zeros(0, np.int64)]
+        distances, neighbours, lengths = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0)]
         for atoms in frames:
             if len(atoms) < 2:
                 continue
             distances.append(cKDTree(atoms.positions).query(atoms.positions, k=2)[0][:, 1])
             count, border = coordination(atoms)
             neighbours.append(count[~border])
-        near = np.concatenate(distances)
-        bond = float(np.median(near)) if len(near) else 0.0
-        return cls(sum(map(len, frames)), bond, near, np.concatenate(neighbours))
+            lengths.append(mean_bonds(atoms)[~border])
+        return cls(
+            sum(map(len, frames)), np.concatenate(distances), np.concatenate(neighbours), np.concatenate(lengths)
+        )
+
+    def bond(self, neighbours: int) -> float:
+        """Return the mean bond length of the atoms with so many neighbours in Å, 0 if there are none."""
+        whole = self.lengths[self.neighbours == neighbours]
+        return float(whole.mean()) if len(whole) and neighbours else 0.0
 
 
 def judge(
@@ -101,16 +110,17 @@ def judge(
     usual_count = float(np.median([d.atoms for d in drawings]))
     if usual_count < _FEWEST:
         raise StemAeError(
-            f"The members find {usual_count:.0f} atoms here, too few to judge them by: take a frame with at least "
-            f"{_FEWEST}, or check the sampling."
+            f"The members find {counted(round(usual_count), 'atom')} here, too few to judge them by: take a frame with "
+            f"at least {_FEWEST}, or check the sampling."
         )
-    bond = float(np.median([d.bond for d in drawings if d.atoms]))
     seen = np.concatenate([d.neighbours for d in drawings])
     usual_neighbours = int(np.bincount(seen).argmax()) if len(seen) else 0
+    bonds = [d.bond(usual_neighbours) for d in drawings]
+    bond = float(np.median([length for length in bonds if length] or [0.0]))
     close = [_share(d.distances < _TOO_CLOSE * bond) for d in drawings]
     odd = [_share(d.neighbours != usual_neighbours) for d in drawings]
     return tuple(
-        _verdict(k, d, close, odd, bond, usual_count, usual_neighbours) for k, d in enumerate(drawings)
+        _verdict(k, d, close, odd, (bonds[k], bond), usual_count, usual_neighbours) for k, d in enumerate(drawings)
     )
 
 
@@ -131,28 +141,35 @@ def _verdict(
     drawing: _Drawing,
     close: Sequence[float],
     odd: Sequence[float],
-    bond: float,
+    bonds: tuple[float, float],
     usual_count: float,
     usual_neighbours: int,
 ) -> Verdict:
-    """Return what is thought of member ``k``, given the shares of close and odd atoms of all members."""
+    """Return what is thought of member ``k``, given the shares of close and odd atoms of all members.
+
+    ``bonds`` are the length of its bonds and of the middle member's.
+    """
     count = drawing.atoms
-    stretch = drawing.bond / bond
+    own, bond = bonds
+    stretch = own / bond if bond else 1.0
     density = count / usual_count
     score = (1 - close[k]) * (1 - odd[k]) * min(stretch, 1 / max(stretch, 1e-9)) * min(density, 1 / max(density, 1e-9))
     if abs(density - 1) > _limit(0.0, usual_count):
-        reason = f"It finds {count} atoms where the middle member finds {usual_count:.0f}."
+        reason = f"It finds {counted(count, 'atom')} where the middle member finds {usual_count:.0f}."
     elif close[k] > _limit(float(np.median(close)), count):
         reason = f"{close[k]:.1%} of its atoms are closer to another than {_TOO_CLOSE * bond:.2f} Å: no bond is."
     elif abs(stretch - 1) > _BOND:
-        reason = f"Its bonds are {drawing.bond:.2f} Å long, those of the middle member {bond:.2f} Å."
+        reason = f"Its bonds are {own:.3f} Å long, those of the middle member {bond:.3f} Å."
     elif odd[k] > _limit(float(np.median(odd)), len(drawing.neighbours)):
         reason = (
             f"{odd[k]:.1%} of its atoms have not {usual_neighbours} neighbours; with the middle member it is "
             f"{np.median(odd):.1%}."
         )
     else:
-        reason = f"{count} atoms, bonds of {drawing.bond:.2f} Å, {1 - odd[k]:.1%} with {usual_neighbours} neighbours."
+        reason = (
+            f"{counted(count, 'atom')}, bonds of {own:.3f} Å (mean of {usual_neighbours} at each), {1 - odd[k]:.1%} "
+            f"with {usual_neighbours} neighbours."
+        )
         return Verdict(k, score, True, reason)
     return Verdict(k, score, False, reason)
 

@@ -54,8 +54,8 @@ class Server:
     def _use(self, whole: Ensemble, members: list[int] | None) -> Answer:
         ensemble = whole if members is None or len(members) == len(whole) else whole.subset(members)
         self._ensemble = ensemble
-        facts = {"name": ensemble.name, "version": ensemble.version, "species": ensemble.species, "size": len(ensemble)}
-        return facts, {}
+        names = ("name", "version", "species", "lattice_constant")
+        return {name: getattr(ensemble, name) for name in names} | {"size": len(ensemble)}, {}
 
 
 if __name__ == "__main__":

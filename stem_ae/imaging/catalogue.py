@@ -24,18 +24,21 @@ class Entry:
         Returns it.
     contamination : float
         Fraction of its area that is under hydrocarbon.
+    material : str
+        The bundled model that was made for it; empty where none was.
     """
 
     make: Callable[[], Specimen]
     contamination: float = 0.0
+    material: str = ""
 
 
 _ENTRIES = {
-    "graphene with silicon": Entry(lambda: graphene(EXTENT, silicon=0.01)),
-    "graphene with vacancies": Entry(lambda: graphene(EXTENT, silicon=0.01, vacancies=0.01)),
-    "graphene with a grain boundary": Entry(lambda: grain_boundary(EXTENT)),
-    "graphene with a hole, contaminated": Entry(lambda: hole(EXTENT), contamination=0.3),
-    "MoS2 with vacancies": Entry(lambda: mos2(EXTENT)),
+    "graphene with silicon": Entry(lambda: graphene(EXTENT, silicon=0.01), material="graphene"),
+    "graphene with vacancies": Entry(lambda: graphene(EXTENT, silicon=0.01, vacancies=0.01), material="graphene"),
+    "graphene with a grain boundary": Entry(lambda: grain_boundary(EXTENT), material="graphene"),
+    "graphene with a hole, contaminated": Entry(lambda: hole(EXTENT), contamination=0.3, material="graphene"),
+    "MoS2 with vacancies": Entry(lambda: mos2(EXTENT), material="mos2"),
     "NiO pillars in LSMO": Entry(lambda: nio_lsmo(EXTENT)),
     "BiFeO3 with domain walls": Entry(lambda: domain_walls(EXTENT)),
     "aluminium nanoparticles": Entry(lambda: nanoparticles(EXTENT)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -43,6 +44,20 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
             return folder / f"{name}{_SUFFIX}"
     known = ", ".join(names()) or "none"
     raise StemAeError(f"There is no model {str(name)!r}: choose one of {known}, or give a path to a {_SUFFIX} file.")
+
+
+def material(name: str) -> str:
+    """Return the key of the material that a model was made for, empty if it is none that we know.
+
+    Only the file's header is read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(find(name), "np") as file:
+            return str(json.loads((file.metadata() or {})["stem_ae"]).get("material", ""))
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
+        return ""
 
 
 def new_path(name: str) -> pathlib.Path:
