@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from stem_ae import elit
-from stem_ae.elit.adapting import Adaptation
+from stem_ae.atoms import Atoms2D
+from stem_ae.elit.adapting import Adaptation, Comparison, implausible
 from stem_ae.imaging.adf import expected_fraction
 from stem_ae.imaging.probe import AberratedProbe, GaussianProbe
 from stem_ae.imaging.specimens import graphene
@@ -99,6 +101,54 @@ def test_killed_it_is_a_sentence(store):
     assert adaptation.state == "failed"
     assert "ended unexpectedly" in adaptation.text
     assert not list(store.glob("*"))
+
+
+@pytest.mark.slow
+def test_no_model_of_pure_noise_is_kept_unless_somebody_says_so(store):
+    noise = np.random.default_rng(5).poisson(100.0, (160, 160)).astype(np.float32)
+    adaptation = Adaptation("graphene", [noise], (0.15, 0.15), Watcher(), BRIEF)
+    adaptation.wait(240)
+    assert adaptation.state == "done", adaptation.text
+    assert adaptation.comparison is not None
+    assert "may be noise" in adaptation.comparison.doubt
+    assert models.names()[2:] == []
+    assert elit.available()[2:] == []
+    if adaptation.is_waiting:
+        adaptation.discard()
+    assert not list(store.glob("*"))
+
+
+def test_a_waiting_model_is_kept_or_discarded(store):
+    ended = Adaptation("no such model", [frame()], (0.15, 0.15), lambda _: None)
+    ended.wait(60)
+    seen = elit.Prediction(*np.zeros((2, 1, 8, 8), np.float32), 0.2, Atoms2D.empty(("C",), (16, 16), (0.1, 0.1)), 0.4)
+    ended.comparison = Comparison("graphene-noise", "v", seen, seen, (0, 14), True, "That may be noise.")
+    for keep in (False, True):
+        ended._waiting = elit.load("graphene").save(models.new_path("graphene-noise").with_suffix(".waiting"))
+        assert models.names()[2:] == []
+        (ended.keep if keep else ended.discard)()
+        assert not ended.is_waiting
+        assert models.names()[2:] == ["graphene-noise"] * keep
+        assert not list(store.glob("*.waiting"))
+    assert elit.load("graphene-noise").version == elit.load("graphene").version
+
+
+@pytest.mark.parametrize("sampling", [0.117, 0.25])
+def test_what_is_found_in_noise_is_implausible(sampling):
+    noise = np.random.default_rng(5).poisson(5, (256, 256)).astype(np.float32)
+    graphene_model = elit.load("graphene")
+    assert "may be noise" in implausible(graphene_model.predict(noise, sampling), graphene_model, noise)
+
+
+def test_what_is_found_in_a_lattice_is_plausible_even_if_it_is_small_or_was_unfamiliar():
+    graphene_model = elit.load("graphene")
+    prediction = graphene_model.predict(frame(), 0.15)
+    strange = dataclasses.replace(prediction, conditions=5.0)
+    assert implausible(strange, graphene_model, frame()) == ""
+    part = frame()[:110, :110]  # 16 Å: too little for its lattice to be seen clearly
+    assert implausible(graphene_model.predict(part, 0.15), graphene_model, part) == ""
+    wrong = graphene_model.predict(frame(), 0.18)
+    assert implausible(wrong, graphene_model, frame()) != ""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ import nionswift_plugin.stem_ae_ui as plugin
 from benchmarks.frames import frame
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import adapting_model, atoms_panel, keeping
+from nionswift_plugin.stem_ae_ui.atoms_model import GOOD, WAITING
 from nionswift_plugin.stem_ae_ui.overlay import LegendCanvasItem, RingsCanvasItem
 from nionswift_plugin.stem_ae_ui.settings import PALETTE
 from stem_ae import elit
@@ -40,6 +42,7 @@ from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.classify import classified
 from stem_ae.defects import find_defects
 from stem_ae.elit import Prediction
+from stem_ae.elit.adapting import Comparison
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.adf import expected_fraction
@@ -66,6 +69,7 @@ class Peaks:
         self.calls = 0
         self.novelty = 0.0
         self.foreign = np.zeros((0, 3))
+        self.is_blind = False
 
     def __len__(self) -> int:
         return 5
@@ -80,12 +84,12 @@ class Peaks:
         smooth = ndimage.gaussian_filter(np.asarray(image, float), (0.35 / dy, 0.35 / dx))
         size = (int(1.0 / dy) | 1, int(1.0 / dx) | 1)
         peak = (smooth == ndimage.maximum_filter(smooth, size)) & (smooth > 0.5 * np.percentile(smooth, 98))
-        rows, columns = np.nonzero(peak)
+        rows, columns = np.nonzero(peak & (not self.is_blind))
         heights = smooth[rows, columns]
         labels = (heights > 1.8 * np.median(heights)).astype(int)
         xy = np.column_stack([columns * dx, rows * dy])
         maps = np.zeros((2, int(image.shape[0] * dy / WORKING) + 2, int(image.shape[1] * dx / WORKING) + 2), np.float32)
-        height = np.clip(0.35 + 0.5 * heights / np.median(heights), 0, 0.98)
+        height = np.clip(0.35 + 0.5 * heights / (np.median(heights) if len(heights) else 1.0), 0, 0.98)
         maps[labels, np.rint(xy[:, 1] / WORKING).astype(int), np.rint(xy[:, 0] / WORKING).astype(int)] = height
         probabilities = np.eye(2)[labels] * 0.8 + 0.1
         n = len(xy)
@@ -426,6 +430,7 @@ def test_a_scanned_frame_that_comes_too_late_is_not_taken_for_a_displayed_one(sw
     swift.ensemble.gate.clear()
     swift.model.start()
     swift.pump(lambda: swift.ensemble.calls == 1)
+    swift.display.set_display_panel_display_item(None)
     swift.choose_source("Displayed")
     swift.ensemble.gate.set()
     swift.pump_for(0.3)
@@ -551,34 +556,65 @@ def test_the_scan_goes_away(running):
     assert "HAADF (live scan)" in running.model.source_names
 
 
-def test_an_unfamiliar_frame_is_said_to_be(swift):
-    swift.ensemble.novelty = 2.4
-    swift.record()
-    swift.model.start()
-    swift.pump(lambda: swift.has_rings)
-    assert "unlike what the model knows" in swift.model.texts.hint
-    assert "adapt" in swift.model.texts.hint
-    swift.ensemble.novelty = 0.7
-    swift.record()
-    swift.pump(lambda: not swift.model.texts.hint)
+def test_an_unfamiliar_frame_is_said_to_be(displayed):
+    displayed.ensemble.novelty = 2.4
+    displayed.open(lattice(), nm(0.15))
+    displayed.model.start()
+    displayed.pump(lambda: displayed.has_rings)
+    texts = displayed.model.texts
+    assert "unlike what the model knows (novelty 2.4" in texts.hint
+    assert "adapt" in texts.hint
+    assert texts.status.endswith("atoms · doubtful")
+    assert texts.status_color == WAITING
+    displayed.ensemble.novelty = 0.7
+    displayed.open(lattice(), nm(0.15))
+    displayed.pump(lambda: displayed.model.texts.status_color == GOOD)
+    assert not displayed.model.texts.hint
+    assert re.fullmatch(r"\d+ atoms", displayed.model.texts.status)
+    assert "novelty 0.7" in displayed.model.texts.statistics
 
 
-def test_atoms_of_no_known_class_are_nothing_to_adapt_to(swift):
-    swift.ensemble.foreign = np.array([[4.0, 5.0, 1.8], [20.0, 11.0, 1.2], [9.0, 3.0, 1.1]])
-    swift.model.defects = True
-    swift.record()
-    swift.model.start()
-    swift.pump(lambda: swift.has_rings)
-    hint = swift.model.texts.hint
-    assert hint.startswith("3 columns are too bright or too dim for any known class")
-    assert hint.endswith("see “unknown” in the list of defects.")
+def test_atoms_of_no_known_class_are_nothing_to_adapt_to(displayed):
+    displayed.ensemble.foreign = np.array([[4.0, 5.0, 1.8], [20.0, 11.0, 1.2], [9.0, 3.0, 1.1]])
+    displayed.model.defects = True
+    displayed.open(lattice(), nm(0.15))
+    displayed.model.start()
+    displayed.pump(lambda: displayed.has_rings)
+    hint = displayed.model.texts.hint
+    assert hint.startswith("3 columns are too bright or too dim for any class of this model")
+    assert hint.endswith("See “unknown” in the list of defects.")
     assert "adapt" not in hint
-    swift.model.defects = False
-    swift.ensemble.foreign, swift.ensemble.novelty = swift.ensemble.foreign[:1], 2.4
-    swift.record()
-    swift.pump(lambda: swift.model.texts.hint.startswith("One column is"))
-    assert "tick Defects" in swift.model.texts.hint
-    assert "novelty 2.4" in swift.model.texts.hint
+    assert displayed.model.texts.status_color == WAITING
+    displayed.model.defects = False
+    displayed.ensemble.foreign = displayed.ensemble.foreign[:1]
+    displayed.open(lattice(), nm(0.15))
+    displayed.pump(lambda: displayed.model.texts.hint.startswith("1 column is"))
+    assert "Tick Defects" in displayed.model.texts.hint
+
+
+def spots(*places, shape=(160, 160)):
+    y, x = np.indices(shape)
+    return sum(np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in places)
+
+
+def test_headlines_count_in_english_and_are_green_only_for_atoms_that_can_be_believed(displayed):
+    displayed.open(spots((60, 90)), nm(0.15))
+    displayed.model.start()
+    displayed.pump(lambda: displayed.model.texts.status == "1 atom")
+    displayed.open(spots((60, 90), (20, 30)), nm(0.15))
+    displayed.pump(lambda: displayed.model.texts.status == "2 atoms")
+    displayed.model.threshold = 0.99
+    assert displayed.model.texts.status == "0 atoms"
+    assert displayed.model.texts.status_color == WAITING
+    assert displayed.message == "Confidence hides 2 atoms that are less probable: lower it to see them."
+    displayed.model.threshold = 0.5
+    assert displayed.model.texts.status == "2 atoms"
+    assert not displayed.message
+    displayed.ensemble.is_blind = True
+    displayed.open(spots((60, 90), (20, 40)), nm(0.15))
+    displayed.pump(lambda: displayed.model.texts.status == "0 atoms")
+    assert displayed.model.texts.status_color == WAITING
+    assert displayed.model.texts.hint.startswith("No atoms were found: check that the specimen is in view")
 
 
 def test_what_is_strange_about_simulated_frames(swift, monkeypatch):
@@ -606,16 +642,26 @@ def test_a_sub_scan_has_its_own_image(running):
     calls = running.ensemble.calls
     running.scan.record_immediate(p)
     running.pump(lambda: running.scan_item("a_subscan") is not None and running.ensemble.calls > calls)
-    running.pump(lambda: overlays(running.display) == (0, 0))  # these rings do not belong on the whole image
-    running.show(running.scan_item("a_subscan"))
-    running.pump(lambda: overlays(running.display) == (1, 1))
+    running.pump(lambda: "in the sub-scan" in running.model.texts.status)
+    whole = running.display
+    running.pump(lambda: whole.data_item is running.scan_item("a_subscan"))  # it is displayed, with its rings
+    running.pump(lambda: overlays(whole) == (1, 1))
     assert running.model.texts.sampling.startswith("0.1875")  # 18 Å on 96 pixels
+    truth, _ = truth_inside(running, (96, 96), 18.0 / 96, margin=3)
+    distance, _ = cKDTree(running.rings_px((96, 96))).query(truth)
+    assert np.mean(distance < 1.5) > 0.75  # a tenth would be by chance
+    running.show(running.scan_item())
+    running.pump_for(0.1)
+    assert overlays(running.display) == (0, 0)  # these rings do not belong on the whole image
+    running.record()
+    running.pump(lambda: overlays(running.display) == (1, 1))
+    assert "sub-scan" not in running.model.texts.status
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------
 
 
-def test_the_uncertainty_map_is_live_and_stays_away_when_deleted(running):
+def test_the_uncertainty_map_is_live_and_comes_back_while_its_box_is_ticked(running):
     reference = running.document.get_data_item_reference(keeping.UNCERTAINTY.reference)
     item = reference.data_item
     running.pump(lambda: item.xdata.data_shape == (128, 128))
@@ -629,14 +675,20 @@ def test_the_uncertainty_map_is_live_and_stays_away_when_deleted(running):
     running.record()
     running.pump(lambda: item.is_write_delayed)
     running.document.remove_data_item(item)
+    assert reference.data_item is None
+    running.record()
+    running.pump(lambda: reference.data_item is not None)
+    again = reference.data_item
+    assert again is not item
+    running.pump(lambda: again.xdata.data_shape == (128, 128))
+    assert again.is_write_delayed
+    running.document.remove_data_item(again)
+    running.model.uncertainty = False  # which is how to be rid of it
     calls = running.ensemble.calls
     running.record()
     running.pump(lambda: running.ensemble.calls > calls)
-    running.pump_for(0.1)
+    running.pump_for(0.2)
     assert reference.data_item is None
-    running.model.stop()
-    running.model.start()
-    running.pump(lambda: reference.data_item is not None)
 
 
 def test_the_map_is_not_taken_for_an_image(displayed):
@@ -655,6 +707,10 @@ def test_the_reconstruction_is_beside_the_frame_and_in_no_place_of_it(running):
     reference = running.document.get_data_item_reference(keeping.RECONSTRUCTION.reference)
     assert reference.data_item is None
     running.model.reconstruction = True
+    running.record()
+    running.pump(lambda: reference.data_item is not None and reference.data_item.data.shape == (128, 128))
+    running.document.remove_data_item(reference.data_item)
+    running.pump_for(1.1)
     running.record()
     running.pump(lambda: reference.data_item is not None and reference.data_item.data.shape == (128, 128))
     raw = running.scan_item().data
@@ -717,6 +773,41 @@ def test_snapshots_need_something_to_keep_and_somewhere_to_go(swift, tmp_path):
     swift.model.snapshot()
     assert "Kept" in swift.message
     assert "choose another folder" in swift.message
+
+
+def test_cancelling_the_dialog_keeps_the_folder(swift, monkeypatch, tmp_path):
+    chosen = {"folder": str(tmp_path)}
+    monkeypatch.setattr(
+        type(swift.window.ui), "get_existing_directory_dialog", lambda self, title, folder: (chosen["folder"], folder)
+    )
+    swift.handler.folder_button.on_clicked()
+    assert swift.model.folder == str(tmp_path)
+    chosen["folder"] = ""  # which is what Swift returns for Cancel
+    swift.handler.folder_button.on_clicked()
+    assert swift.model.folder == str(tmp_path)
+    swift.handler.no_folder_button.on_clicked()
+    assert swift.model.folder == ""
+
+
+def test_start_displays_the_image_that_it_works_on(swift):
+    other = swift.open(np.ones((32, 32)))
+    swift.record()
+    assert swift.display.data_item is other
+    swift.model.start()
+    assert swift.display.data_item is swift.scan_item()  # at once, while the model is still being loaded
+    swift.pump(lambda: swift.has_rings)
+    assert overlays(swift.display) == (1, 1)
+    swift.show(other)  # who puts it away later is not contradicted
+    swift.record()
+    swift.pump_for(0.3)
+    assert swift.display.data_item is other
+    swift.model.stop()
+    swift.document.remove_data_item(swift.scan_item())
+    swift.model.start()
+    swift.pump_for(0.2)
+    assert swift.display.data_item is other  # there is nothing to display yet
+    swift.record()
+    swift.pump(lambda: swift.display.data_item is swift.scan_item())
 
 
 def test_settings_survive_a_restart(running, store):
@@ -867,8 +958,99 @@ def test_a_spoiled_network_is_left_out_and_can_be_let_in_again(swift, tmp_path, 
     for network in networks.networks.items:
         network.used = False
     assert "tick one" in networks.text
+    networks.networks.items[0].used = True
+    assert networks.text == "1 of 3 networks has a say."
+    swift.pump(lambda: "1 network" in swift.model.texts.model, timeout=60)
+    swift.record()  # the same field of view: the judgement stays
+    swift.pump_for(1.0)
+    assert len(networks.networks.items) == 3
+    swift.set_scan(size=(160, 160), fov_nm=2.2, dwell_us=16.0)
+    swift.record()  # another one: it goes, and with it what follows from it
+    swift.pump(lambda: not networks.networks.items, timeout=60)
+    assert networks.text == ""
+    swift.pump(lambda: "3 networks" in swift.model.texts.model, timeout=60)
+    swift.handler.check_button.on_clicked()
+    swift.pump(lambda: networks.networks.items, timeout=60)
     swift.model.start()  # another start, other verdicts
     assert not networks.networks.items
+
+
+class Adapted:
+    """An adaptation that somebody else has done, in the states it goes through."""
+
+    def __init__(self, name, frames, sampling, changed) -> None:
+        self.model, self.state, self.fraction, self.text = name, "running", 0.25, "round 1: training 5 networks"
+        self.seconds_left: float | None = None
+        self.comparison: Comparison | None = None
+        self.is_waiting = self.is_kept = False
+        self.changed = changed
+
+    def cancel(self) -> None:
+        self.state = "cancelled"
+
+    def keep(self) -> None:
+        self.is_waiting, self.is_kept = False, True
+
+    def discard(self) -> None:
+        self.is_waiting = False
+
+    def end(self, **facts) -> None:
+        seen = Prediction(np.zeros((2, 8, 8), np.float32), np.zeros((8, 8), np.float32), 0.2,
+                          Atoms2D.empty(("C", "Si"), (16, 16), (0.1, 0.1)), 0.4)  # fmt: skip
+        self.comparison = Comparison("other", "v2", seen, seen, (3, 14), **{"gained": True, **facts})
+        self.text, self.state, self.is_waiting = str(self.comparison), "done", bool(facts.get("doubt"))
+        self.changed(self)
+
+
+@pytest.fixture
+def adapting(running, monkeypatch):
+    """The panel's part for adapting, and the adaptations that it has started."""
+    started = []
+    monkeypatch.setattr(adapting_model, "Adaptation", lambda *given: started.append(Adapted(*given)) or started[-1])
+    return running, running.model.adapting, started
+
+
+def test_adapting_says_how_long_it_still_takes(adapting):
+    swift, model, started = adapting
+    swift.handler.adapt_button.on_clicked()
+    for left, words in ((None, "5 networks"), (41.6, "· at most 42 s left"), (130.0, "· at most 2 min left")):
+        started[0].seconds_left = left
+        started[0].changed(started[0])
+        swift.pump(lambda words=words: model.text.endswith(words))
+    assert model.percent == 25
+
+
+def test_a_model_that_may_have_learnt_noise_is_kept_only_if_the_user_says_so(adapting):
+    swift, model, started = adapting
+    handler = swift.handler
+    before = swift.model.model_index
+    for answer in ("discard", "keep"):
+        handler.adapt_button.on_clicked()
+        started[-1].end(doubt="The frame shows no lattice, and only 14 atoms in it: that may be noise.")
+        swift.pump(lambda: model.is_asking)
+        assert "14 atoms" in model.text
+        assert model.text.endswith("?")
+        assert swift.model.model_index == before
+        assert not model.can_revert
+        assert not started[-1].is_kept
+        getattr(handler, f"{answer}_button").on_clicked()
+        assert not model.is_asking
+        assert started[-1].is_kept == (answer == "keep")
+        assert model.can_revert == (answer == "keep")
+    assert swift.model.model_names[swift.model.model_index] == "other"
+    handler.revert_button.on_clicked()
+    assert swift.model.model_index == before
+
+
+def test_where_adapting_gains_nothing_the_model_stays(adapting):
+    swift, model, started = adapting
+    swift.handler.adapt_button.on_clicked()
+    started[-1].end(gained=False)
+    swift.pump(lambda: not model.is_running)
+    assert "gains nothing" in model.text
+    assert "3 atoms" in model.text
+    assert not model.can_revert
+    assert swift.model.model_index == 0
 
 
 @pytest.mark.slow
@@ -883,10 +1065,12 @@ def test_adapting_from_the_panel_and_back(swift, tmp_path, monkeypatch):
     model.start()
     assert "no frame" in model.text
     swift.set_scan(size=(160, 160), fov_nm=2.4, dwell_us=16.0)
+    swift.simulator.instrument.SetVal("C10", 10e-9)
     swift.record()
     swift.show(swift.scan_item())
     swift.model.start()
-    swift.pump(lambda: swift.has_rings, timeout=60)
+    swift.pump(lambda: "adapt the model to it" in swift.model.texts.hint, timeout=60)
+    novelty = swift.model.newest.result.prediction.conditions
     swift.handler.adapt_button.on_clicked()
     swift.pump(lambda: model.percent > 0, timeout=60)
     swift.handler.adapt_button.on_clicked()  # is "Cancel" now
@@ -899,6 +1083,9 @@ def test_adapting_from_the_panel_and_back(swift, tmp_path, monkeypatch):
     assert new not in ("graphene", "mos2")
     assert new in model.text
     swift.pump(lambda: swift.has_rings, timeout=60)
+    adapted = swift.model.newest.result.prediction.conditions
+    assert f"novelty {novelty:.1f} → {adapted:.1f}" in model.text  # as the live view has it
+    assert adapted <= 1 < novelty
     swift.handler.revert_button.on_clicked()
     assert swift.model.model_names[swift.model.model_index] == "graphene"
     assert new in swift.model.model_names

@@ -24,6 +24,7 @@ from nion.utils import Geometry
 
 from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
 from nionswift_plugin.stem_ae_ui import explorer_panel, explorer_settings
+from nionswift_plugin.stem_ae_ui.atoms_model import BAD, WAITING
 from nionswift_plugin.stem_ae_ui.explorer_model import candidates_in
 from stem_ae.errors import StemAeError
 from stem_ae.explore import scalarize
@@ -214,7 +215,7 @@ def test_other_properties_have_maps_and_with_a_weight_they_are_looked_for(swift)
     second.weight = "much"
     assert "has to be a number" in model.texts.message
     second.weight, second.words = "0", "180-220"
-    assert "is there twice" in model.texts.value
+    assert "is there twice" in model.texts.message
     second.words = "580-620"
     model.camera_index = 1
     assert not model.others.items
@@ -299,7 +300,74 @@ def test_what_is_wrong_with_the_settings_is_said_and_nothing_starts(swift):
     swift.model.property_words = "5000-6000"
     swift.click("preview")
     swift.finish()
-    assert "not inside the spectrum" in swift.model.texts.value
+    assert "not inside the spectrum" in swift.model.texts.message
+    swift.click("survey")
+    swift.finish()
+    assert swift.model.texts.status == "Survey taken · beam blanked"
+
+
+@pytest.mark.parametrize(
+    ("name", "typo", "words"),
+    [
+        ("exposure_ms", "1o", "The exposure “1o”"), ("patch", "8.5", "The patch “8.5”"), ("patch", "", "The patch “”"),
+        ("step", "0", "The step “0”"), ("points", "many", "number of points “many”"), ("batch", "-1", "batch “-1”"),
+        ("current_pa", "nan", "The beam current “nan”"), ("dose_budget", "1e", "The dose budget “1e”"),
+        ("drift_every", "2O", "between surveys “2O”"), ("feature", "0", "The share looked for “0”"),
+        ("feature", "200", "100 at most"), ("min_distance", "-1", "The minimum spacing “-1”"),
+        ("travel", "x", "The travel penalty “x”"), ("property_words", "284-", "no band"),
+        ("property_words", "1-2, 3-4", "type one band"),
+    ],
+)  # fmt: skip
+def test_a_typo_is_said_once_when_it_is_made_and_nothing_starts_with_it(swift, name, typo, words):
+    before = getattr(swift.model, name)
+    setattr(swift.model, name, typo)
+    said = [getattr(swift.model.texts, field) for field in ("message", "value", "dose", "progress")]
+    assert words in said[0]
+    assert sum(words in text for text in said) == 1
+    swift.click("start")
+    assert not swift.model.is_running
+    assert words in swift.model.texts.message
+    setattr(swift.model, name, before)
+    assert swift.model.texts.message == ""
+
+
+def test_weights_that_are_no_numbers_are_said(swift):
+    swift.model.add_property()
+    (other,) = swift.model.others.items
+    other.words = "580-620, 180-220"
+    for weight in ("much", "nan", "inf"):
+        other.weight = weight
+        assert "has to be a number" in swift.model.texts.message
+    other.weight = "-0,5"
+    assert swift.model.texts.message == ""
+    assert [one.weight for one in swift.model.settings.objective().properties] == [1.0, -0.5]
+
+
+def test_cancelling_the_dialog_keeps_the_folder(swift, monkeypatch, tmp_path):
+    chosen = {"folder": ""}
+    monkeypatch.setattr(
+        type(swift.window.ui), "get_existing_directory_dialog", lambda self, title, folder: (chosen["folder"], folder)
+    )
+    before = swift.model.folder
+    assert before
+    assert swift.model.runs_folder == before
+    swift.click("folder")
+    assert swift.model.folder == before
+    chosen["folder"] = str(tmp_path / "other")
+    swift.click("folder")
+    assert swift.model.runs_folder == chosen["folder"]
+    swift.click("usual_folder")
+    assert swift.model.folder == ""
+    assert swift.model.runs_folder.endswith("runs")  # and says where that is
+
+
+def test_an_exploration_without_any_value_is_not_called_a_success(swift):
+    swift.simulator.microscope.spectrum = lambda point, losses_ev, beam: np.full(len(losses_ev), np.nan)
+    swift.model.points = "12"
+    swift.click("start")
+    swift.finish()
+    assert swift.model.texts.status_color in (WAITING, BAD), swift.model.texts
+    assert swift.model.texts.message
 
 
 def test_a_failed_run_says_why_and_keeps_what_was_measured(swift):

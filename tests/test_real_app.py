@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -15,6 +16,8 @@ from stem_ae import Atoms2D, StemAeError, imageio
 from stem_ae.launch import demo, display, process
 from stem_ae.launch.order import Order
 from stem_ae.palette import PALETTE
+
+GOOD, WAITING = "#1A8F3C", "#B26A00"
 
 pytestmark = [pytest.mark.gui, pytest.mark.slow]
 
@@ -116,3 +119,42 @@ def test_without_xvfb_one_line_says_how_to_get_it(monkeypatch):
 def test_two_virtual_displays_do_not_meet():
     with display.virtual_display() as first, display.virtual_display() as second:
         assert first != second
+
+
+# --- what the panels say --------------------------------------------------------------------------------------------
+
+
+def said_by(name, folder, **options):
+    return process.run_scenario(
+        f"truth_scenarios:{name}", folder, virtual=sys.platform == "linux", timeout_s=280, **options
+    )
+
+
+def test_headlines_are_green_for_the_model_that_fits_and_amber_with_a_reason_otherwise(tmp_path):
+    said = said_by("headlines", tmp_path / "swift", pictures=str(tmp_path))
+    for name in ("fitting", "fitting_again", "sub_scan"):
+        assert said[name][1:] == [GOOD, ""], said[name]
+    assert said["flicker"] == [GOOD]
+    for name in ("wrong_model", "defocused", "empty"):
+        assert said[name][1] == WAITING, said[name]
+    assert said["wrong_model"][0].endswith("doubtful")
+    assert "Choose a model for MoS2" in said["wrong_model"][2]
+    assert said["empty"][2].endswith("in view and in focus.")
+    assert any("Sub" in title for title in said["displayed"])
+    screen = np.asarray(Image.open(tmp_path / "wrong_model.png").convert("RGB"))
+    assert near(screen, WAITING) > 300
+
+
+def test_adapting_says_how_long_and_cancel_stays_where_it_is(tmp_path):
+    answer = said_by("adapting", tmp_path / "swift", picture=str(tmp_path / "adapting.png"))
+    assert re.search(r"at most \d+ (s|min) left", answer["said"][0])
+    assert "Cancelled" in answer["said"][1]
+    assert answer["places"][0] == answer["places"][1] == answer["places"][2]
+
+
+def test_a_second_start_has_the_model_that_fits_the_specimen(tmp_path):
+    first = said_by("start", tmp_path / "swift", model="mos2")
+    assert first[0] == "graphene"
+    again = said_by("start", tmp_path / "swift")
+    assert again[0] == "graphene"
+    assert "doubtful" not in again[1]

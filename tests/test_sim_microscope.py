@@ -471,10 +471,20 @@ def test_the_panel_sets_the_simulation(swift):
     conditions = swift.simulator.microscope.conditions
     assert conditions.drift == pytest.approx((0.1, -0.05))
     assert (conditions.jitter, conditions.damage) == (0.2, True)
-    handler.drift_x = None  # a field that holds no number
-    handler.current_pa = -5.0
+    assert handler.complaint == ""
+    for name, typo, words in (
+        ("drift_x", None, "Drift right (Å/min): type a number"), ("current_pa", -5.0, "from 0 to 100000"),
+        ("jitter", float("nan"), "Line jitter"), ("energy_kv", 5.0, "from 10 to 300"), ("contamination", 120.0, "100"),
+        ("defocus_nm", float("inf"), "Defocus"),
+    ):  # fmt: skip
+        shown, seen[:] = getattr(handler, name), []
+        setattr(handler, name, typo)  # None: a field that holds no number
+        assert words in handler.complaint
+        assert name in seen  # the field shows again what holds
+        assert getattr(handler, name) == shown
     assert swift.simulator.microscope.conditions == conditions
     handler.current_pa, handler.defocus_nm, handler.energy_kv = 80.0, 4.0, 80.0
+    assert handler.complaint == ""
     beam = swift.instrument.beam
     assert (beam.current_pa, beam.defocus, beam.energy_ev) == pytest.approx((80.0, 40.0, 80e3))
     handler.blanked = True

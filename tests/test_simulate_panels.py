@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -245,11 +246,90 @@ def test_what_cannot_be_is_one_sentence(swift, field, value, words):
     swift.simulate.region_index = 1
     swift.simulate.task_index = 2
     swift.pump(lambda: swift.simulate.texts.structure)
+    texts, picture = swift.simulate.texts, swift.simulate.picture
     setattr(swift.simulate, field, value)
     assert words in swift.simulate.texts.message
+    assert "shows what was chosen before" in swift.simulate.texts.message
     swift.simulate.export()
     assert words in swift.simulate.texts.message
+    np.testing.assert_array_equal(swift.simulate.picture, picture)  # a typo takes nothing away
+    assert dataclasses.replace(swift.simulate.texts, message="") == dataclasses.replace(texts, message="")
     assert not (swift.queue / "jobs").exists() or not list((swift.queue / "jobs").iterdir())
+
+
+def test_what_the_library_cannot_build_leaves_the_preview_too_and_is_not_submitted(swift):
+    swift.show(keep(swift.document, graphene()))
+    swift.simulate.region_index = 1
+    swift.pump(lambda: swift.simulate.texts.structure)
+    picture = swift.simulate.picture
+    swift.simulate.adsorb = "Qq"
+    swift.pump(lambda: swift.simulate.texts.message)
+    assert "Qq" in swift.simulate.texts.message
+    swift.simulate.export()
+    swift.pump(lambda: "Submitting" not in swift.simulate.texts.message)
+    assert "Qq" in swift.simulate.texts.message
+    np.testing.assert_array_equal(swift.simulate.picture, picture)
+    swift.simulate.adsorb = "Cr"
+    swift.pump(lambda: "Cr" in swift.simulate.texts.structure)
+    assert not swift.simulate.texts.message
+
+
+def test_a_place_to_look_at_is_marked_on_the_image_that_was_ranked(swift):
+    """Another image may be displayed by then, or another job chosen."""
+    ranked, other = (keep(swift.document, graphene(silicon=0.02), title) for title in ("ranked", "other"))
+    swift.show(ranked)
+    swift.jobs.ranking_index = jobs_model.RANKINGS.index("uncertainty")
+    swift.jobs.mark_spot()
+    assert "Rank the places first" in swift.jobs.texts.message
+    swift.jobs._JobsModel__ranked(ranked, (SAMPLING, SAMPLING), "energy", remote.Answer(
+        {"spots": [{"x": 6.0, "y": 12.0, "score": 1.25}], "unit": "eV"}, {}, ""
+    ))  # fmt: skip
+    assert "“ranked”" in swift.jobs.texts.message
+    assert swift.jobs.spot_texts == ["1.  x 6.0, y 12.0 Å   energy 1.25 eV"]
+    swift.show(other)
+    swift.jobs.mark_spot()
+    graphics = [swift.document.get_display_item_for_data_item(item).graphics for item in (ranked, other)]
+    assert [len(some) for some in graphics] == [1, 0]
+    centre = graphics[0][0].bounds.center
+    assert (centre.x * 24, centre.y * 24) == pytest.approx((6.0 + SAMPLING / 2, 12.0 + SAMPLING / 2))
+    swift.document.remove_data_item(ranked)
+    swift.jobs.mark_spot()
+    assert "not in the project any more" in swift.jobs.texts.message
+
+
+def luminance(color):
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(first, second):
+    """Return the contrast of two colours as WCAG 2 defines it, 1 to 21; 4.5 is the least for small texts."""
+    dark, light = sorted([luminance(first), luminance(second)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("is_selected", [False, True])
+@pytest.mark.parametrize("state", list(jobs_panel.COLORS))
+@pytest.mark.parametrize("error", ["", "It failed."])
+def test_every_text_of_a_row_can_be_read_whether_it_is_selected_or_not(state, error, is_selected):
+    row = jobs_model.Row("1", "relax C24H12 · HAADF", state, 0.4, 30.0, error, "", 1e9, {})
+    context = DrawingContext.DrawingContext()
+    context.fill_style = "#3875D6" if is_selected else "#FFFFFF"  # what Swift draws below
+    table = jobs_panel.JobsTable(lambda row: None)
+    table.paint_item(context, row, Geometry.IntRect.from_tlbr(0, 0, 36, 340), is_selected)
+    ground, ink, path, texts = ("#3875D6" if is_selected else "#FFFFFF"), "", None, []
+    for command in context.commands:
+        if command[0] == "fillStyle":
+            ink = command[1]
+        elif command[0] == "rect":
+            path = command[1:]
+        elif command[0] == "fill" and path == (0, 0, 340, 36):
+            ground = ink
+        elif command[0] == "fillText":
+            texts.append((command[1], contrast(ink, ground)))
+    assert len(texts) >= 3
+    assert min(ratio for _, ratio in texts) >= 4.5, texts
 
 
 def test_without_atoms_and_in_empty_regions_a_sentence_says_what_to_do(swift):
@@ -279,7 +359,7 @@ def test_what_the_panels_repeat_is_what_the_library_says():
     """Swift's process does not import the library's heavy modules for a few words."""
     assert jobs_model.SPOT == guidance.REACH
     assert set(jobs_model.RANKINGS) == set(guidance.UNITS)
-    assert simulate_settings.CODES == inputs.CODES
+    assert tuple(simulate_settings.CODES) == inputs.CODES
     assert simulate_settings.SITES == edit.SITES
     assert set(simulate_settings.FIXED[1:]) == set(constraints.FIXABLE)
 
@@ -289,7 +369,7 @@ def test_an_input_folder_is_written_for_another_engine(swift, tmp_path):
     swift.show(item)
     swift.rectangle(item, ((0.3, 0.3), (0.4, 0.4)))
     swift.previewed()
-    swift.simulate.destination_index = 1 + simulate_settings.CODES.index("vasp")
+    swift.simulate.destination_index = 1 + list(simulate_settings.CODES).index("vasp")
     swift.simulate.export(str(tmp_path / "vasp"))
     swift.pump(lambda: "Written" in swift.simulate.texts.message)
     assert (tmp_path / "vasp" / "POSCAR").exists()

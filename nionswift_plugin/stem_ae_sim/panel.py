@@ -24,6 +24,13 @@ _SHOWN = (
 )  # fmt: skip
 
 
+_LABELS = {
+    "drift_x": _("Drift right (Å/min)"), "drift_y": _("Drift down (Å/min)"), "jitter": _("Line jitter (Å)"),
+    "contamination": _("Contamination (%)"), "current_pa": _("Beam current (pA)"), "energy_kv": _("Beam energy (kV)"),
+    "defocus_nm": _("Defocus (nm)"),
+}  # fmt: skip
+
+
 class Handler(Declarative.Handler):
     """Shows and sets the simulation; every change acts on the next frame."""
 
@@ -35,6 +42,7 @@ class Handler(Declarative.Handler):
         self.specimen_names = catalogue.names()
         self.number = Converter.FloatToStringConverter("{:.4g}")
         self.ui_view = _view(self.specimen_names)
+        self._complaint = ""
         self._last: dict[str, typing.Any] = {}
         self._refresh()
 
@@ -59,7 +67,7 @@ class Handler(Declarative.Handler):
         if self._simulator.specimen_name:
             self._simulator.choose_specimen(self._simulator.specimen_name)
 
-    # Conditions; None, which a field that holds no number gives, changes nothing.
+    # Conditions and controls; what is no number, or none that can be, changes nothing and is said.
 
     @property
     def drift_x(self) -> float:
@@ -68,7 +76,7 @@ class Handler(Declarative.Handler):
 
     @drift_x.setter
     def drift_x(self, value: float | None) -> None:
-        if value is not None:
+        if self._is_possible(value, "drift_x", -1e4, 1e4):
             self._set_condition(drift=(value / 60, self._microscope.conditions.drift[1]))
 
     @property
@@ -78,7 +86,7 @@ class Handler(Declarative.Handler):
 
     @drift_y.setter
     def drift_y(self, value: float | None) -> None:
-        if value is not None:
+        if self._is_possible(value, "drift_y", -1e4, 1e4):
             self._set_condition(drift=(self._microscope.conditions.drift[0], value / 60))
 
     @property
@@ -88,8 +96,8 @@ class Handler(Declarative.Handler):
 
     @jitter.setter
     def jitter(self, value: float | None) -> None:
-        if value is not None:
-            self._set_condition(jitter=max(value, 0.0))
+        if self._is_possible(value, "jitter", 0, 10):
+            self._set_condition(jitter=value)
 
     @property
     def contamination(self) -> float:
@@ -98,8 +106,8 @@ class Handler(Declarative.Handler):
 
     @contamination.setter
     def contamination(self, value: float | None) -> None:
-        if value is not None:
-            self._set_condition(contamination=min(max(value / 100, 0.0), 1.0))
+        if self._is_possible(value, "contamination", 0, 100):
+            self._set_condition(contamination=value / 100)
 
     @property
     def damage(self) -> bool:
@@ -110,8 +118,6 @@ class Handler(Declarative.Handler):
     def damage(self, value: bool) -> None:
         self._set_condition(damage=value)
 
-    # Controls of the column.
-
     @property
     def current_pa(self) -> float:
         """Beam current, pA."""
@@ -119,7 +125,7 @@ class Handler(Declarative.Handler):
 
     @current_pa.setter
     def current_pa(self, value: float | None) -> None:
-        if value is not None and value >= 0:
+        if self._is_possible(value, "current_pa", 0, 1e5):
             self._simulator.instrument.SetVal("BeamCurrent", value * 1e-12)
 
     @property
@@ -129,7 +135,7 @@ class Handler(Declarative.Handler):
 
     @defocus_nm.setter
     def defocus_nm(self, value: float | None) -> None:
-        if value is not None:
+        if self._is_possible(value, "defocus_nm", -1e4, 1e4):
             self._simulator.instrument.SetVal("C10", value * 1e-9)
 
     @property
@@ -139,8 +145,22 @@ class Handler(Declarative.Handler):
 
     @energy_kv.setter
     def energy_kv(self, value: float | None) -> None:
-        if value is not None and 10 <= value <= 300:
+        if self._is_possible(value, "energy_kv", 10, 300):
             self._simulator.instrument.SetVal("EHT", value * 1e3)
+
+    def _is_possible(self, value: float | None, name: str, least: float, most: float) -> typing.TypeGuard[float]:
+        """Return whether a value can be set. If not, say so, and show the one that holds."""
+        is_possible = value is not None and least <= value <= most
+        self._complaint = "" if is_possible else f"{_LABELS[name]}: type a number from {least:g} to {most:g}."
+        if not is_possible:
+            self.property_changed_event.fire(name)
+        self.property_changed_event.fire("complaint")
+        return is_possible
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with the number that was typed last."""
+        return self._complaint
 
     @property
     def blanked(self) -> bool:
@@ -175,11 +195,12 @@ class Handler(Declarative.Handler):
 def _view(specimens: list[str]) -> Declarative.UIDescription:
     u = Declarative.DeclarativeUI()
 
-    def field(label: str, name: str) -> Declarative.UIDescription:
+    def field(name: str) -> Declarative.UIDescription:
         text = f"@binding({name}, converter=number)"
         return u.create_row(
-            u.create_label(text=label, width=160, text_alignment_vertical="vcenter"),
-            u.create_line_edit(text=text, name=name + "_field", width=56), u.create_stretch(), spacing=8,
+            u.create_label(text=_LABELS[name], width=160, text_alignment_vertical="vcenter"),
+            u.create_line_edit(text=text, name=name + "_field", width=56),
+            u.create_stretch(), spacing=8,
         )  # fmt: skip
 
     def check(label: str, name: str) -> Declarative.UIDescription:
@@ -196,17 +217,14 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
         spacing=8,
     )  # fmt: skip
     body = [
-        field(_("Drift right (Å/min)"), "drift_x"),
-        field(_("Drift down (Å/min)"), "drift_y"),
-        field(_("Line jitter (Å)"), "jitter"),
-        field(_("Contamination (%)"), "contamination"),
-        field(_("Beam current (pA)"), "current_pa"),
-        field(_("Beam energy (kV)"), "energy_kv"),
-        field(_("Defocus (nm)"), "defocus_nm"),
+        *map(field, _LABELS),
         check(_("Beam ejects atoms"), "damage"),
         check(_("Beam blanked"), "blanked"),
     ]
-    return panel_frame.frame(header, body, panel_frame.note("@binding(status)"))
+    footer = u.create_column(
+        panel_frame.note("@binding(status)"), panel_frame.note("@binding(complaint)", color="#B26A00")
+    )
+    return panel_frame.frame(header, body, footer)
 
 
 class SimulatorPanel(Panel.Panel):

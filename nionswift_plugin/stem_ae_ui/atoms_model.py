@@ -135,6 +135,11 @@ def _setting(name: str) -> property:
     return property(get, put)
 
 
+def _reference(feed: swift.ScanFeed) -> str:
+    """Return the key of the reference to the data item that shows a scan's whole frames."""
+    return "_".join([feed.channel.hardware_source_id, feed.channel.channel_id])
+
+
 class AtomsModel(Observable.Observable):
     """Finds atoms in the chosen source and keeps rings, map and figures up to date.
 
@@ -471,6 +476,7 @@ class AtomsModel(Observable.Observable):
         if channel := self.__channel:
             self.__feed = swift.ScanFeed(channel, functools.partial(self.__scanned, channel), self.__ask_for_update)
             self.__submit_last_frame(self.__feed)
+            self.__display_now(self.__feed)
         else:
             self.__feed = DisplayedImageFeed(self.__window, self.__displayed, self.__other_image)
         self.__choice_changed()
@@ -486,9 +492,15 @@ class AtomsModel(Observable.Observable):
         self.__show(None)
         self.__choice_changed()
 
+    def __display_now(self, feed: swift.ScanFeed) -> None:
+        """Show the image that the scan's frames will appear in, if there is one already."""
+        item = self.__window.document_model.get_data_item_reference(_reference(feed)).data_item
+        if item and showing.show(self.__window, item):
+            self.__to_display.discard(False)
+
     def __submit_last_frame(self, feed: swift.ScanFeed) -> None:
         """Look at the frame that a scan has left, as long as it does not run."""
-        reference = "_".join([feed.channel.hardware_source_id, feed.channel.channel_id])
+        reference = _reference(feed)
         item = self.__window.document_model.get_data_item_reference(reference).data_item
         xdata = item.xdata if item and not feed.is_playing else None
         if xdata and swift.is_whole(xdata):

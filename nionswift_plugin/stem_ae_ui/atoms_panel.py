@@ -83,6 +83,7 @@ class AtomsHandler(Declarative.Handler):
         self.detail_color = CallConverter(lambda texts: CAREFUL if texts.hint and not texts.message else INK)
         self.sampling_text = TextConverter("{0.sampling}")
         self.statistics_text = TextConverter("{0.statistics}")
+        self.is_there = IfConverter(bool)
         self.start_text = IfConverter(bool, _("Stop"), _("Start"))
         self.adapt_text = IfConverter(bool, _("Cancel"), _("Adapt to this frame"))
         self.folder_text = IfConverter(bool, _("CSV, XYZ to:"), _("Not exported to files"))

@@ -39,7 +39,7 @@ if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a secon
 DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point…", "tune": "Focusing…",
          "explore": "Exploring…"}  # fmt: skip
 DONE = {"": "Done", "survey": "Survey taken", "preview": "One point measured", "tune": "Focused",
-        "explore": "Explored"}  # fmt: skip
+        "explore": "Done"}  # fmt: skip
 BEAM = {"blanked": "beam blanked", "on": "BEAM ON", "unknown": "whether the beam is blanked is not known"}
 """What was read of the beam, in words."""
 UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"

@@ -420,10 +420,16 @@ class SimulateModel(Observable.Observable):
         jobs = answer.values.get("jobs", [])
         names = f"job {jobs[0]}" if len(jobs) == 1 else counted(len(jobs), "job")
         done = f"Submitted {names} in {time.perf_counter() - start:.2f} s: the Jobs panel shows how far it is."
-        self.__tell(answer.error or done)
+        self.__ended(answer, done)
 
     def __exported(self, answer: remote.Answer) -> None:
-        self.__tell(answer.error or f"Written to {answer.values['folder']}: README.txt says how to start it.")
+        self.__ended(answer, f"Written to {answer.values.get('folder')}: README.txt says how to start it.")
+
+    def __ended(self, answer: remote.Answer, done: str) -> None:
+        """Say what became of an export. What is wrong is not said again once the choice is another one."""
+        self.__tell("" if answer.error else done)
+        if answer.error:
+            self.__say(message=answer.error)
 
     # --- both sides -------------------------------------------------------------------------------------------------
 
