@@ -9,13 +9,17 @@ and returns the exit code (``None`` is 0). Only the module of the command that w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from stem_ae import __version__
 from stem_ae.errors import StemAeError
+from stem_ae.unforeseen import in_a_sentence
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "find": ("stem_ae.find", "find the atoms in an image file"),
@@ -47,17 +51,41 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 for what the user can put right."""
+    """Run one command and return its exit code.
+
+    2 for what the user can put right, 1 for what did not work out or nobody foresaw; either with one sentence.
+    """
+    _speak_plainly()
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = make_parser(words[0] if words else None).parse_args(words)
-    run: Callable[[argparse.Namespace], Any] = arguments.run
     try:
-        return int(run(arguments) or 0)
-    except StemAeError as error:
-        print(f"stem-ae: {error}", file=sys.stderr)
-        return 2
+        arguments = make_parser(words[0] if words else None).parse_args(words)
+        run: Callable[[argparse.Namespace], Any] = arguments.run
+        code = int(run(arguments) or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a reader that has gone shows here at the latest
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is still buffered must not fail once more at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        print(f"stem-ae: {_on_one_line(in_a_sentence(error))}", file=sys.stderr)
+        return 2 if isinstance(error, StemAeError | OSError | ModuleNotFoundError | MemoryError | RecursionError) else 1
+
+
+def _on_one_line(error: StemAeError) -> str:
+    """Return an error's text without what a file may have put in to steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in str(error))
+
+
+def _speak_plainly() -> None:
+    """Let letters that the terminal does not have be replaced, not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from stem_ae.atoms import as_sampling
 from stem_ae.checks import probability
 from stem_ae.errors import StemAeError
 from stem_ae.files import output_folder
+from stem_ae.unforeseen import in_a_sentence
 
 if TYPE_CHECKING:
     from stem_ae.elit import Ensemble, Prediction
@@ -171,10 +172,11 @@ class Search:
             name = frame_name(self.file, number)
             title = f"{name}   {self.ensemble.name} {self.ensemble.version}"
             files = write(self.folder, name, image, prediction, title, sampling)
-        except StemAeError as error:
-            self.skipped.append((number, error))
+        except Exception as error:  # whatever is wrong with this frame, the others are not to be lost
+            reason = in_a_sentence(error)
+            self.skipped.append((number, reason))
             if len(self.file.frames) > 1:
-                self._warn(f"frame {number}: {error}")
+                self._warn(f"frame {number}: {reason}")
             return
         self._keep(number, image, prediction, files)
 

@@ -9,7 +9,10 @@ import numpy as np
 from ase.data import ground_state_magnetic_moments
 from numpy.typing import NDArray
 
+from stem_ae.simulate.electrons import unpaired
 from stem_ae.simulate.engines import Engine
+
+__all__ = ["most_unpaired", "unpaired", "with_lowest_spin"]
 
 
 def most_unpaired(adsorbate: ase.Atoms) -> int:
@@ -49,11 +52,6 @@ def with_lowest_spin(
         energies.append(calculated.get_potential_energy())
     best: ase.Atoms = trials[int(np.argmin(energies))]
     return best
-
-
-def unpaired(atoms: ase.Atoms) -> int:
-    """Return how many unpaired electrons a structure is said to have."""
-    return round(float(atoms.get_initial_magnetic_moments().sum()))
 
 
 def _with_moments(atoms: ase.Atoms, carrier: NDArray[np.int64], count: int) -> ase.Atoms:

@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.simulate.calculation import Calculation, Reporter
 
 if TYPE_CHECKING:
     import ase
+
+_HOT_FACTOR, _HOT = 20.0, 20_000.0
+"""A temperature above so many times the wanted one, and so many K more, is no longer that of a solid: even a bond that
+breaks heats a small molecule less."""
+
+_BENT = 0.01
+"""Å: a molecule whose atoms are no farther from a line turns as a line does."""
 
 
 class Task(Protocol):
@@ -54,10 +62,13 @@ def from_dict(content: Mapping[str, Any]) -> Task:
 
 
 def _check_engine(engine: str | None, atoms: ase.Atoms | None) -> None:
-    from stem_ae.simulate import engines
+    from stem_ae.simulate import electrons, engines
+    from stem_ae.structure.files import refuse_impossible
 
     if atoms is None or len(atoms) == 0:
         raise StemAeError("There are no atoms to calculate with: build a structure first.")
+    refuse_impossible(atoms)
+    electrons.check(atoms)
     chosen = engines.get(engine)
     unknown = sorted({atoms.symbols[int(k)] for k in np.flatnonzero(atoms.numbers > chosen.elements)})
     if unknown:
@@ -118,10 +129,17 @@ class Relax:
         _check_engine(self.engine, atoms)
         assert atoms is not None
         fix(atoms, self.fixed)
-        if not self.fmax > 0:
-            raise StemAeError(f"The force limit of {self.fmax:g} eV/Å cannot be reached: give a positive one.")
+        self.check_numbers()
         if self.cell and not atoms.pbc.any():
             raise StemAeError("A patch in vacuum has no cell to relax: switch cell off, or build it periodic.")
+
+    def check_numbers(self) -> None:
+        """Raise StemAeError if a number cannot be meant."""
+        if not self.fmax > 0:
+            raise StemAeError(f"The force limit of {self.fmax:g} eV/Å cannot be reached: give a positive one.")
+        checks.positive(self.fmax, "The force limit", 1000, "eV/Å")
+        checks.whole(self.max_steps, "The largest number of steps", 1)
+        checks.number(self.ripple, "The ripple", 0, 1, "Å")
 
     def run(self, calculation: Calculation) -> None:
         """Relax, going on from the checkpoint."""
@@ -289,10 +307,23 @@ class MolecularDynamics:
 
         _check_engine(self.engine, atoms)
         assert atoms is not None
-        if not free_coordinates(fix(atoms, self.fixed)).any():
+        held = fix(atoms, self.fixed)
+        if not free_coordinates(held).any():
             raise StemAeError("Every atom is held fixed: nothing can move.")
+        if self._degrees_of_freedom(held) < 1:
+            raise StemAeError("A single atom on which nothing acts has no temperature: give it neighbours, or relax.")
+        self.check_numbers()
+
+    def check_numbers(self) -> None:
+        """Raise StemAeError if a number cannot be meant."""
         if not (self.temperature > 0 and self.timestep > 0 and self.steps > 0 and self.every > 0):
             raise StemAeError("Temperature, time step and number of steps must be positive.")
+        checks.positive(self.temperature, "The temperature", 1e5, "K")
+        checks.positive(self.timestep, "The time step", 100, "fs")
+        checks.positive(self.damping, "The thermostat's period", 1e6, "fs")
+        checks.whole(self.steps, "The number of steps", 1, 1_000_000_000)
+        checks.whole(self.every, "The number of steps between frames", 1, 1_000_000_000)
+        checks.whole(self.seed, "The seed", 0, 2**32 - 1)
         if self.thermostat not in ("nose-hoover", None):
             raise StemAeError(f"The thermostat {self.thermostat!r} is not known: choose nose-hoover or none.")
 
@@ -360,14 +391,24 @@ class MolecularDynamics:
         from stem_ae.simulate.constraints import free_coordinates
 
         free = free_coordinates(atoms)
-        as_a_whole = 3 if atoms.pbc.any() else 6
-        return int(free.sum()) - (as_a_whole if free.all() else 0)
+        if not free.all():
+            return int(free.sum())
+        if atoms.pbc.any() or len(atoms) == 1:
+            return 3 * len(atoms) - 3
+        # A line has no third way to turn.
+        spread = np.linalg.svd(atoms.positions - atoms.positions.mean(axis=0), compute_uv=False)
+        return 3 * len(atoms) - (6 if spread[1] > _BENT else 5)
 
     def _report(self, atoms: ase.Atoms, step: int, degrees: int, reporter: Reporter) -> int:
         """Report a step and return how many frames were written."""
         from ase import units
 
         temperature = 2 * atoms.get_kinetic_energy() / (degrees * units.kB)
+        if not temperature <= _HOT_FACTOR * self.temperature + _HOT:
+            raise StemAeError(
+                f"The atoms fly apart: {temperature:.3g} K after {step} steps, where {self.temperature:g} K are meant: "
+                "relax the structure first, or take shorter time steps."
+            )
         total = float(atoms.get_total_energy()) if self.thermostat is None else float(atoms.get_potential_energy())
         reporter.step(step, step / self.steps, total, _largest_force(atoms), temperature)
         if step % self.every:

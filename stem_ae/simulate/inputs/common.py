@@ -6,10 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 
 import ase
+import ase.data
 import numpy as np
 from numpy.typing import NDArray
 
+from stem_ae.errors import StemAeError
+from stem_ae.simulate import electrons
 from stem_ae.simulate.tasks import MolecularDynamics, Relax
+
+_SAME_MASS = 1e-3
+"""u: tables of masses differ by as much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,48 @@ class Job:
     def dynamics(self) -> MolecularDynamics | None:
         """The task if it is molecular dynamics."""
         return self.task if isinstance(self.task, MolecularDynamics) else None
+
+    @property
+    def charge(self) -> int:
+        """Of the whole, in elementary charges."""
+        return electrons.charge(self.atoms)
+
+    @property
+    def unpaired(self) -> int:
+        """How many unpaired electrons there are."""
+        return electrons.unpaired(self.atoms)
+
+    def refuse_electrons(self, code: str, *, charge: bool = True, spin: bool = True) -> None:
+        """Raise StemAeError if there is a charge, or a spin, that an engine's files cannot express."""
+        if charge and self.charge:
+            raise StemAeError(f"The structure has a charge of {self.charge:+d}, which the files for {code} do not say.")
+        if spin and self.unpaired:
+            raise StemAeError(f"The structure has {self.unpaired} unpaired electrons, which {code}'s files do not say.")
+
+    def masses(self, code: str) -> dict[str, float]:
+        """Return the mass of each element in u, for dynamics; a relaxation knows no masses.
+
+        Raises
+        ------
+        StemAeError
+            If atoms of one element have several masses.
+        """
+        result = {}
+        for element in self.elements:
+            of_element = self.atoms.get_masses()[self.atoms.symbols == element]
+            if self.dynamics and np.ptp(of_element) > _SAME_MASS:
+                raise StemAeError(
+                    f"{element} has atoms of {of_element.min():.4g} and {of_element.max():.4g} u: isotopes side by "
+                    f"side are not written for {code}; give them one mass, or run the dynamics here."
+                )
+            result[element] = float(of_element.mean())
+        return result
+
+    @property
+    def isotopes(self) -> bool:
+        """Whether dynamics is asked for with masses that are not the elements' own."""
+        usual = ase.data.atomic_masses[self.atoms.numbers]
+        return self.dynamics is not None and bool(np.any(np.abs(self.atoms.get_masses() - usual) > _SAME_MASS))
 
     @property
     def held_atoms(self) -> list[int]:

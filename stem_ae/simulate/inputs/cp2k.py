@@ -15,9 +15,14 @@ def write(job: Job) -> InputSet:
     if periodic not in ("XYZ", "XY"):
         periodic = "NONE"
     electrons = dft_section(periodic, job.vdw).splitlines()
+    lines = [f"    CHARGE {job.charge}"] if job.charge else []
     # An odd number of electrons is a radical, which needs both spins.
-    if int(job.atoms.numbers.sum()) % 2:
-        electrons.insert(electrons.index("  &DFT") + 1, "    UKS T")
+    if job.unpaired or (int(job.atoms.numbers.sum()) - job.charge) % 2:
+        lines.append("    UKS T")
+    if job.unpaired:
+        lines.append(f"    MULTIPLICITY {job.unpaired + 1}")
+    start = electrons.index("  &DFT") + 1
+    electrons[start:start] = lines
     force_eval = [*electrons[:-1], *_subsystem(job, periodic), electrons[-1]]
     kind = "MD" if job.dynamics else "CELL_OPT" if isinstance(job.task, Relax) and job.task.cell else "GEO_OPT"
     if kind == "CELL_OPT":
@@ -37,9 +42,12 @@ def _subsystem(job: Job, periodic: str) -> list[str]:
     for symbol, position in zip(job.atoms.get_chemical_symbols(), job.atoms.positions, strict=True):
         lines.append(f"      {symbol:<3}" + "".join(f"{value:20.12f}" for value in position))
     lines.append("    &END COORD")
+    masses = job.masses("CP2K")
     for element in job.elements:
+        mass = [f"      MASS {masses[element]:.4f}"] if job.isotopes else []
         lines += [
-            f"    &KIND {element}", "      BASIS_SET DZVP-MOLOPT-SR-GTH", "      POTENTIAL GTH-PBE", "    &END KIND",
+            f"    &KIND {element}", "      BASIS_SET DZVP-MOLOPT-SR-GTH", "      POTENTIAL GTH-PBE", *mass,
+            "    &END KIND",
         ]  # fmt: skip
     return [*lines, "  &END SUBSYS"]
 

@@ -15,6 +15,9 @@ _KELVIN_AU = 3.1668114e-6
 
 def write(job: Job) -> InputSet:
     """Return ``dftb_in.hsd`` and ``geo.gen``; self-consistent charges, DFTB2."""
+    job.refuse_electrons("DFTB+", charge=False)  # its constants of spin depend on the Slater-Koster set
+    if job.isotopes:
+        raise StemAeError("Masses other than the elements' own are not written for DFTB+: choose another engine.")
     pairs = tuple(f"{a}-{b}.skf" for a in job.elements for b in job.elements)
     if job.pseudopotentials:
         missing = [name for name in pairs if not (pathlib.Path(job.pseudopotentials) / name).exists()]
@@ -32,6 +35,7 @@ Hamiltonian = DFTB {{
   SCC = Yes
   SCCTolerance = 1.0E-7
   MaxSCCIterations = 250
+  Charge = {job.charge}
   SlaterKosterFiles = Type2FileNames {{
     Prefix = "{prefix}"
     Separator = "-"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pathlib
 import re
 
-import ase.data
-
 from stem_ae.errors import StemAeError
 from stem_ae.simulate.inputs.common import InputSet, Job
 from stem_ae.simulate.tasks import Relax
@@ -33,7 +31,9 @@ def write(job: Job) -> InputSet:
     system: dict[str, object] = {
         "ibrav": 0, "nat": len(job.atoms), "ntyp": len(job.elements), "ecutwfc": job.cutoff_ev / _RYDBERG_EV,
         "ecutrho": 8 * job.cutoff_ev / _RYDBERG_EV, "occupations": "'smearing'", "smearing": "'gaussian'",
-        "degauss": 0.05 / _RYDBERG_EV, "nosym": ".true." if dynamics else None,
+        "tot_charge": job.charge or None, "nspin": 2 if job.unpaired else None,
+        "tot_magnetization": job.unpaired or None, "degauss": 0.05 / _RYDBERG_EV,
+        "nosym": ".true." if dynamics else None,
         "vdw_corr": "'dft-d3'" if job.vdw else None,
         "assume_isolated": "'2D'" if job.atoms.pbc.sum() == 2 and kind == "relax" else None,
     }  # fmt: skip
@@ -48,7 +48,7 @@ def write(job: Job) -> InputSet:
     sections.append(_namelist("IONS", ions))
     if cell_too:
         sections.append(_namelist("CELL", {"cell_dofree": "'2Dxy'" if job.atoms.pbc.sum() == 2 else "'all'"}))
-    masses = {e: ase.data.atomic_masses[ase.data.atomic_numbers[e]] for e in job.elements}
+    masses = job.masses("Quantum ESPRESSO")
     sections.append("ATOMIC_SPECIES\n" + "".join(f"{e} {masses[e]:.4f} {pseudo[e]}\n" for e in job.elements))
     sections.append(
         "CELL_PARAMETERS angstrom\n" + "".join("".join(f"{v:22.14f}" for v in r) + "\n" for r in job.atoms.cell.array)

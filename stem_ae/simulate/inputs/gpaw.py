@@ -18,7 +18,8 @@ from gpaw import GPAW, PW, FermiDirac
 
 atoms = read("structure.extxyz")
 atoms.set_constraint({constraints})
-atoms.calc = GPAW(mode=PW({cutoff:g}), xc="PBE", kpts={kpoints}, occupations=FermiDirac(0.05), txt="gpaw.txt",
+atoms.calc = GPAW(mode=PW({cutoff:g}), xc="PBE", kpts={kpoints}, occupations={occupations}, txt="gpaw.txt",
+                  charge={charge}, spinpol={spinpol},
                   convergence={{"density": 1e-5}},
                   symmetry={{"point_group": False}})  # held atoms and heat break it, which GPAW refuses
 {action}
@@ -32,13 +33,21 @@ def write(job: Job) -> InputSet:
     for letters, atoms in job.partly_held().items():
         held.append(f"FixCartesian({atoms}, mask={[letter in letters for letter in 'XYZ']})")
     text = _SCRIPT.format(
-        constraints="[" + ", ".join(held) + "]", cutoff=job.cutoff_ev, kpoints=job.kpoints, action=_action(job)
-    )
+        constraints="[" + ", ".join(held) + "]", cutoff=job.cutoff_ev, kpoints=job.kpoints, action=_action(job),
+        charge=job.charge, spinpol=bool(job.unpaired),
+        occupations=f"FermiDirac(0.05, fixmagmom={bool(job.unpaired)})",
+    )  # fmt: skip
     structure = io.StringIO()
     plain = job.atoms.copy()
     plain.set_constraint()
     plain.info = {}
-    write_atoms(structure, plain, format="extxyz", columns=["symbols", "positions"])
+    columns = ["symbols", "positions"]
+    if job.isotopes:
+        plain.set_array("masses", plain.get_masses())
+        columns.append("masses")
+    if job.unpaired:
+        columns.append("initial_magmoms")
+    write_atoms(structure, plain, format="extxyz", columns=columns)
     return InputSet({"run.py": text, "structure.extxyz": structure.getvalue()}, "gpaw -P 8 python run.py")
 
 

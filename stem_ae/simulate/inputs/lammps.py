@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ase.data
 import numpy as np
 
 from stem_ae.errors import StemAeError
@@ -25,6 +24,7 @@ def write(job: Job) -> InputSet:
     StemAeError
         If no potential that comes with LAMMPS knows all elements.
     """
+    job.refuse_electrons("LAMMPS")
     known = [(style, potential) for elements, style, potential in _POTENTIALS if set(job.elements) <= elements]
     if not known:
         raise StemAeError(
@@ -46,15 +46,15 @@ def write(job: Job) -> InputSet:
 def _data(job: Job) -> str:
     """Return the data file; a triclinic cell is turned so that its first vector lies along x, as LAMMPS wants."""
     cell = job.atoms.cell
-    if not np.allclose(cell.array, np.diag(np.diag(cell.array))):
+    if not np.allclose(cell.array, np.diag(np.diag(cell.array))) or np.any(np.diag(cell.array) <= 0):
         raise StemAeError("For LAMMPS the cell must be rectangular: build a patch, or give a rectangular cell.")
     x, y, z = np.diag(cell.array)
     lines = [
         "written by stem_ae", "", f"{len(job.atoms)} atoms", f"{len(job.elements)} atom types", f"0 {x:.12f} xlo xhi",
         f"0 {y:.12f} ylo yhi", f"0 {z:.12f} zlo zhi", "", "Masses", "",
     ]  # fmt: skip
-    for k, element in enumerate(job.elements, start=1):
-        lines.append(f"{k} {ase.data.atomic_masses[ase.data.atomic_numbers[element]]:.4f}  # {element}")
+    for k, (element, mass) in enumerate(job.masses("LAMMPS").items(), start=1):
+        lines.append(f"{k} {mass:.4f}  # {element}")
     lines += ["", "Atoms # atomic", ""]
     for k, (symbol, position) in enumerate(
         zip(job.atoms.get_chemical_symbols(), job.atoms.positions, strict=True), start=1

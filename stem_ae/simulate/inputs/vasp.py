@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import numpy as np
 
 from stem_ae.errors import StemAeError
+from stem_ae.files import existing_file
 from stem_ae.simulate.inputs.common import InputSet, Job
 from stem_ae.simulate.tasks import Relax
 
@@ -30,9 +32,10 @@ def _poscar(job: Job) -> str:
     lines = [job.atoms.get_chemical_formula(), "1.0"]
     lines += ["".join(f"{value:22.14f}" for value in vector) for vector in job.atoms.cell.array]
     lines += [" ".join(job.elements), " ".join(str(symbols.count(element)) for element in job.elements)]
-    # Flags act along the cell's vectors: equal to x, y, z only where the cell is rectangular.
-    cell = job.atoms.cell.array
-    if job.partly_held() and not np.allclose(cell, np.diag(np.diag(cell))):
+    # Flags act along the cell's vectors: each of these has to lie along x, y or z.
+    cell = np.abs(job.atoms.cell.array)
+    axis = cell.argmax(axis=1)
+    if job.partly_held() and not np.allclose(cell.sum(axis=1), cell.max(axis=1)):
         raise StemAeError(
             "VASP holds coordinates along the cell's vectors, and this cell is not rectangular: hold whole atoms, or "
             "give a rectangular cell."
@@ -40,7 +43,7 @@ def _poscar(job: Job) -> str:
     lines += ["Selective dynamics"] if not job.free.all() else []
     lines.append("Cartesian")
     for position, free in zip(job.atoms.positions, job.free, strict=True):
-        flags = "" if job.free.all() else "  " + " ".join("T" if f else "F" for f in free)
+        flags = "" if job.free.all() else "  " + " ".join("T" if f else "F" for f in free[axis])
         lines.append("".join(f"{value:22.14f}" for value in position) + flags)
     return "\n".join(lines) + "\n"
 
@@ -52,6 +55,13 @@ def _incar(job: Job) -> str:
     }  # fmt: skip
     if job.vdw:
         tags["IVDW"] = 12
+    if job.unpaired:
+        moments = " ".join(f"{moment:g}" for moment in job.atoms.get_initial_magnetic_moments())
+        tags |= {"ISPIN": 2, "MAGMOM": moments, "NUPDOWN": job.unpaired}
+    if job.charge:
+        tags["NELECT"] = f"{_electrons(job):g}"
+    if job.isotopes:
+        tags["POMASS"] = " ".join(f"{mass:.4f}" for mass in job.masses("VASP").values())
     dynamics = job.dynamics
     if dynamics:
         tags |= {"IBRION": 0, "NSW": dynamics.steps, "POTIM": dynamics.timestep, "TEBEG": dynamics.temperature,
@@ -73,16 +83,33 @@ def _kpoints(job: Job) -> str:
     )
 
 
+def _electrons(job: Job) -> float:
+    """Return the number of electrons, which VASP takes instead of a charge: its POTCARs say how many they have."""
+    if not job.pseudopotentials:
+        raise StemAeError(
+            f"The structure has a charge of {job.charge:+d}, and VASP wants a number of electrons, which depends on "
+            "the POTCARs: name their folder."
+        )
+    total = 0.0
+    for element in job.elements:
+        found = re.search(r"ZVAL\s*=\s*([\d.]+)", _read_potcar(job, element))
+        if found is None:
+            raise StemAeError(f"The POTCAR of {element} does not say its number of electrons (ZVAL).")
+        total += float(found[1]) * job.atoms.get_chemical_symbols().count(element)
+    return total - job.charge
+
+
 def _potcar(job: Job) -> str:
     """Join the elements' POTCARs in the order of the POSCAR."""
-    parts = []
-    for element in job.elements:
-        path = pathlib.Path(job.pseudopotentials) / element / "POTCAR"
-        try:
-            parts.append(path.read_text(encoding="latin-1"))
-        except OSError as error:
-            raise StemAeError(
-                f"There is no POTCAR for {element} at {path}: correct the folder, or leave it out and join the POTCARs "
-                "where VASP runs."
-            ) from error
-    return "".join(parts)
+    return "".join(_read_potcar(job, element) for element in job.elements)
+
+
+def _read_potcar(job: Job, element: str) -> str:
+    path = pathlib.Path(job.pseudopotentials) / element / "POTCAR"
+    try:
+        return existing_file(path).read_text(encoding="latin-1")
+    except (OSError, StemAeError) as error:
+        raise StemAeError(
+            f"There is no POTCAR for {element} at {path}: correct the folder, or leave it out and join the POTCARs "
+            "where VASP runs."
+        ) from error
