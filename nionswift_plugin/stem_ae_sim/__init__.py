@@ -74,7 +74,7 @@ def register(**options: typing.Any) -> AtomicMicroscope:
         from nionswift_plugin.stem_ae_sim.configuration import AtomicMicroscope
         from nionswift_plugin.stem_ae_sim.panel import SimulatorPanel
 
-        _current = AtomicMicroscope(**options)
+        _current = AtomicMicroscope(**{"own_blanker": True} | options)
         _current.run()
         Workspace.WorkspaceManager().register_panel(
             SimulatorPanel, PANEL_ID, _("Simulated microscope"), ["left", "right"], "left",

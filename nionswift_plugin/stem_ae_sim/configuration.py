@@ -40,6 +40,8 @@ class AtomicMicroscope:
         Of all random numbers.
     clock : callable
         Returns seconds; drift and the dose of a parked beam go by it.
+    own_blanker : bool
+        Whether the blanker is a process of its own, as a real one is electronics of its own.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class AtomicMicroscope:
         conditions: Conditions | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        own_blanker: bool = False,
     ) -> None:
         self.configuration_location = configuration_location
         if isinstance(specimen, str):
@@ -60,7 +63,7 @@ class AtomicMicroscope:
             self.specimen_name = ""
         self.microscope = VirtualMicroscope(specimen, conditions, seed, clock)
         self.instrument_id = "stem_ae_sim_controller"
-        self.instrument = AtomicInstrument(self.instrument_id, self.microscope)
+        self.instrument = AtomicInstrument(self.instrument_id, self.microscope, own_blanker)
         self.scan_module = ScanModule(self.instrument)
         self.scan_device = self.scan_module.device
         self.eels_camera_device_id = "stem_ae_sim_eels"

@@ -10,6 +10,7 @@ from nion.utils import Geometry, ReferenceCounting
 
 from stem_ae.imaging.scan_field import ScanField
 from stem_ae.imaging.virtual_microscope import Beam, Rest, VirtualMicroscope
+from stem_ae.microscope.simulated_blanker import SimulatedBlanker
 
 ANGSTROM_PER_M = 1e10
 ANGSTROM_PER_NM = 10.0
@@ -23,9 +24,27 @@ SENSORS = {"ronchigram": (128, 128), "eels": (16, 1024)}  # (rows, columns): sma
 class Controls(InstrumentDevice.ValueManager):
     """The values of all controls; the offset of the specimen includes the simulated drift."""
 
-    def __init__(self, microscope: VirtualMicroscope) -> None:
+    def __init__(self, microscope: VirtualMicroscope, blanker: SimulatedBlanker | None) -> None:
         self._microscope = microscope
+        self._blanker = blanker
         super().__init__()
+
+    @property
+    def is_blanked(self) -> bool:
+        """Whether the beam is kept from the specimen, as last heard: what the specimen receives goes by it."""
+        return super().is_blanked if self._blanker is None else self._blanker.is_blanked
+
+    @is_blanked.setter
+    def is_blanked(self, value: bool) -> None:
+        if self._blanker is not None:
+            self._blanker.set(value)
+        InstrumentDevice.ValueManager.is_blanked.fset(self, value)  # type: ignore[attr-defined]
+
+    def get_value(self, name: str) -> float | None:
+        """Return a control's value; whether the beam is blanked is asked of the blanker itself."""
+        if name == "C_Blank" and self._blanker is not None:
+            return 1.0 if self._blanker.read() else 0.0
+        return super().get_value(name)
 
     @property
     def offset_m(self) -> Geometry.FloatPoint:
@@ -47,8 +66,9 @@ class Controls(InstrumentDevice.ValueManager):
 class AtomicInstrument(InstrumentDevice.Instrument):
     """The instrument that Swift sees; keeps the virtual microscope informed of a beam at rest."""
 
-    def __init__(self, instrument_id: str, microscope: VirtualMicroscope) -> None:
-        self.controls = Controls(microscope)
+    def __init__(self, instrument_id: str, microscope: VirtualMicroscope, own_blanker: bool = False) -> None:
+        self.blanker = SimulatedBlanker(self._blanker_changed) if own_blanker else None
+        self.controls = Controls(microscope, self.blanker)
         no_generator = typing.cast(typing.Any, None)  # our scan device makes its data itself
         super().__init__(instrument_id, self.controls, InstrumentDevice.AxisManager(), no_generator)
         self.microscope = microscope
@@ -73,7 +93,18 @@ class AtomicInstrument(InstrumentDevice.Instrument):
         for listener in self._listeners:
             listener.close()
         self._listeners = []
+        if self.blanker is not None:
+            self.blanker.close()
         super().close()
+
+    @property
+    def blanker_link(self) -> dict[str, typing.Any] | None:
+        """How the watchdog reaches the blanker without Swift; None: it lives in this process."""
+        return None if self.blanker is None else self.blanker.link
+
+    def _blanker_changed(self) -> None:
+        """Take note that somebody else has blanked or unblanked."""
+        self.controls.property_changed_event.fire("is_blanked")
 
     def camera_sensor_dimensions(self, camera_type: str) -> tuple[int, int]:
         """Return rows and columns of a camera."""

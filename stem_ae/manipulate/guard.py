@@ -171,6 +171,8 @@ class Guard:
         ------
         Interrupted
             If the beam is not to be on.
+        BeamTaken
+            If it was taken away meanwhile: see :meth:`Interlock.renew`.
         BeamAlarm
             If it could not be blanked.
         """
@@ -184,6 +186,7 @@ class Guard:
             yield
         finally:
             self.blank()
+        self.interlock.kept()
 
     def check(self) -> None:
         """Raise Interrupted if the beam is not to be on, BeamAlarm if it was to be off and may not be."""

@@ -651,7 +651,7 @@ class EjectionRun:
 
     def _take(self, exposure: Exposure, read: Counts) -> int:
         """Give readings to the exposure until it ends, and return how many it took."""
-        if self.guard.interrupted:
+        if self.guard.interrupted or not self.guard.interlock.is_to_be_on:
             exposure.end(Outcome.STOPPED)
         if exposure.outcome is not None:
             return 0

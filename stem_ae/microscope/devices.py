@@ -20,7 +20,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.microscope.deadline import Hung, within
 from stem_ae.microscope.frame import CameraFrame, Frame, Image, Reading
 from stem_ae.microscope.instrument import CameraName, Cancelled, ControlName, Instrument
-from stem_ae.microscope.interlock import BeamAlarm, Interlock
+from stem_ae.microscope.interlock import LEASE_MORE_S, LEASE_TIMES, BeamAlarm, Interlock
 from stem_ae.microscope.registration import shift_between
 
 Document = OrderedDict[str, dict[str, Any]]
@@ -159,9 +159,16 @@ class Blanker(_Device):
         """What commands the beam, for everybody in this process."""
 
     def set(self, value: bool) -> Operation:
-        """Blank (True) or unblank (False) the beam, and read back. After :meth:`shut` unblanking does not happen."""
+        """Blank (True) or unblank (False) the beam, and read back. After :meth:`shut` unblanking does not happen.
+
+        Raises
+        ------
+        BeamTaken
+            On blanking, if the beam was off already because it was taken away: see :meth:`Interlock.renew`.
+        """
         if value:
             self.interlock.blank()
+            self.interlock.kept()
             return Operation()
         try:
             self.interlock.unblank()
@@ -252,9 +259,15 @@ class _Cancellable(_Device):
         """Stop what is under way."""
         self._cancel.set()
 
-    def _begin(self) -> threading.Event:
+    def _begin(self, seconds: float) -> threading.Event:
+        """Return what cancels the operation that begins; it needs the beam for so many seconds."""
         self._cancel = threading.Event()
+        Interlock.of(self._instrument).renew(LEASE_TIMES * seconds + LEASE_MORE_S)
         return self._cancel
+
+    def _done(self) -> None:
+        """Need the beam for no longer than it takes to blank it."""
+        Interlock.of(self._instrument).renew()
 
 
 class Scan(_Cancellable):
@@ -275,10 +288,11 @@ class Scan(_Cancellable):
         """Scan one frame. The beam has to be unblanked for it."""
         if self.frame is None:
             raise StemAeError("Say what to scan first: set the scan to a Frame.")
-        frame, cancel, self.image = self.frame, self._begin(), None
+        frame, cancel, self.image = self.frame, self._begin(self.frame.seconds), None
 
         def work() -> None:
             self.image = self._instrument.scan(frame, cancel)
+            self._done()
 
         late = "The scan did not finish: look at the scan unit, or scan by hand once."
         return Operation(work, 1.5 * frame.seconds + 4 * _PATIENCE_S, late)
@@ -319,10 +333,11 @@ class Camera(_Cancellable):
     def trigger(self) -> Operation:
         """Expose."""
         exposure_s = checks.positive(self.exposure_s, "The exposure", checks.MOST_S, "s")
-        cancel, self.latest = self._begin(), None
+        cancel, self.latest = self._begin(exposure_s), None
 
         def work() -> None:
             frame = self._instrument.expose(self.camera, exposure_s, cancel)
+            self._done()
             self.refuse_saturated(frame)
             self.latest = frame
 
@@ -377,14 +392,16 @@ class CameraScan(_Cancellable):
         if self.frame is None:
             raise StemAeError("Say what to scan first: set the camera's scan to a Frame.")
         exposure_s = checks.positive(self._camera.exposure_s, "The exposure", checks.MOST_S, "s")
-        frame, cancel, self.latest = self.frame, self._begin(), None
+        frame = self.frame
+        needed_s = 2 * frame.shape[0] * (frame.shape[1] + 2) * exposure_s  # the camera's own pauses, and flying back
+        cancel, self.latest = self._begin(needed_s), None
 
         def work() -> None:
             frames = self._instrument.expose_scan(self._camera.camera, frame, exposure_s, cancel)
+            self._done()
             self._camera.refuse_saturated(frames)
             self.latest = frames
 
-        needed_s = 2 * frame.shape[0] * (frame.shape[1] + 2) * exposure_s  # the camera's own pauses, and flying back
         late = f"The {self._camera.name} camera and the scan did not finish: look at both, then start again."
         return Operation(work, needed_s + 4 * _PATIENCE_S, late)
 
@@ -440,7 +457,7 @@ class Exposure(_Cancellable):
         """Unblank, read until the decision, the timeout or :meth:`cancel`, and blank."""
         checks.positive(self.timeout_s, "The longest exposure", checks.MOST_S, "s")
         checks.positive(self.reading_s, "The length of a reading", checks.MOST_S, "s")
-        cancel = self._begin()
+        cancel = self._begin(self.reading_s)
         late = "The exposure did not end by itself; the beam is blanked."
         return Operation(lambda: self._expose(cancel), self.timeout_s + _PATIENCE_S, late)
 
@@ -451,6 +468,7 @@ class Exposure(_Cancellable):
             if not self._blanker.set(False).done:
                 return
             while not cancel.is_set() and time.monotonic() < end:
+                self._blanker.interlock.renew(self.reading_s + LEASE_MORE_S)
                 reading = self._instrument.read_dark_field(self.reading_s, cancel)
                 self.readings.append(reading)
                 if self.decide(reading):

@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 from stem_ae.errors import StemAeError
 from stem_ae.microscope.deadline import Hung, aside, within
 from stem_ae.microscope.instrument import Cancelled
+from stem_ae.microscope.watchdog import Watchdog
 
 BeamState = Literal["blanked", "on", "unknown"]
 
@@ -29,6 +30,13 @@ STOP_WAIT_S = 0.075
 """How long :meth:`Interlock.stop` waits for the beam to be off before it returns anyhow."""
 _PAUSES_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02)  # between read-backs; the last one again and again
 _AGAIN_S = 0.05  # after a command that failed at once
+LEASE_S = 5.0
+"""How long the beam stays on if nobody renews the lease."""
+LEASE_TIMES, LEASE_MORE_S = 1.2, 2.0
+"""What an operation asks for: so many times as long as it lasts by itself, and so many seconds more."""
+_LATER_S = 0.15  # the watchdog lets this program take the beam off first
+_KEEP_S = 0.05
+_IDLE_S = 5.0
 _RESCUE_S = 0.5  # between further tries while an alarm stands
 STOPPED = "stop"
 _ALARM = "THE BEAM MAY STILL BE ON: BLANK IT BY HAND, NOW"
@@ -38,6 +46,10 @@ Hook = TypeVar("Hook", bound=Callable[..., object])
 
 class BeamAlarm(Exception):  # noqa: N818  (not an error that a run may handle: nothing but its end catches it)
     """The beam was to be off and was not read as off. The message is :attr:`Interlock.alarm`."""
+
+
+class BeamTaken(StemAeError):  # noqa: N818
+    """The beam was taken away in the middle of an exposure: what was measured since is dark."""
 
 
 class NoBeam(StemAeError):  # noqa: N818
@@ -72,10 +84,12 @@ class Interlock:
         What it commands; usually one gets the instrument's interlock by :meth:`of`.
     is_readable : bool
         Whether it has a read-back at all. Without one a command that returns is believed, and the state is unknown.
+    has_lease : bool
+        Whether the beam goes off when nobody has renewed the lease; see :meth:`renew`.
     """
 
-    def __init__(self, switch: Switch, is_readable: bool = True) -> None:
-        self._switch, self._is_readable = switch, is_readable
+    def __init__(self, switch: Switch, is_readable: bool = True, has_lease: bool = False) -> None:
+        self._switch, self._is_readable, self._has_lease = switch, is_readable, has_lease
         self._gate = threading.RLock()  # held for moments only, never while a driver is called
         self._turn = threading.Lock()  # one sequence of command and read-back at a time
         self._moment = 0  # counts the demands for darkness: an unblanking that was overtaken by one comes to nothing
@@ -84,7 +98,10 @@ class Interlock:
         """Whether somebody has unblanked and nobody has demanded darkness since."""
         self._state: BeamState = "unknown"
         self._told: BeamState = "unknown"
-        self._alarm = ""
+        self._alarm = self._taken = ""
+        self._lease_until = 0.0
+        self._keeper: threading.Thread | None = None
+        self._watchdog: Watchdog | None = None
         self._listeners: list[Callable[[], object]] = []
         self._cancels: list[weakref.WeakMethod[Callable[[], object]]] = []
 
@@ -98,10 +115,24 @@ class Interlock:
         with _interlocks_lock:
             interlock = vars(identity).get(_ATTRIBUTE)
             if not isinstance(interlock, Interlock):
-                interlock = Interlock(instrument)
+                interlock = Interlock(instrument, has_lease=True)
                 vars(identity)[_ATTRIBUTE] = interlock  # there, it lives as long as the instrument
             interlock._switch = instrument
+            if interlock._watchdog is None and (link := getattr(instrument, "blanker_link", None)):
+                interlock._guarded_by(link, str(getattr(instrument, "name", "the microscope")))
         return interlock
+
+    def _guarded_by(self, link: Mapping[str, Any], name: str) -> None:
+        """Have the beam watched by a process that survives this one."""
+        method = weakref.WeakMethod(self._was_taken)
+
+        def taken(sentence: str) -> None:
+            if (known := method()) is not None:
+                known(sentence)
+
+        self._watchdog = watchdog = Watchdog(link, name, taken)
+        weakref.finalize(self, watchdog.close)
+        aside(watchdog.start)  # so that the first unblanking need not wait for it
 
     # --- what is the case -------------------------------------------------------------------------------------------
 
@@ -129,6 +160,11 @@ class Interlock:
     def moment(self) -> int:
         """A ticket for :meth:`unblank`: not valid any more after the next demand for darkness."""
         return self._moment
+
+    @property
+    def watchdog(self) -> Watchdog | None:
+        """What blanks if this program dies; None: nothing can, since there is no other way to the blanker."""
+        return self._watchdog
 
     def read(self) -> BeamState:
         """Read the beam's state now, and return it."""
@@ -168,7 +204,7 @@ class Interlock:
         self._blank()
 
     def unblank(self, moment: int | None = None) -> None:
-        """Let the beam on and return when it was read as on.
+        """Let the beam on and return when it was read as on. The first lease is of some seconds: see :meth:`renew`.
 
         Parameters
         ----------
@@ -182,17 +218,23 @@ class Interlock:
             If the beam is not to be on: see :meth:`stop`, :meth:`darken`.
         NoBeam
             If it did not come on. It was blanked again.
+        BeamTaken
+            If the beam was taken away before, and :meth:`kept` was not asked since.
         BeamAlarm
             If an alarm stands, or the beam could not be blanked again.
         """
         moment = self._moment if moment is None else moment
         self._check(moment)
+        self.kept()
+        if self._watchdog is not None:
+            self._watchdog.start()
         with self._taking_turns() as has_turn:
             with self._gate:
                 self._check(moment)
                 if not has_turn:
                     raise NoBeam("The blanker is still busy with an earlier command: the beam stays off.")
                 self.is_to_be_on = True
+            self._hold()
             failure, hangs = self._tried(False, moment)
             with self._gate:
                 if not failure and self._moment == moment:
@@ -225,6 +267,25 @@ class Interlock:
         """Allow unblanking again, for those who have stopped it; without names, for all. The beam stays blanked."""
         with self._gate:
             self._holds = self._holds.difference(holders) if holders else set()
+            self._taken = "" if not holders else self._taken
+
+    def renew(self, seconds: float = LEASE_S) -> None:
+        """State that the beam is still needed for so many seconds; after that it goes off by itself.
+
+        Whoever exposes renews this with every reading, or states it for a whole scan: a run that hangs does not.
+        """
+        with self._gate:
+            self._lease_until = time.monotonic() + seconds
+            is_lit = self.is_to_be_on
+        if is_lit and self._watchdog is not None:
+            self._watchdog.lease(seconds + _LATER_S)
+
+    def kept(self) -> None:
+        """Raise BeamTaken, once, if the beam was taken away from whoever had it on: what was measured is dark."""
+        with self._gate:
+            taken, self._taken = self._taken, ""
+        if taken:
+            raise BeamTaken(taken)
 
     def darken(self, wait_s: float = STOP_WAIT_S) -> bool:
         """Blank in a thread of its own, cancel what is under way, and return whether the beam is read as blanked.
@@ -287,6 +348,8 @@ class Interlock:
                 time.sleep(_AGAIN_S)
             failure, hangs = self._tried(True)
             if not failure:
+                if self._watchdog is not None and not self.is_to_be_on:
+                    self._watchdog.off()
                 return
             if hangs:
                 break
@@ -355,6 +418,35 @@ class Interlock:
         with contextlib.suppress(BeamAlarm):
             self._blank()
 
+    # --- the lease --------------------------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        """See that the beam goes off if this program dies, or who has it on is silent."""
+        if self._watchdog is not None:
+            try:
+                self._watchdog.on(LEASE_S + _LATER_S)
+            except StemAeError:
+                self.is_to_be_on = False
+                raise
+        if not self._has_lease:
+            return
+        with self._gate:
+            self._lease_until = time.monotonic() + LEASE_S
+            if self._keeper is None:
+                self._keeper = threading.Thread(
+                    target=_keep, args=[weakref.ref(self)], daemon=True, name="stem_ae beam lease"
+                )
+                self._keeper.start()
+
+    def _was_taken(self, sentence: str) -> None:
+        """Take note that the beam was taken away, and see for oneself."""
+        with self._gate:
+            if self.is_to_be_on:
+                self._taken = sentence
+        logging.getLogger(__name__).warning(sentence)
+        self.darken()
+        self._tell()
+
     # --- the alarm --------------------------------------------------------------------------------------------------
 
     def _raise_alarm(self, reason: str) -> None:
@@ -368,6 +460,9 @@ class Interlock:
         self._tell()
         self._cancel()
         if is_new:
+            if self._watchdog is not None and self._watchdog.blank():
+                with self._gate:
+                    self._alarm += " The watchdog's own way to the blanker works: it has blanked, and read it."
             self._mitigate()
             self._tell()
             threading.Thread(
@@ -419,6 +514,29 @@ class Interlock:
 
 _ATTRIBUTE = "_stem_ae_interlock"
 _interlocks_lock = threading.Lock()
+
+
+def _keep(reference: weakref.ref[Interlock]) -> None:
+    """Take the beam off when its lease has run out; ends when the beam has been off for a while."""
+    off_since = time.monotonic()
+    while True:
+        time.sleep(_KEEP_S)
+        interlock = reference()
+        if interlock is None:
+            return
+        now = time.monotonic()
+        if interlock.is_to_be_on:
+            off_since = now
+            if not now < interlock._lease_until:
+                interlock._was_taken(
+                    "The beam was taken away: the run had not said for how long it still needs it, so it may hang."
+                )
+        elif now - off_since > _IDLE_S:
+            with interlock._gate:
+                if not interlock.is_to_be_on:
+                    interlock._keeper = None
+                    return
+        del interlock
 
 
 def _told(callback: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.scan_field import ScanField
+from stem_ae.microscope import link
 from stem_ae.microscope.frame import CameraFrame, Frame, Image, Reading
 from stem_ae.microscope.instrument import CameraName, Cancelled, ControlName
 
@@ -233,6 +234,11 @@ class SwiftInstrument:
                 f"The place ({place[0]:.1f}, {place[1]:.1f}) Å lies outside the last scan: take a new survey image."
             )
         self._scan.probe_position = Geometry.FloatPoint(y=y, x=x)
+
+    @property
+    def blanker_link(self) -> Mapping[str, Any] | None:
+        """A way to the blanker that does not lead through Swift, for the watchdog; None: there is none."""
+        return link.from_environment() or getattr(self._stem, "blanker_link", None)
 
     def stop_scan(self) -> None:
         """Stop whatever scans, without waiting for it."""

@@ -27,7 +27,7 @@ from stem_ae.manipulate.run import Attempt, EjectionRun
 from stem_ae.microscope.devices import Microscope, Operation
 from stem_ae.microscope.frame import Frame, Image
 from stem_ae.microscope.instrument import Cancelled
-from stem_ae.microscope.interlock import BeamAlarm, Interlock
+from stem_ae.microscope.interlock import LEASE_MORE_S, LEASE_TIMES, BeamAlarm, Interlock
 from stem_ae.plans import stubs
 from stem_ae.plans.stubs import Plan
 
@@ -112,6 +112,7 @@ class MicroscopeBeam:
 
     def read(self) -> Counts:
         """Return one reading of the dark-field detector; none if it was cancelled."""
+        self.interlock.renew(READING_S + LEASE_MORE_S)
         try:
             reading = self._microscope.instrument.read_dark_field(READING_S, self._begin())
         except Cancelled:
@@ -137,6 +138,7 @@ class MicroscopeBeam:
         return max(electrons / electrons_per_pixel(self.current_pa, 1.0), _SHORTEST_DWELL_US)
 
     def _scan(self, frame: Frame, origin: FloatArray) -> Scan:
+        self.interlock.renew(LEASE_TIMES * frame.seconds + LEASE_MORE_S)
         try:
             image: Image = self._microscope.instrument.scan(frame, self._begin())
         except Cancelled as error:
