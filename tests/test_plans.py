@@ -627,12 +627,13 @@ def test_an_exposure_times_out_and_can_be_stopped(swift):
     def plan():
         yield from stubs.scan(swift.microscope, FRAME)
         yield from stubs.expose(swift.microscope, (3.0, 1.0))
+        ended.append(exposure.ended_by)
         exposure.timeout_s = 60.0
         yield from stubs.expose(swift.microscope, (4.0, 1.0))
 
+    ended = []
     swift.run_until(stubs.as_run(swift.microscope, "expose", plan()), 1)
-    assert exposure.ended_by == "timeout"
-    time.sleep(0.2)
+    wait_for(lambda: ended == ["timeout"] and swift.stem.GetVal("C_Blank") == 0.0)
     start = time.perf_counter()
     swift.runner.stop()
     assert swift.stem.GetVal("C_Blank") == 1.0
