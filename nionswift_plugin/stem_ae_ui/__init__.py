@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gettext
+
 from nion.swift import Workspace
+from nion.swift.model import Notification
 
 from stem_ae import memory
+from stem_ae.microscope import watchdog
 
 from .atoms_panel import AtomsPanel
 from .ejection_panel import EjectionPanel
@@ -12,6 +16,8 @@ from .explorer_panel import ExplorerPanel
 from .jobs_panel import JobsPanel
 from .panel_frame import make_room_beside
 from .simulate_panel import SimulatePanel
+
+_ = gettext.gettext
 
 PANELS = (AtomsPanel, ExplorerPanel, SimulatePanel, JobsPanel, EjectionPanel)
 
@@ -24,6 +30,15 @@ def run() -> None:
         Workspace.WorkspaceManager().register_panel(
             panel, panel.panel_id, panel.title, ["left", "right"], "right", {"min-width": 320}
         )
+    _tell_what_the_watchdog_did()
+
+
+def _tell_what_the_watchdog_did() -> None:
+    """Say that the beam was taken when an earlier Swift died or hung, once."""
+    for path, sentence in watchdog.untold():
+        title = _("Beam taken when Swift ended")
+        Notification.notify(Notification.Notification("stem_ae.watchdog", "stem_ae", title, sentence))
+        watchdog.tell(path)
 
 
 def stop() -> None:
