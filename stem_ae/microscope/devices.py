@@ -67,6 +67,10 @@ class Operation:
         self._timer.start()
         threading.Thread(target=self._run, args=[work], daemon=True, name="stem_ae operation").start()
 
+    def __repr__(self) -> str:
+        """Say what went wrong: documents have this as the reason of a run that failed."""
+        return str(self._error) if self._error is not None else f"<operation, {'done' if self.done else 'under way'}>"
+
     def _run(self, work: Callable[[], object]) -> None:
         try:
             work()

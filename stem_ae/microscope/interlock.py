@@ -456,10 +456,10 @@ class Interlock:
             self._moment += 1
             is_new = not self._alarm
             self._alarm = self._alarm or f"{_ALARM}. {reason[0].upper()}{reason[1:]}."
-        logging.getLogger(__name__).critical(self._alarm)
         self._tell()
         self._cancel()
         if is_new:
+            logging.getLogger(__name__).critical(self._alarm)
             if self._watchdog is not None and self._watchdog.blank():
                 with self._gate:
                     self._alarm += " The watchdog's own way to the blanker works: it has blanked, and read it."

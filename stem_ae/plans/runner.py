@@ -182,7 +182,8 @@ class Runner:
         engine = self._engine = self._engine or RunEngine(
             {}, context_managers=[], during_task=DuringTask(), call_returns_result=True
         )
-        tokens = [engine.subscribe(receive) for receive in (writer, self._document) if receive is not None]
+        receivers = [receive for receive in (writer, self._document) if receive is not None]
+        tokens = [engine.subscribe(self._truthful(receive)) for receive in receivers]
         logging.getLogger("bluesky").setLevel(logging.CRITICAL)  # it reports every change of state and interruption
         metadata = {"stem_ae": __version__, "instrument": self.microscope.instrument.name, **metadata}
         call: Callable[[], Any] = lambda: engine(self._unless_ended(plan), **metadata)  # noqa: E731
@@ -198,6 +199,17 @@ class Runner:
         finally:
             for token in tokens:
                 engine.unsubscribe(token)
+
+    def _truthful(self, receive: Callable[[str, dict[str, Any]], object]) -> Callable[[str, dict[str, Any]], None]:
+        """Let no document say that a run ended well while the beam was not read as off: a stopped plan would."""
+
+        def told(name: str, document: dict[str, Any]) -> None:
+            alarm = self.microscope.interlock.alarm
+            if name == "stop" and alarm:
+                document = {**document, "exit_status": "fail", "reason": alarm}
+            receive(name, document)
+
+        return told
 
     def _unless_ended(self, plan: Plan) -> Plan:
         """Keep a plan from starting that was ended before the engine could be told."""
