@@ -504,7 +504,9 @@ def test_bands_outside_the_spectrum_are_refused(band):
     [
         "__import__('os').system('true')", "spectrum.tofile('x')", "().__class__", "[x for x in spectrum]", "lambda: 1",
         "open(1)" + " " * 2000, "'a' * 9", "sum(spectrum, axis=0)", "(band)(1)[0](2)", "exec(1", "f'{energy}'",
-        "spectrum[2**2]", "__builtins__", "spectrum @ energy", "1 << 9",
+        "spectrum[2**2]", "__builtins__", "spectrum @ energy", "1 << 9", "-" * 900 + "1", "(" * 150 + "1" + ")" * 150,
+        "abs(" * 60 + "1" + ")" * 60, "not " * 100 + "1", "sum(spectrum[:, None, None])",
+        "sum((spectrum[:, None] * spectrum)[:, :, None] * spectrum)",
     ],
 )
 def test_expressions_that_could_do_harm_are_refused(text):
@@ -518,6 +520,45 @@ def test_expressions_that_could_do_harm_are_refused(text):
 def test_expressions_that_fail_say_so(text):
     with pytest.raises(StemAeError):
         Expression(text)(np.ones_like(ENERGY), ENERGY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "exp(-energy, spectrum)[0]", "sqrt(spectrum, spectrum)[0]", "abs(energy, energy)[0]",
+        "hypot(energy, 1, spectrum)[0]", "arctan2(energy, 1, spectrum)[0]", "clip(energy, 0, 1, spectrum)[0]", "cumsum(energy, 0, None, spectrum)[0]",
+        "sum(energy, 0, None, spectrum)", "max(energy, 0, spectrum)", "argmax(energy, 0, spectrum)",
+        "percentile(energy, 50, 0, spectrum)", "median(energy, 0, spectrum)", "std(energy, 0, None, spectrum)",
+    ],
+)  # fmt: skip
+def test_expressions_do_not_write_into_the_data(text):
+    """NumPy's functions take an array to write to as one more argument, which is data that other properties see."""
+    spectrum = lines((100, 20, 1))
+    kept, energies = spectrum.copy(), ENERGY.copy()
+    with pytest.raises(StemAeError, match=r"takes .* and nothing else"):
+        Expression(text)(spectrum, ENERGY)
+    np.testing.assert_array_equal(spectrum, kept)
+    np.testing.assert_array_equal(ENERGY, energies)
+    assert spectrum.flags.writeable  # the caller's array is its own
+
+
+def test_properties_of_one_spectrum_do_not_change_each_other():
+    spectrum = lines((100, 20, 1))
+    alone = scalarize(spectrum, ENERGY, {"counts": BandIntegral((15, 27))})["counts"]
+    with pytest.raises(StemAeError):
+        scalarize(spectrum, ENERGY, {"typed": Expression("exp(-energy, spectrum)[0]")})
+    np.testing.assert_array_equal(scalarize(spectrum, ENERGY, {"counts": BandIntegral((15, 27))})["counts"], alone)
+
+
+def test_functions_of_expressions_take_an_axis():
+    pattern = np.arange(12.0).reshape(3, 4) + 1
+    step = Reciprocal(1.0)
+    for text, value in {
+        "max(sum(pattern, 0))": pattern.sum(0).max(), "max(mean(pattern, 1))": pattern.mean(1).max(),
+        "sum(diff(pattern[0], 2))": 0.0, "percentile(pattern, 50)": 6.5, "where(sum(pattern) > 70, 1, 2)": 1.0,
+        "max(percentile(pattern, 50, 1))": 10.5, "sum(pattern[0][:, None] * pattern[0])": pattern[0].sum() ** 2,
+    }.items():
+        assert Expression(text)(pattern, step) == pytest.approx(value), text
 
 
 def test_expressions_compute():

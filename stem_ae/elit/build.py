@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
+import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
@@ -21,6 +25,7 @@ from stem_ae.elit.network import UNet
 from stem_ae.elit.novelty import Familiar, Signs
 from stem_ae.elit.posterior import Errors, Posterior, learn
 from stem_ae.elit.preprocess import repair
+from stem_ae.errors import StemAeError
 from stem_ae.imaging.probe import GaussianProbe
 from stem_ae.scoring import score
 from stem_ae.torch_device import CPU
@@ -38,6 +43,7 @@ _INNER = 2.0  # Å from the edge, from where on atoms show what the usual error 
 _READ, _MISREAD = 0.98, 0.9  # recall, precision and share of right classes: a frame counts as read, as read wrongly
 _FEWEST_READ = 12  # atoms: a frame of fewer, nearly all of it a hole, says little about the others
 _FEWEST_FAMILIAR = 12  # frames
+_ATTEMPTS = 50  # at a frame that shows anything
 WORKING_SAMPLING = 0.2  # Å per pixel: a probe of 0.35 Å is still two pixels wide
 
 Report = Callable[[str, int, int, float], None]
@@ -77,10 +83,38 @@ def build(
 ) -> Ensemble:
     """Train an ensemble and write it to ``path``, member by member.
 
-    After each member the file holds a working ensemble of those trained so far; called again with the same plan,
-    training goes on where it was.
+    After each member the file holds a working ensemble of those trained so far; called again with the same plan and
+    structure, training goes on where it was.
+
+    Raises
+    ------
+    StemAeError
+        If the file holds a model of another plan or structure, or another training writes to it.
     """
-    members, losses = _finished(path, plan)
+    with _alone(path):
+        return _built(name, material, plan, path, device, report)
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+    """Keep other trainings off a model's file."""
+    lock = FileLock(path.with_name(f".{path.stem}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StemAeError(
+            f"Another training writes to {path}: wait until it has ended, or choose another --name."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _built(
+    name: str, material: Material, plan: Plan, path: pathlib.Path, device: torch.device, report: Report
+) -> Ensemble:
+    members, losses = _finished(path, plan, material)
     if len(members) == plan.members and Ensemble.read(path).familiar is not None:
         return Ensemble.read(path)
     images, targets = synthesis.data_set(
@@ -97,12 +131,15 @@ def build(
         checkpoint = path.with_suffix(f".member{k}.checkpoint")
         seed = 1000 * plan.seed + k
         members.append(
-            training.train_member(images, targets, plan.recipe, seed, None, checkpoint, progress, device)
+            training.train_member(
+                images, targets, plan.recipe, seed, None, checkpoint, progress, device, _key(plan, material, k)
+            )
         )
         losses.append(round(last[0], 5))
         provenance = {
-            "plan": dataclasses.asdict(plan), "conditions": dataclasses.asdict(material.conditions), "losses": losses,
-        }
+            "plan": dataclasses.asdict(plan), "structure": material.digest,
+            "conditions": dataclasses.asdict(material.conditions), "losses": losses,
+        }  # fmt: skip
         description = Description(
             name, material.species, WORKING_SAMPLING, material.lattice_constant, plan.recipe.width,
             next((key for key, known in MATERIALS.items() if known is material), ""), provenance=provenance,
@@ -146,7 +183,7 @@ def weighing(
     usual = dataclasses.replace(material.conditions.clean, **_USUAL)
     errors: list[Errors] = []
     for k in range(frames):
-        shot = synthesis.scene(material.make_specimen, _POSITIONS_EXTENT, usual, np.random.default_rng([seed, 2, k]))
+        shot = _scene(material, lambda rng: _POSITIONS_EXTENT, usual, [seed, 2, k])
         errors.append(_errors(ensemble, shot))
         report("position errors", k + 1, frames, 0.0)
     return learn(errors)
@@ -180,11 +217,11 @@ def familiar_to(
     misread: list[Signs] = []
     today: list[Signs] = []
     for k in range(frames):
-        rng = np.random.default_rng([seed, 1, k])
         which = k % len(conditions)
         # Small frames are familiar too, although their tiles are small and mostly border.
-        extent = rng.uniform(_SMALLEST_FAMILIAR, _FRAME_EXTENT)
-        shot = synthesis.scene(material.make_specimen, extent, conditions[which], rng)
+        shot = _scene(
+            material, lambda rng: rng.uniform(_SMALLEST_FAMILIAR, _FRAME_EXTENT), conditions[which], [seed, 1, k]
+        )
         shown, atoms = ensemble.look(shot.counts, shot.sampling, refocused=which < len(conditions) - 1)
         right = share_right(atoms, shot)
         if which < len(conditions) - 1:
@@ -204,10 +241,30 @@ def familiar_to(
 def _unread(ensemble: Ensemble, material: Material, conditions: synthesis.Conditions, seed: int) -> list[Signs]:
     """Return what a few frames show, read correctly or not."""
     shots = (
-        synthesis.scene(material.make_specimen, _SMALLEST_FAMILIAR, conditions, np.random.default_rng([seed, 3, k]))
-        for k in range(_FEWEST_FAMILIAR)
+        _scene(material, lambda rng: _SMALLEST_FAMILIAR, conditions, [seed, 3, k]) for k in range(_FEWEST_FAMILIAR)
     )
     return [ensemble.look(shot.counts, shot.sampling)[0] for shot in shots]
+
+
+def _scene(
+    material: Material,
+    extent: Callable[[np.random.Generator], float],
+    conditions: synthesis.Conditions,
+    seed: Sequence[int],
+) -> synthesis.Scene:
+    """Return a simulated frame that holds something: one without a single count, as of a hole, is drawn again.
+
+    Raises
+    ------
+    StemAeError
+        If there is never any.
+    """
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.default_rng([*seed, attempt] if attempt else list(seed))
+        shot = synthesis.scene(material.make_specimen, extent(rng), conditions, rng)
+        if np.ptp(shot.counts) > 0:
+            return shot
+    raise StemAeError("Simulated images of this structure show nothing: check its atoms and its cell.")
 
 
 def share_right(atoms: Atoms2D, shot: synthesis.Scene) -> float:
@@ -234,12 +291,32 @@ def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> Errors:
     return atoms.positions[chosen] - truth, result.positions[chosen] - truth, variance, atoms.labels[chosen]
 
 
-def _finished(path: pathlib.Path, plan: Plan) -> tuple[list[UNet], list[float]]:
-    """Return the members that an earlier run of the same plan left."""
+def _finished(path: pathlib.Path, plan: Plan, material: Material) -> tuple[list[UNet], list[float]]:
+    """Return the members that an earlier run of the same plan for the same structure left.
+
+    Raises
+    ------
+    StemAeError
+        If another plan or structure left them.
+    """
     if not path.exists():
         return [], []
     ensemble = Ensemble.read(path)
     provenance = ensemble.description.provenance
+    differs = []
+    if provenance.get("structure") != material.digest:
+        differs.append("another structure" if "structure" in provenance else "a structure that it does not name")
     if provenance.get("plan") != dataclasses.asdict(plan):
-        return [], []
+        differs.append("another plan (networks, steps, patches or seed)")
+    if differs:
+        raise StemAeError(
+            f"There is already a model in {path}, of {' and '.join(differs)}: choose another --name, or remove it "
+            f"first (stem-ae models remove {path.stem})."
+        )
     return list(ensemble.members), list(provenance["losses"])
+
+
+def _key(plan: Plan, material: Material, member: int) -> str:
+    """Return what stands for the training of one member."""
+    facts = {"plan": dataclasses.asdict(plan), "structure": material.digest, "member": member}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,8 +9,11 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
+from stem_ae.files import output_folder
 from stem_ae.store import models
+from stem_ae.words import counted
 
 if TYPE_CHECKING:
     from stem_ae.elit.materials import Material
@@ -61,12 +64,14 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    for option in ("members", "steps", "patches"):
-        if getattr(arguments, option) < 1:
-            raise StemAeError(f"--{option} is {getattr(arguments, option)}: give at least 1.")
+    for option, most in (("members", 50), ("steps", 10_000_000), ("patches", 1_000_000)):
+        checks.whole(getattr(arguments, option), f"--{option}", 1, most)
+    checks.whole(arguments.seed, "--seed", 0, 2**31 - 1)
+    if arguments.threads is not None:
+        checks.whole(arguments.threads, "--threads", 1, 1024)
     material, default_name = _material(arguments)
     name = arguments.name or default_name
-    path = arguments.output or _resumable_path(name)
+    path = _output(arguments.output, name) if arguments.output else _resumable_path(name)
 
     import torch
     from tqdm import tqdm
@@ -75,6 +80,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from stem_ae.elit.training import Recipe
     from stem_ae.torch_device import device_of
 
+    device = device_of(arguments.device)
     torch.set_num_threads(arguments.threads or max(1, (os.cpu_count() or 1) - 1))
     plan = Plan(arguments.members, arguments.patches, recipe=Recipe(steps=arguments.steps), seed=arguments.seed)
     bars: dict[str, tqdm[Any]] = {}
@@ -87,14 +93,28 @@ def _train(arguments: argparse.Namespace) -> None:
         if done == total:
             bar.close()
 
-    ensemble = build(name, material, plan, path, device_of(arguments.device), report)
+    ensemble = build(name, material, plan, path, device, report)
     print(f"{path}: {len(ensemble.members)} networks for {', '.join(ensemble.species)}, version {ensemble.version}")
 
 
 def _resumable_path(name: str) -> pathlib.Path:
     """Return where the model goes; one that a training left there is taken up again."""
+    models.check_name(name)
     own = models.user_folder() / f"{name}.safetensors"
-    return own if own.exists() else models.new_path(name)
+    path = own if own.exists() else models.new_path(name)
+    output_folder(path.parent)
+    return path
+
+
+def _output(path: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the file that the user has named, if a model can be written there."""
+    models.check_name(name)
+    if path.suffix != ".safetensors":
+        raise StemAeError(f"--output is {path}: a model's file ends in .safetensors.")
+    if path.is_dir():
+        raise StemAeError(f"--output is the folder {path}: give a file in it, such as {path / 'mine.safetensors'}.")
+    output_folder(path.absolute().parent)
+    return path
 
 
 def _material(arguments: argparse.Namespace) -> tuple[Material, str]:
@@ -112,12 +132,24 @@ def _material(arguments: argparse.Namespace) -> tuple[Material, str]:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    rows = [_facts(name) for name in models.names()]
+    rows = [_facts_or_error(name) for name in models.names()]
     if arguments.json:
         print(json.dumps(rows))
         return
     for row in rows:
-        print(f"{row['name']:24} {row['version']}  {row['members']} networks  {', '.join(row['species'])}")
+        if "error" in row:
+            print(f"{row['name']:24} {row['error']}")
+        else:
+            networks = counted(row["members"], "network")
+            print(f"{row['name']:24} {row['version']}  {networks}  {', '.join(row['species'])}")
+
+
+def _facts_or_error(name: str) -> dict[str, Any]:
+    """Return a model's facts, or what is wrong with its file: one that is broken does not hide the others."""
+    try:
+        return _facts(name)
+    except StemAeError as error:
+        return {"name": name, "error": str(error)}
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -125,8 +157,8 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    models.remove(arguments.name)
-    print(json.dumps({"removed": arguments.name}) if arguments.json else f"removed {arguments.name}")
+    files = [str(file) for file in models.remove(arguments.name)]
+    print(json.dumps({"removed": arguments.name, "files": files}) if arguments.json else f"removed {', '.join(files)}")
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
@@ -21,6 +22,7 @@ from stem_ae.atoms import Atoms2D, as_sampling
 from stem_ae.checks import probability
 from stem_ae.classify import Classes, classified
 from stem_ae.defects import Defect, find_defects
+from stem_ae.elit import model_file
 from stem_ae.elit.calibrate import estimate_sampling
 from stem_ae.elit.inference import Answer, Inference, Precision
 from stem_ae.elit.likelihood import Fit, fit
@@ -36,7 +38,7 @@ from stem_ae.errors import StemAeError
 from stem_ae.reconstruct import Reconstruction, reconstruct
 from stem_ae.torch_device import DeviceName, device_of
 
-_FORMAT = "stem_ae-ensemble-1"
+_MAY_BE_NAN = ("familiar.brightness.usual",)  # of classes of which too few were seen
 _SEEN = 0.5  # probability of being there from which on an atom counts
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
 _BEYOND = 0.05  # Å outside the frame, beyond its error, from which on only the tails of a column are seen
@@ -365,7 +367,7 @@ class Ensemble:
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Write weights and description to one safetensors file."""
         path = pathlib.Path(path)
-        facts = {"format": _FORMAT, "members": len(self.members), **dataclasses.asdict(self.description)}
+        facts = {"format": model_file.FORMAT, "members": len(self.members), **dataclasses.asdict(self.description)}
         partial = path.with_suffix(".partial")
         partial.write_bytes(to_bytes(self._tensors(), metadata={"stem_ae": json.dumps(facts)}))
         partial.replace(path)
@@ -381,27 +383,36 @@ class Ensemble:
             If the file is missing or holds something else.
         """
         path = pathlib.Path(path)
-        if not path.is_file():
-            raise StemAeError(f"There is no model file {path}: check the path.")
+        header = model_file.read_header(path)
         try:
+            model_file.check_shapes(header, _shapes_of_a_network)
             with safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["stem_ae"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if facts["format"] != _FORMAT:
-                raise KeyError(facts["format"])
-        except Exception as error:  # safetensors raises its own kinds; whatever it is, the file is not ours
-            raise StemAeError(f"{path.name} is not a stem_ae model ({error}).") from error
-        names = [field.name for field in dataclasses.fields(Description)]
-        facts |= {"species": tuple(facts["species"]), "posterior": Posterior(**facts.get("posterior", {}))}
-        facts |= {"refocus": Refocus.from_dict(facts.get("refocus"))}
-        description = Description(**{name: facts[name] for name in names if name in facts})
+                tensors = {name: file.get_tensor(name) for name in header.shapes}
+            for name, tensor in tensors.items():
+                if name not in _MAY_BE_NAN and not bool(torch.isfinite(tensor).all()):
+                    raise StemAeError(f"{name} holds numbers that are not finite.")
+            familiar = Familiar.from_tensors(tensors)
+            if familiar is not None:
+                familiar.check(header.members, 4 * header.width, len(header.species))
+        except StemAeError as error:
+            raise StemAeError(f"The model file {path.name} is damaged or was made by hand: {error}") from error
+        description = Description(
+            header.name, header.species, header.sampling, header.lattice_constant, header.width, header.material,
+            Posterior(**header.posterior), Refocus.from_dict(header.refocus), dict(header.provenance),
+        )  # fmt: skip
         members = []
-        for k in range(facts["members"]):
-            member = UNet(len(description.species), description.width)
+        for k in range(header.members):
+            member = UNet(len(header.species), header.width)
             prefix = f"{k}."
             member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
-        return cls(members, description, Familiar.from_tensors(tensors))
+        return cls(members, description, familiar)
+
+
+def _shapes_of_a_network(classes: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each of a network's tensors; no memory is asked for."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in UNet(classes, width).state_dict().items()}
 
 
 def _outside(empty: Blank | None, atoms: Atoms2D) -> Atoms2D:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 
 import ase
@@ -29,12 +31,15 @@ class Material:
         Microscope states to cover.
     lattice_constant : float
         Å, of the hexagonal lattice; 0 where there is none to measure a sampling from.
+    digest : str
+        Stands for the structure: a training does not go on with another one's.
     """
 
     species: tuple[str, ...]
     make_specimen: MakeSpecimen
     conditions: Conditions
     lattice_constant: float
+    digest: str = ""
 
 
 def _random_graphene(extent: tuple[float, float], rng: np.random.Generator) -> Specimen:
@@ -79,8 +84,10 @@ def _with_hole(specimen: Specimen, rng: np.random.Generator) -> Specimen:
 
 
 MATERIALS: dict[str, Material] = {
-    "graphene": Material(("C", "Si"), _random_graphene, Conditions(), HEXAGONAL_LATTICE["graphene"]),
-    "mos2": Material(("Mo", "S2", "S1"), _random_mos2, Conditions(log_dose=(3e3, 1e7)), HEXAGONAL_LATTICE["mos2"]),
+    "graphene": Material(("C", "Si"), _random_graphene, Conditions(), HEXAGONAL_LATTICE["graphene"], "graphene"),
+    "mos2": Material(
+        ("Mo", "S2", "S1"), _random_mos2, Conditions(log_dose=(3e3, 1e7)), HEXAGONAL_LATTICE["mos2"], "mos2"
+    ),
 }
 
 
@@ -113,7 +120,18 @@ def crystal(atoms: ase.Atoms, zone: tuple[int, int, int], species: Sequence[str]
         specimen = specimen[rng.random(len(specimen)) >= rng.choice([0.0, 0.01, 0.05])]
         return _with_hole(specimen, rng) if rng.random() < 0.3 else specimen
 
-    return Material(tuple(species) or tuple(present), make_specimen, Conditions(), 0.0)
+    chosen = tuple(species) or tuple(present)
+    return Material(chosen, make_specimen, Conditions(), 0.0, _digest(who, zone, chosen))
+
+
+def _digest(who: Occupancy, zone: Sequence[int], species: Sequence[str]) -> str:
+    """Return what stands for a structure as it is seen: other atoms, another cell, another digest."""
+    atoms = who.atoms
+    facts = [
+        atoms.numbers.tolist(), atoms.get_positions(wrap=True, pbc=True).round(3).tolist(),
+        np.asarray(atoms.cell).round(3).tolist(), np.round([who.low, who.high], 4).tolist(), list(zone), list(species),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _columns_of(who: Occupancy, zone: tuple[int, int, int]) -> list[str]:

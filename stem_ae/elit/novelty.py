@@ -36,6 +36,7 @@ from torch.nn import functional
 from stem_ae.atoms import Atoms2D
 from stem_ae.elit.foreign import Brightness, Seen, heights, levelled, surroundings
 from stem_ae.elit.network import MULTIPLE
+from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -272,6 +273,37 @@ class Familiar:
             distances.append(self.doubt.distance(reading))
         return max(distances), foreign
 
+    def check(self, members: int, features: int, classes: int) -> None:
+        """Refuse what is not for so many networks with so many deep features each, and so many classes.
+
+        Raises
+        ------
+        StemAeError
+            If an array has another shape, or a unit is not positive.
+        """
+        expected: dict[str, tuple[FloatArray, tuple[int, ...]]] = {
+            "mean": (self.mean, (members, features)), "whitening": (self.whitening, (members, features, features)),
+        }  # fmt: skip
+        units = [self.unit]
+        pairs = classes * (classes + 1) // 2
+        for name, part, size in (
+            ("spectrum", self.spectrum, len(_RINGS) + 1), ("reading", self.reading, _GENERAL + 1 + 3 * classes + pairs),
+        ):  # fmt: skip
+            if part is not None:
+                expected[f"{name}'s centres"] = (part.centres, (max(1, len(part.centres)), size))
+                expected[f"{name}'s whitening"] = (part.whitening, (size, size))
+                units.append(part.unit)
+        if self.brightness is not None:
+            expected["usual brightness"] = (self.brightness.usual, (classes,))
+            units.append(self.brightness.unit)
+        if self.doubt is not None:
+            expected["doubt's weights"] = (self.doubt.weights, (_GENERAL + 1 + 3 * classes + pairs,))
+        for name, (array, shape) in expected.items():
+            if array.shape != shape:
+                raise StemAeError(f"what is familiar to it does not fit: its {name} has the shape {array.shape}.")
+        if not all(unit > 0 for unit in units):
+            raise StemAeError("what is familiar has a unit that is not above zero.")
+
     def of_members(self, members: Sequence[int]) -> Familiar:
         """Return what is known of some of the members."""
         chosen = list(members)
@@ -295,19 +327,27 @@ class Familiar:
         """Return what :meth:`tensors` gave, or None if it is not there."""
         prefix = "familiar."
         kept = {k[len(prefix) :]: t.double().numpy() for k, t in tensors.items() if k.startswith(prefix)}
-        if "mean" not in kept:
+        if not kept:
             return None
-        deep = kept["mean"], kept["whitening"], float(kept["unit"][0])
+        try:
+            return cls._of(kept)
+        except (KeyError, IndexError) as error:
+            raise StemAeError(f"what is familiar to it is not complete ({error}).") from error
+
+    @classmethod
+    def _of(cls, kept: dict[str, FloatArray]) -> Familiar:
+        deep = kept["mean"], kept["whitening"], float(kept["unit"].flat[0])
         if "brightness.unit" not in kept:  # what earlier versions kept of the rest was measured in another way
             return cls(*deep)
         spectrum, reading = (
-            Cloud(kept[f"{name}.centres"], kept[f"{name}.whitening"], float(kept[f"{name}.unit"][0]))
+            Cloud(kept[f"{name}.centres"], kept[f"{name}.whitening"], float(kept[f"{name}.unit"].flat[0]))
             for name in ("spectrum", "reading")
         )
-        brightness = Brightness(kept["brightness.usual"], float(kept["brightness.unit"][0]))
+        brightness = Brightness(kept["brightness.usual"], float(kept["brightness.unit"].flat[0]))
         doubt = None
         if "doubt.weights" in kept:
-            doubt = Doubt(kept["doubt.weights"], *(float(kept[f"doubt.{n}"][0]) for n in ("offset", "usual", "limit")))
+            odds = (float(kept[f"doubt.{name}"].flat[0]) for name in ("offset", "usual", "limit"))
+            doubt = Doubt(kept["doubt.weights"], *odds)
         return cls(*deep, spectrum, reading, brightness, doubt)
 
 

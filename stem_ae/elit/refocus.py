@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stem_ae.elit.preprocess import Image
+from stem_ae.errors import StemAeError
 from stem_ae.imaging.probe import AberratedProbe, GaussianProbe, Probe
 
 USUAL = GaussianProbe(0.45)
@@ -49,14 +51,17 @@ class Refocus:
         return result
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any] | None) -> Refocus | None:
+    def from_dict(cls, values: Mapping[str, Any] | None) -> Refocus | None:
         """Return what ``dataclasses.asdict`` was made of; ``None`` stays that."""
         if values is None:
             return None
         facts = dict(values["probe"])
-        if "sigma" in facts:
-            return cls(GaussianProbe(**facts), values["noise"])
-        return cls(AberratedProbe(**facts | {"astigmatism": tuple(facts["astigmatism"])}), values["noise"])
+        try:
+            if "sigma" in facts:
+                return cls(GaussianProbe(**facts), values["noise"])
+            return cls(AberratedProbe(**facts | {"astigmatism": tuple(facts["astigmatism"])}), values["noise"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise StemAeError(f"The probe of a model's refocus cannot be meant ({error}).") from error
 
 
 @functools.lru_cache(maxsize=8)

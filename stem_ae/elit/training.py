@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from stem_ae.elit.network import UNet
+from stem_ae.errors import StemAeError
 from stem_ae.torch_device import CPU
 
 Progress = Callable[[int, int, float], None]
@@ -65,6 +68,7 @@ def train_member(
     checkpoint: pathlib.Path | None = None,
     progress: Progress = lambda done, total, loss: None,
     device: torch.device = CPU,
+    belongs_to: str = "",
 ) -> UNet:
     """Train one network.
 
@@ -81,24 +85,36 @@ def train_member(
     start : UNet, optional
         Weights to start from instead of random ones (adaptation).
     checkpoint : path, optional
-        Where the state is kept every few hundred steps; if it exists, training goes on from there.
+        Where the state is kept every few hundred steps; if it exists, training goes on from there. One that is damaged
+        is set aside, and training begins anew.
     progress : callable
         See :data:`Progress`.
     device : torch.device
         Where to train.
+    belongs_to : str
+        What stands for everything that the training goes by: it does not go on from the state of another one.
 
     Returns
     -------
     UNet
         The averaged network, on the CPU.
+
+    Raises
+    ------
+    StemAeError
+        If the checkpoint is of another training.
     """
     torch.manual_seed(seed)
     network = UNet(targets.shape[1] - 1, recipe.width)
     if start is not None:
         network.load_state_dict(start.state_dict())
     run = _Run(network.to(device), recipe)
+    done = 0
+    if checkpoint is not None and checkpoint.exists():
+        done = _taken_up(run, checkpoint, belongs_to)
+        if not done:  # it may hold half of a damaged state
+            return train_member(images, targets, recipe, seed, start, checkpoint, progress, device, belongs_to)
     seen, wanted = torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device)
-    done = run.restore(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     losses: list[float] = []
     for step, (image, target) in enumerate(_batches(seen, wanted, recipe, seed, skip=done), start=done + 1):
         losses.append(run.step(step, image, target))
@@ -106,12 +122,39 @@ def train_member(
             progress(step, recipe.steps, float(np.mean(losses)))
             losses.clear()
         if checkpoint is not None and step % 200 == 0:
-            run.save(checkpoint, step)
+            run.save(checkpoint, step, belongs_to)
     few = dataclasses.replace(recipe, steps=recipe.norm_batches)
     averaged = run.finish(_batches(seen, wanted, few, seed + 1))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return averaged
+
+
+def _taken_up(run: _Run, checkpoint: pathlib.Path, belongs_to: str) -> int:
+    """Go on from a checkpoint and return how many steps are done; one that is damaged is set aside, 0 is returned.
+
+    Raises
+    ------
+    StemAeError
+        If it is of another training.
+    """
+    try:
+        with safe_open(checkpoint, "pt") as file:
+            of = (file.metadata() or {}).get("of", "")
+        if of == belongs_to:
+            return run.restore(checkpoint)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        aside = checkpoint.with_suffix(".damaged")
+        checkpoint.replace(aside)
+        logging.getLogger(__name__).warning(
+            "%s is damaged (%s) and was renamed to %s: this network is trained from its beginning.",
+            checkpoint, error, aside.name,
+        )  # fmt: skip
+        return 0
+    raise StemAeError(
+        f"{checkpoint} was left by an interrupted training of another structure or plan: choose another --name, or "
+        "remove it first (stem-ae models remove NAME)."
+    )
 
 
 class _Run:
@@ -156,14 +199,15 @@ class _Run:
         assert isinstance(result, UNet)
         return result.cpu().eval()
 
-    def save(self, path: pathlib.Path, step: int) -> None:
+    def save(self, path: pathlib.Path, step: int, belongs_to: str) -> None:
         """Write everything that is needed to go on, so that a kill at any moment leaves the last whole state."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         partial = path.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": json.dumps(step)})
+        about = {"step": json.dumps(step), "of": belongs_to}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
         partial.replace(path)
 
     def restore(self, path: pathlib.Path) -> int:
@@ -178,7 +222,10 @@ class _Run:
                 state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        return int(state[0]["step"])
+        done = int(state[0]["step"])
+        if not 0 < done <= self.recipe.steps:
+            raise ValueError(f"{done} steps of {self.recipe.steps}")
+        return done
 
 
 def _batches(

@@ -185,11 +185,31 @@ def _power_integral(band: Band, power: FloatArray) -> FloatArray:
 
 # --- any expression -------------------------------------------------------------------------------------------------
 
+
+def _limited(name: str, *arguments: str) -> Callable[..., Any]:
+    """Return a function of NumPy that takes these arguments and no others, such as where to write its result."""
+    function = getattr(np, name)
+
+    def call(*values: Any) -> Any:
+        if not 1 <= len(values) <= len(arguments):
+            raise StemAeError(f"{name} takes {', '.join(arguments)} and nothing else: {len(values)} were given.")
+        named = dict(zip(arguments, values, strict=False))
+        counts = {key: int(named.pop(key)) for key in ("axis", "times") if named.get(key) is not None}
+        if "times" in counts:
+            return function(*named.values(), counts["times"])
+        return function(*named.values(), **counts)
+
+    return call
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    name: getattr(np, name)
-    for name in ("sum", "mean", "std", "median", "min", "max", "argmax", "argmin", "abs", "sqrt", "log", "exp", "sin",
-                 "cos", "arctan2", "hypot", "clip", "where", "diff", "cumsum", "percentile")
-}
+    **{name: _limited(name, "values", "axis") for name in
+       ("sum", "mean", "std", "median", "min", "max", "argmax", "argmin", "cumsum")},
+    **{name: _limited(name, "values") for name in ("abs", "sqrt", "log", "exp", "sin", "cos")},
+    "arctan2": _limited("arctan2", "y", "x"), "hypot": _limited("hypot", "y", "x"),
+    "clip": _limited("clip", "values", "low", "high"), "where": _limited("where", "condition", "yes", "no"),
+    "diff": _limited("diff", "values", "times"), "percentile": _limited("percentile", "values", "q", "axis"),
+}  # fmt: skip
 _NODES = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.BoolOp, ast.Call, ast.Name, ast.Load,
     ast.Constant, ast.Tuple, ast.Subscript, ast.Slice,
@@ -197,6 +217,8 @@ _NODES = (
     ast.Invert, ast.BitAnd, ast.BitOr, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
 _LONGEST = 1000
+_DEEPEST = 40  # levels of brackets, calls and signs: deeper ones are not read by people, and overflow Python's stack
+_NEW_AXES = 1  # that an expression may add to an array: more would fill the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +248,11 @@ class Expression:
         """Return numbers ``(...)``."""
         axes = 2 if isinstance(calibration, Reciprocal) else 1
         flat = data.reshape(-1, *data.shape[data.ndim - axes :])
+        flat = flat.view()
+        flat.flags.writeable = False  # other properties are made of the same numbers
+        if not isinstance(calibration, Reciprocal):
+            calibration = np.asarray(calibration, dtype=float).view()
+            calibration.flags.writeable = False
         values = [self._one(item, calibration) for item in flat]
         return np.array(values).reshape(data.shape[: data.ndim - axes])
 
@@ -252,6 +279,10 @@ def _compiled(text: str) -> Any:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise StemAeError(f"The expression {text!r} is not valid Python ({error}).") from error
+    if _depth(tree) > _DEEPEST:
+        raise StemAeError(f"The expression {text[:40]!r}… is nested more than {_DEEPEST} levels deep: make it simpler.")
+    if sum(isinstance(node, ast.Constant) and node.value is None for node in ast.walk(tree)) > _NEW_AXES:
+        raise StemAeError(f"The expression {text!r} holds None more than once, which is not allowed.")
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
             raise StemAeError(f"The expression {text!r} uses {type(node).__name__}, which is not allowed.")
@@ -262,6 +293,14 @@ def _compiled(text: str) -> Any:
         if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.keywords):
             raise StemAeError(f"The expression {text!r} calls something else than a function by its name.")
     return compile(ast.fix_missing_locations(_Floats().visit(tree)), "<expression>", "eval")
+
+
+def _depth(tree: ast.AST) -> int:
+    """Return how deeply nodes are nested."""
+    depth, level = 0, [tree]
+    while level := [child for node in level for child in ast.iter_child_nodes(node)]:
+        depth += 1
+    return depth
 
 
 class _Floats(ast.NodeTransformer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import glob
 import os
 import pathlib
 import re
@@ -13,6 +13,7 @@ from stem_ae.errors import StemAeError
 
 _BUNDLED = pathlib.Path(__file__).parent.parent / "elit" / "models"
 _SUFFIX = ".safetensors"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def user_folder() -> pathlib.Path:
@@ -23,7 +24,7 @@ def user_folder() -> pathlib.Path:
 
 def names() -> list[str]:
     """Return the names of all models, bundled ones first."""
-    own = sorted(path.stem for path in user_folder().glob("*" + _SUFFIX))
+    own = sorted(path.stem for path in user_folder().glob("*" + _SUFFIX) if path.is_file())
     bundled = sorted(path.stem for path in _BUNDLED.glob("*" + _SUFFIX))
     return bundled + [name for name in own if name not in bundled]
 
@@ -39,9 +40,10 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(name)
     if path.suffix == _SUFFIX:
         return path
-    for folder in (_BUNDLED, user_folder()):
-        if (folder / f"{name}{_SUFFIX}").is_file():
-            return folder / f"{name}{_SUFFIX}"
+    if path.name == str(name):
+        for folder in (_BUNDLED, user_folder()):
+            if (folder / f"{name}{_SUFFIX}").is_file():
+                return folder / f"{name}{_SUFFIX}"
     known = ", ".join(names()) or "none"
     raise StemAeError(f"There is no model {str(name)!r}: choose one of {known}, or give a path to a {_SUFFIX} file.")
 
@@ -51,12 +53,11 @@ def material(name: str) -> str:
 
     Only the file's header is read.
     """
-    from safetensors import SafetensorError, safe_open
+    from stem_ae.elit.model_file import read_header
 
     try:
-        with safe_open(find(name), "np") as file:
-            return str(json.loads((file.metadata() or {})["stem_ae"]).get("material", ""))
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
+        return read_header(find(name)).material
+    except StemAeError:
         return ""
 
 
@@ -68,23 +69,59 @@ def new_path(name: str) -> pathlib.Path:
     StemAeError
         If the name is taken or cannot be a file's name.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise StemAeError(f"{name!r} cannot name a model: use letters, digits, dots, dashes and underscores.")
+    check_name(name)
     if name in names():
         raise StemAeError(f"There is already a model {name!r}: choose another name or remove that one.")
     user_folder().mkdir(parents=True, exist_ok=True)
     return user_folder() / f"{name}{_SUFFIX}"
 
 
-def remove(name: str) -> None:
-    """Delete one of the user's models.
+def check_name(name: str) -> None:
+    """Refuse what cannot name a new model.
 
     Raises
     ------
     StemAeError
-        If it is bundled or does not exist.
+        If it cannot be a file's name everywhere.
     """
-    path = find(name)
-    if path.parent == _BUNDLED:
+    if not _NAME.fullmatch(name):
+        raise StemAeError(
+            f"{name!r} cannot name a model: give a --name of letters, digits, dots, dashes and underscores."
+        )
+
+
+def remove(name: str) -> list[pathlib.Path]:
+    """Delete one of the user's own models, and what an unfinished training of that name has left; return the files.
+
+    Parameters
+    ----------
+    name : str
+        Its name, or the path of its file in the user's folder.
+
+    Raises
+    ------
+    StemAeError
+        If it is bundled, is not in the user's folder, or does not exist.
+    """
+    path = pathlib.Path(name)
+    if path.suffix == _SUFFIX or path.name != str(name):
+        if path.absolute().parent.resolve() == _BUNDLED.resolve():
+            raise StemAeError(f"The model {path.stem!r} is part of stem_ae and stays.")
+        if path.absolute().parent.resolve() != user_folder().resolve():
+            raise StemAeError(f"{name} is not among your models in {user_folder()}: delete it like any other file.")
+        name = path.name.removesuffix(_SUFFIX)
+    if (_BUNDLED / f"{name}{_SUFFIX}").is_file():
         raise StemAeError(f"The model {name!r} is part of stem_ae and stays.")
-    path.unlink()
+    own = user_folder() / f"{name}{_SUFFIX}"
+    files = [own] * (own.is_file() or own.is_symlink()) + leftovers(own)
+    if not name or not files:
+        raise StemAeError(f"There is no model {name!r} among yours: {', '.join(names())} are there.")
+    for file in files:
+        file.unlink(missing_ok=True)
+    return files
+
+
+def leftovers(path: pathlib.Path) -> list[pathlib.Path]:
+    """Return what an unfinished training has left beside the model that it was to become."""
+    parts = (path.parent.glob(f"{glob.escape(path.stem)}.member*.{ending}") for ending in ("checkpoint", "damaged"))
+    return sorted(file for part in parts for file in part)
