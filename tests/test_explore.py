@@ -526,7 +526,8 @@ def test_expressions_that_fail_say_so(text):
     "text",
     [
         "exp(-energy, spectrum)[0]", "sqrt(spectrum, spectrum)[0]", "abs(energy, energy)[0]",
-        "hypot(energy, 1, spectrum)[0]", "arctan2(energy, 1, spectrum)[0]", "clip(energy, 0, 1, spectrum)[0]", "cumsum(energy, 0, None, spectrum)[0]",
+        "hypot(energy, 1, spectrum)[0]", "arctan2(energy, 1, spectrum)[0]",
+        "clip(energy, 0, 1, spectrum)[0]", "cumsum(energy, 0, None, spectrum)[0]",
         "sum(energy, 0, None, spectrum)", "max(energy, 0, spectrum)", "argmax(energy, 0, spectrum)",
         "percentile(energy, 50, 0, spectrum)", "median(energy, 0, spectrum)", "std(energy, 0, None, spectrum)",
     ],

@@ -184,10 +184,11 @@ def test_frames_that_hold_something_are_those_they_were() -> None:
     [
         (["--members", "0"], "--members"), (["--steps", "0"], "--steps"), (["--patches", "-3"], "--patches"),
         (["--seed", "-1"], "--seed"), (["--threads", "0"], "--threads"), (["--threads", "-4"], "--threads"),
-        (["--device", "tpu"], "tpu"), (["--output", "FOLDER"], "safetensors"), (["--output", "FOLDER/x.txt"], "ends in"),
-        (["--output", "FOLDER/file/x.safetensors"], "Cannot write"), (["--name", "../x"], "cannot name"),
-        (["--name", ""], "cannot name"), (["--name", "graphene"], "already a model"), (["--members", "1000"], "--members"),
-        (["--output", "FOLDER/d.safetensors"], "folder"),
+        (["--device", "tpu"], "tpu"), (["--output", "FOLDER"], "safetensors"),
+        (["--output", "FOLDER/x.txt"], "ends in"), (["--output", "FOLDER/file/x.safetensors"], "Cannot write"),
+        (["--output", "FOLDER/d.safetensors"], "folder"), (["--name", "../x"], "cannot name"),
+        (["--name", ""], "cannot name"), (["--name", "graphene"], "already a model"),
+        (["--members", "1000"], "--members"),
     ],
 )  # fmt: skip
 def test_what_is_asked_for_is_checked_before_anything_is_computed(

@@ -770,7 +770,7 @@ class AtomsModel(Observable.Observable):
         speed = [f"{s.rate:.1f} frames/s"] if s.rate else []
         speed += [f"{1e3 * s.latency_s:.0f} ms from frame to rings"] if s.latency_s else []
         seen = f"{counted(s.seen, 'frame')} seen, {s.skipped:,} skipped for newer ones"
-        return "\n".join(filter(None, [" · ".join([*speed, *self.__novelty_text()]), seen]))
+        return "\n".join(filter(None, [" · ".join([*self.__novelty_text(), *speed]), seen]))
 
     def __novelty_text(self) -> list[str]:
         return [f"novelty {self.__result.prediction.conditions:.1f}"] if self.__result and self.__marks else []

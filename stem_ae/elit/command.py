@@ -70,7 +70,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
         checks.whole(arguments.threads, "--threads", 1, 1024)
     material, default_name = _material(arguments)
-    name = arguments.name or default_name
+    name = default_name if arguments.name is None else arguments.name
     path = _output(arguments.output, name) if arguments.output else _resumable_path(name)
 
     import torch

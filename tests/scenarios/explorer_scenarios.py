@@ -41,7 +41,7 @@ async def explore(window, output, picture=""):
     await asyncio.sleep(1.0)
     say = lambda: str(model.texts)  # noqa: E731
     model.survey()
-    await screen.wait_until(lambda: model.texts.status.startswith("Done"), say, 60)
+    await screen.wait_until(lambda: model.texts.status.startswith("Survey taken"), say, 60)
     model.preview()
     await screen.wait_until(lambda: "band integral = " in model.texts.value, say, 60)
     preview = model.texts.value

@@ -135,3 +135,25 @@ async def start(window, model=None):
         await asyncio.sleep(0.5)
     demo.simulated_scan().abort_playing(sync_timeout=3.0)
     return [name, status]
+
+
+async def atoms_picture(window, picture):
+    """Leave a picture of the Atoms panel with rings, defects and checked networks."""
+    screen.fill_screen(window)
+    scan = demo.simulated_scan()
+    atoms = demo.show(window, scan)
+    screen.show_only(window, AtomsPanel.panel_id)
+    demo.beside(window)
+    stem_ae_sim.current().choose_specimen("graphene with vacancies")
+    stage = GRAPHENE | {"specimen": "graphene with vacancies", "fov_nm": 5.0, "dwell_us": 8.0}
+    await demo.prepare(window, scan, stage)
+    atoms.defects = True
+    atoms.start()
+    await screen.wait_until(lambda: atoms.defect_names, lambda: str(atoms.texts), 120)
+    atoms.networks.check()
+    await screen.wait_until(lambda: atoms.networks.networks.items, lambda: atoms.networks.text, 60)
+    atoms.defect_index = 0
+    await asyncio.sleep(3.0)
+    screen.grab(pathlib.Path(picture))
+    scan.abort_playing(sync_timeout=3.0)
+    return [atoms.texts.status, atoms.networks.text]
