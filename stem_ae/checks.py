@@ -130,5 +130,6 @@ def _range(from_least: str, least: float, most: float, unit: str) -> str:
 
 
 def _refusal(value: Any, name: str, wanted: str, more: str) -> StemAeError:
-    shown = f"{value:g}" if isinstance(value, float) else str(value)[:40]
+    text = f"{value:g}" if isinstance(value, float) else str(value)[:40]
+    shown = "".join(letter if letter.isprintable() else "�" for letter in text)  # no commands to the terminal
     return StemAeError(f"{name} is {shown}: give {wanted}{more}.")

@@ -225,8 +225,11 @@ def test_an_odd_atom_now_and_then_does_not_matter_but_one_that_stays_does() -> N
         ({"bond": 1.55, "nearest": 1.5}, "bonds"),
         ({"bond": 1.30, "nearest": 1.28}, "bonds"),
         ({"bond": 1.43, "nearest": 1.12}, "bonds"),
-        ({"lattice": 0.12}, "lattice"),
-        ({"lattice": 0.12, "clarity": 0.5}, None),  # a lattice that is hardly seen proves nothing
+        ({"lattice": 0.12, "bond": 1.64, "nearest": 1.6}, "lattice"),
+        ({"lattice": 0.12, "bond": math.nan, "nearest": math.nan}, "lattice"),
+        ({"lattice": 0.12, "conditions": 1.3}, "lattice"),
+        ({"lattice": 0.12}, None),  # the atoms' distances say otherwise
+        ({"lattice": 0.12, "clarity": 0.5, "bond": math.nan, "nearest": math.nan}, None),  # it is hardly seen
         ({"lattice": math.nan, "clarity": math.nan, "bond": math.nan, "nearest": math.nan}, None),
         ({"bond": 1.40, "nearest": 1.32}, None),  # noise
     ],

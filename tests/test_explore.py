@@ -504,7 +504,7 @@ def test_bands_outside_the_spectrum_are_refused(band):
     [
         "__import__('os').system('true')", "spectrum.tofile('x')", "().__class__", "[x for x in spectrum]", "lambda: 1",
         "open(1)" + " " * 2000, "'a' * 9", "sum(spectrum, axis=0)", "(band)(1)[0](2)", "exec(1", "f'{energy}'",
-        "spectrum[2**2]", "__builtins__", "spectrum @ energy", "1 << 9", "-" * 900 + "1", "(" * 150 + "1" + ")" * 150,
+        "spectrum[2**2]", "__builtins__", "spectrum @ energy", "1 << 9", "-" * 900 + "1",
         "abs(" * 60 + "1" + ")" * 60, "not " * 100 + "1", "sum(spectrum[:, None, None])",
         "sum((spectrum[:, None] * spectrum)[:, :, None] * spectrum)",
     ],

@@ -123,7 +123,7 @@ def test_a_description_that_cannot_be_is_refused(small: pathlib.Path, tmp_path: 
         ({"refocus": {"probe": {"sigma": 0.5, "odd": 1}, "noise": 0.1}}, "odd"), ({"refocus": {"noise": 0.1}}, "probe"),
         ({"refocus": {"probe": {"energy_ev": 6e4}, "noise": 0.1}}, "probe"),
         ({"refocus": {"probe": {"defocus": 1e7, "astigmatism": [0, 0]}, "noise": 0.1}}, "defocus"),
-        ({"species": ["C", "Si", "N"]}, "head"), ({"width": 3}, "shape"), ({"members": 3}, "missing"),
+        ({"species": ["C", "Si", "N"], "posterior": {}}, "head"), ({"species": ["C"]}, "floor"), ({"width": 3}, "shape"), ({"members": 3}, "missing"),
         ({"width": 1e5}, "width"), ({"width": 100000}, "width"), ({"width": 256}, "shape"),
         ({"sampling": 1e-9}, "sampling"), ({"lattice_constant": float("nan")}, "lattice"), ({"name": "a\nb"}, "name"),
     ],

@@ -394,11 +394,12 @@ class Ensemble:
             familiar = Familiar.from_tensors(tensors)
             if familiar is not None:
                 familiar.check(header.members, 4 * header.width, len(header.species))
+            refocus = Refocus.from_dict(header.refocus)
         except StemAeError as error:
             raise StemAeError(f"The model file {path.name} is damaged or was made by hand: {error}") from error
         description = Description(
             header.name, header.species, header.sampling, header.lattice_constant, header.width, header.material,
-            Posterior(**header.posterior), Refocus.from_dict(header.refocus), dict(header.provenance),
+            Posterior(**header.posterior), refocus, dict(header.provenance),
         )  # fmt: skip
         members = []
         for k in range(header.members):

@@ -184,10 +184,14 @@ class Judge:
         e, bond = evidence, self._constant / math.sqrt(3)
         off = abs(e.bond / bond - 1) / _BOND if bond else 0.0
         uneven = (1 - e.nearest / e.bond) / _UNEVEN if bond else 0.0
+        bonds = max(_known(off), _known(uneven))
+        # Atoms at their right distances in a familiar frame tell its scale better than a few spots of its spectrum do.
+        proven = math.isfinite(e.bond) and bonds <= 1 and e.conditions <= 1
+        asked = e.clarity >= CERTAIN_LATTICE and not proven
         return {
-            "lattice": _known(abs(e.lattice / e.sampling - 1) / TOLERANCE if e.clarity >= CERTAIN_LATTICE else 0.0),
+            "lattice": _known(abs(e.lattice / e.sampling - 1) / TOLERANCE if asked else 0.0),
             "unfamiliar": e.conditions,
-            "bonds": max(_known(off), _known(uneven)),
+            "bonds": bonds,
             "nothing": 0.0 if e.atoms else 2.0,
             "foreign": 2.0 if e.foreign else 0.0,
         }
