@@ -126,7 +126,7 @@ def test_two_virtual_displays_do_not_meet():
 
 def said_by(name, folder, **options):
     return process.run_scenario(
-        f"truth_scenarios:{name}", folder, virtual=sys.platform == "linux", timeout_s=280, **options
+        f"truth_scenarios:{name}", folder, virtual=sys.platform == "linux", timeout_s=500, **options
     )
 
 

@@ -83,7 +83,7 @@ async def adapting(window, picture):
     button = panel(window, AtomsPanel).handler.adapt_button
     said, places = [], [place_of(button)]
     button.on_clicked()
-    await screen.wait_until(lambda: "left" in atoms.adapting.text, lambda: atoms.adapting.text, 120)
+    await screen.wait_until(lambda: "left" in atoms.adapting.text, lambda: atoms.adapting.text, 300)
     said.append(atoms.adapting.text)
     places.append(place_of(button))
     screen.grab(pathlib.Path(picture))
