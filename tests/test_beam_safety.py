@@ -81,6 +81,29 @@ def test_an_alarm_stands_until_a_person_acknowledges_and_the_beam_is_read_as_off
     interlock.blank()
 
 
+def test_a_slow_read_is_not_taken_for_what_a_later_command_did():
+    class SlowToRead(Blanker):
+        slow = False
+
+        @property
+        def is_blanked(self):
+            is_blanked, is_slow = not self.on, self.slow
+            self.slow = False
+            time.sleep(0.2 * is_slow)
+            return is_blanked
+
+    blanker = SlowToRead()
+    interlock = Interlock.of(blanker)
+    blanker.slow = True
+    thread = threading.Thread(target=interlock.read)  # a panel's
+    thread.start()
+    time.sleep(0.05)
+    interlock.unblank()
+    thread.join()
+    assert interlock.state == "on"
+    interlock.blank()
+
+
 def test_a_beam_that_does_not_come_on_is_no_data():
     blanker = Blanker()
     blanker.sticks = True

@@ -93,6 +93,7 @@ class Interlock:
         self._gate = threading.RLock()  # held for moments only, never while a driver is called
         self._turn = threading.Lock()  # one sequence of command and read-back at a time
         self._moment = 0  # counts the demands for darkness: an unblanking that was overtaken by one comes to nothing
+        self._commands = 0
         self._holds: set[object] = set()
         self.is_to_be_on = False
         """Whether somebody has unblanked and nobody has demanded darkness since."""
@@ -167,10 +168,16 @@ class Interlock:
         return self._watchdog
 
     def read(self) -> BeamState:
-        """Read the beam's state now, and return it."""
-        with contextlib.suppress(Hung):
-            self._set_state("unknown", tell=False)
-            self._set_state(self._read())
+        """Read the beam's state now, and return it; while a command is under way, what is known of that."""
+        is_busy, commands = self._turn.locked(), self._commands
+        try:
+            state = self._read()
+        except Hung:
+            state = "unknown"
+        with self._gate:  # what was read before a command must not be taken for what came of it
+            is_old = is_busy or self._turn.locked() or commands != self._commands
+            if not is_old:
+                self._set_state(state)
         return self._state
 
     def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
@@ -367,7 +374,9 @@ class Interlock:
 
     def _tried(self, blanked: bool, moment: int | None = None) -> tuple[str, bool]:
         """Command once and read back; return what is wrong, and whether the microscope hangs."""
-        self._set_state("unknown", tell=False)
+        with self._gate:
+            self._commands += 1
+            self._set_state("unknown", tell=False)
         verb = "blank" if blanked else "unblank"
         try:
             within(ANSWER_S, lambda: self._switch.blank(blanked), self._came_late)
