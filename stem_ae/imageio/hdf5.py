@@ -33,18 +33,18 @@ def read(path: pathlib.Path) -> list[Signal]:
     StemAeError
         If it is none of HDF5's, or damaged.
     """
-    file = h5py.File(path, "r")
-    special = _special_reader(file)
-    if special is not None:
-        if _leads_elsewhere(file):
-            raise StemAeError(f"{path.name} has links to other files, which are not followed: join the data into one.")
-        return special(path)
-    datasets = dict(_datasets(file))
-    outside = [name for name, dataset in datasets.items() if _is_elsewhere(dataset)]
-    signals = [_signal(name, dataset, path) for name, dataset in datasets.items() if name not in outside]
-    if not any(signal.is_image for signal in signals) and (outside or _leads_elsewhere(file)):
-        raise StemAeError(f"{path.name} keeps its data in other files, which are not read: join the data into one.")
-    return signals
+    with h5py.File(path, "r") as file:
+        special = _special_reader(file)
+        elsewhere = _leads_elsewhere(file)
+        if special is None:
+            here = [(name, dataset) for name, dataset in _datasets(file) if not _is_elsewhere(dataset)]
+            signals = [_signal(name, dataset, path) for name, dataset in here]
+            if elsewhere and not any(signal.is_image for signal in signals):
+                raise StemAeError(f"{path.name} keeps its data in other files, which are not read: join them into one.")
+            return signals
+    if elsewhere:
+        raise StemAeError(f"{path.name} has links to other files, which are not followed: join the data into one.")
+    return special(path)
 
 
 # --- which kind of file -----------------------------------------------------------------------------------------------
@@ -160,10 +160,15 @@ def _signal(name: str, dataset: h5py.Dataset, path: pathlib.Path) -> Signal:
 
 
 def _taken(dataset: h5py.Dataset, path: pathlib.Path) -> Callable[[tuple[int | slice, ...]], NDArray[Any]]:
+    """Return how numbers are taken from a dataset; the file is open only while they are."""
+    name = dataset.name
+
     def take(index: tuple[int | slice, ...]) -> NDArray[Any]:
-        if dataset.chunks is not None:  # a chunk is unpacked whole, whatever part of it is wanted
-            check_size(dataset.chunks, dataset.dtype, path.name, path)
-        return np.asarray(dataset[index])
+        with h5py.File(path, "r") as file:
+            found = file[name]
+            if found.chunks is not None:  # a chunk is unpacked whole, whatever part of it is wanted
+                check_size(found.chunks, found.dtype, path.name, path)
+            return np.asarray(found[index])
 
     return take
 
@@ -220,15 +225,17 @@ def _universal(name: str, dataset: h5py.Dataset, path: pathlib.Path) -> Signal:
         axes = _universal_axes(file, dataset)
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise StemAeError(f"{path.name} does not say where the numbers of {name} belong ({error}).") from error
-    shape = tuple(length for length, _ in axes)
+    shape, dataset_type = tuple(length for length, _ in axes), dataset.dtype
     if spectra != 1 or len(axes) < 2 or int(np.prod(shape)) != places:
         return Signal(name, dataset.shape, dataset.dtype, (), _taken(dataset, path), "a table of spectra")
 
-    def take(index: tuple[int | slice, ...]) -> NDArray[Any]:
-        check_size(dataset.shape, dataset.dtype, path.name, path)
-        return np.asarray(dataset[:, 0]).reshape(shape)[index]
+    inner = _taken(dataset, path)
 
-    return Signal(name, shape, dataset.dtype, [axis for _, axis in axes], take)
+    def take(index: tuple[int | slice, ...]) -> NDArray[Any]:
+        check_size((places,), dataset_type, path.name, path)
+        return inner((slice(None), 0)).reshape(shape)[index]
+
+    return Signal(name, shape, dataset_type, [axis for _, axis in axes], take)
 
 
 def _universal_axes(file: h5py.File, dataset: h5py.Dataset) -> list[tuple[int, Axis]]:

@@ -20,6 +20,7 @@ _GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _COLOURS = (3, 4)
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # photometric interpretations of TIFF
 _NO_DATA = 42113  # the tag of GDAL's, a text
+_MOST_CHANNELS = 64
 _SWIFT = "nion.1"  # what Nion Swift writes into ImageJ's description
 
 
@@ -71,8 +72,8 @@ def _series(
         for letter in letters
     ]
     whole = Signal.of_array(title, _Pages(path, series), axes, kind=said.kind, missing=_no_data(page))
-    if "C" not in letters:
-        return [whole]
+    if "C" not in letters or not (said.channels or "S" in series.axes):
+        return [whole]  # what ImageJ calls channels is often a movie: each of its planes is a frame
     channel = letters.index("C")
     names = [*said.channels, *map(str, range(len(said.channels), series.shape[channel]))]
     return [
@@ -147,14 +148,14 @@ class _Stated:
 
 def _stated(path: pathlib.Path, file: Any) -> dict[int, _Stated]:
     """Return what a TIFF says of its series, by their numbers."""
-    if file.is_ome:
-        return _from_ome(file.ome_metadata)
-    described = file.imagej_metadata or {}
-    if _SWIFT in described:
-        return {0: _from_swift(described[_SWIFT], path, file)}
-    if described.get("unit"):
-        return dict.fromkeys(range(len(file.series)), _from_imagej(file, described))
-    with contextlib.suppress(Exception):  # whatever it stumbles over, the pixels are there
+    with contextlib.suppress(Exception):  # whatever a description stumbles over, the pixels are there
+        described = file.imagej_metadata or {}
+        if file.is_ome:
+            return _from_ome(file.ome_metadata)
+        if _SWIFT in described:
+            return {0: _from_swift(described[_SWIFT], path, file)}
+        if described.get("unit"):
+            return dict.fromkeys(range(len(file.series)), _from_imagej(file, described))
         return {
             number: _Stated([signal.axes[k] for k in signal.image_axes], kind=signal.kind)
             for number, signal in enumerate(vendors.read_with("rsciio.tiff", path))
@@ -165,16 +166,14 @@ def _stated(path: pathlib.Path, file: Any) -> dict[int, _Stated]:
 
 def _from_ome(text: str) -> dict[int, _Stated]:
     """Return sizes of pixels and names of channels; without a unit they are in µm."""
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError):
-        return {}
+    root = ElementTree.fromstring(text)
     result = {}
     for number, pixels in enumerate(element for element in root.iter() if element.tag.endswith("}Pixels")):
         axes = [
             Axis(pixels.get(f"PhysicalSize{letter}"), pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "YX"
         ]
         channels = [str(c.get("Name") or k) for k, c in enumerate(e for e in pixels if e.tag.endswith("}Channel"))]
+        channels += [str(k) for k in range(len(channels), min(int(pixels.get("SizeC", "1")), _MOST_CHANNELS))]
         result[number] = _Stated(axes, channels)
     return result
 

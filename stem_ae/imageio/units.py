@@ -15,7 +15,7 @@ _ANGSTROM = {
     "cm": 1e8, "centimeter": 1e8, "centimetre": 1e8, "mm": 1e7, "millimeter": 1e7, "millimetre": 1e7,
     "um": 1e4, "micrometer": 1e4, "micrometre": 1e4, "micron": 1e4, "nm": 10.0, "nanometer": 10.0, "nanometre": 10.0,
     "a": 1.0, "aa": 1.0, "ang": 1.0, "angst": 1.0, "angstrom": 1.0, "angstroem": 1.0,
-    "pm": 0.01, "picometer": 0.01, "picometre": 0.01,
+    "pm": 0.01, "picometer": 0.01, "picometre": 0.01, "fm": 1e-5, "dm": 1e9, "km": 1e13, "gm": 1e19, "tm": 1e22,
 }  # fmt: skip
 """Å in one unit of length, under its plain name; see :func:`_plain`."""
 
@@ -25,8 +25,11 @@ _TIMES = {"s", "sec", "second", "ms", "msec", "millisecond", "us", "microsecond"
           "hz", "khz", "mhz"}  # fmt: skip
 _PIXELS = {"", "px", "pixel", "pix", "point", "channel", "ch", "index", "frame", "none", "undefined", "<undefined>",
            "a.u", "au", "arb", "unitless", "dimensionless", "n/a", "nan", "1"}  # fmt: skip
-_MICRO = ("\u00e2\u03bc", "\u00ee\u03bc", r"\u00b5", r"\u03bc", r"\micro", r"\mu", "\u03bc")
-"""Ways to write the sign: read in the wrong encoding, escaped by ImageJ, in TeX, and at last the sign itself."""
+_MICRO = (r"\u00b5", r"\u03bc", r"\micro", r"\mu", "\u03bc")
+"""Ways to write the sign: escaped by ImageJ, in TeX, and at last the sign itself."""
+_MISREAD = {"\u00c2\u00b5": "\u00b5", "\u00ce\u00bc": "\u00b5", "\u00c3\u2026": "\u00c5", "\u00c3\u0085": "\u00c5",
+            "\u00c2\u00b0": "\u00b0"}  # fmt: skip
+"""Signs in UTF-8 that were read in another encoding."""
 _LONGEST = 40
 """Characters: what is longer names no unit."""
 
@@ -70,7 +73,10 @@ def _plain(units: str | None) -> str:
     text = "" if units is None else str(units).strip()
     if len(text) > _LONGEST or text in ("M", "MM", "Mm", "PM"):  # mega and peta are not milli and pico
         return "?"
-    text = unicodedata.normalize("NFKD", html.unescape(text)).casefold()
+    text = html.unescape(text)
+    for wrong, right in _MISREAD.items():
+        text = text.replace(wrong, right)
+    text = unicodedata.normalize("NFKD", text).casefold()
     text = "".join(c for c in text if not unicodedata.combining(c)).replace("\u2212", "-")
     for sign in _MICRO:
         text = text.replace(sign, "u")
