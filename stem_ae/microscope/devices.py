@@ -7,6 +7,7 @@ They hold no knowledge of an instrument's make; :class:`Microscope` builds them 
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -21,14 +22,29 @@ from stem_ae.microscope.deadline import Hung, within
 from stem_ae.microscope.frame import CameraFrame, Frame, Image, Reading
 from stem_ae.microscope.instrument import CameraName, Cancelled, ControlName, Instrument
 from stem_ae.microscope.interlock import LEASE_MORE_S, LEASE_TIMES, BeamAlarm, Interlock
-from stem_ae.microscope.registration import shift_between
+from stem_ae.microscope.motion import FASTEST, Find, Motion
+from stem_ae.microscope.registration import STRENGTH, Registration, register
+from stem_ae.microscope.usable import (
+    Unusable,
+    missing,
+    problem_of,
+    problem_of_camera,
+    problem_of_reading,
+    problem_of_readings,
+)
 
 Document = OrderedDict[str, dict[str, Any]]
 
 _STEP_S = 8.0  # for one step of giving the microscope back; the blanker's own deadlines are shorter
 _SECURE_S = 30.0
 _PATIENCE_S = 3.0  # beyond what an operation needs by itself
-_FARTHEST_AHEAD = 2.0  # drift is predicted, in times between its last two measurements
+_FARTHEST_AHEAD = 2.0  # drift is predicted, in times that its measurements reach back
+_LAST_FINDS = 12
+_DISTORTION = 0.05  # Å: of a find, beside its noise
+_TOLERANCE = 0.3  # Å: scans are shifted and distorted by as much for no reason that one knows
+_TOGETHER_S = 5.0  # scans are added up if they are no further apart
+_CERTAIN = 5.0  # standard deviations
+_LONGEST_REGISTRATION_S = 60.0
 _CLIPPED = 4  # raw pixels that share the largest value: no noise does that ...
 _CLIPPED_FROM = 1024.0  # ... at many counts
 
@@ -208,6 +224,8 @@ class Probe(_Device):
     def __init__(self, instrument: Instrument) -> None:
         super().__init__(instrument, "probe")
         self.place: tuple[float, float] | None = None
+        self.pauses = 0
+        """How often a run was paused: what was aimed at before is somewhere else afterwards."""
 
     def set(self, value: tuple[float, float] | None) -> Operation:
         """Let the beam rest there."""
@@ -215,6 +233,13 @@ class Probe(_Device):
         self._instrument.park(place)
         self.place = place
         return Operation()
+
+    def pause(self) -> None:
+        """Count."""
+        self.pauses += 1
+
+    def resume(self) -> None:
+        """Leave it to the plan."""
 
     def read(self) -> Document:  # noqa: D102
         x, y = self.place or (float("nan"), float("nan"))
@@ -282,6 +307,8 @@ class Scan(_Cancellable):
         self.frame: Frame | None = None
         self.image: Image | None = None
         """The last one."""
+        self.problem = ""
+        """Why what was scanned last is no image; empty if it is one. See :mod:`stem_ae.microscope.usable`."""
 
     def set(self, value: Frame) -> Operation:
         """Choose what to scan."""
@@ -292,29 +319,33 @@ class Scan(_Cancellable):
         """Scan one frame. The beam has to be unblanked for it."""
         if self.frame is None:
             raise StemAeError("Say what to scan first: set the scan to a Frame.")
-        frame, cancel, self.image = self.frame, self._begin(self.frame.seconds), None
+        frame, cancel, self.image, self.problem = self.frame, self._begin(self.frame.seconds), None, ""
 
         def work() -> None:
-            self.image = self._instrument.scan(frame, cancel)
+            image = self._instrument.scan(frame, cancel)
             self._done()
+            self.problem = problem_of(image.data, "The scan", frame.shape)
+            self.image = None if self.problem else image
 
         late = "The scan did not finish: look at the scan unit, or scan by hand once."
         return Operation(work, 1.5 * frame.seconds + 4 * _PATIENCE_S, late)
 
     def read(self) -> Document:  # noqa: D102
         if self.image is None:
-            raise StemAeError("Nothing was scanned yet.")
+            raise Unusable(self.problem or "Nothing was scanned yet.")
         frame = self.image.frame
         return _values(
-            scan=self.image.data, scan_fov=frame.fov, scan_dwell_us=frame.dwell_us, scan_rotation=frame.rotation,
-            scan_x=frame.centre[0], scan_y=frame.centre[1],
+            scan=self.image.data, scan_missing=missing(self.image.data), scan_fov=frame.fov,
+            scan_dwell_us=frame.dwell_us, scan_rotation=frame.rotation, scan_x=frame.centre[0],
+            scan_y=frame.centre[1],
         )  # fmt: skip
 
     def describe(self) -> Document:  # noqa: D102
         shape = self.image.data.shape if self.image else ()
         return OrderedDict(
-            scan=self._key(shape), scan_fov=self._key(units="Å"), scan_dwell_us=self._key(units="µs"),
-            scan_rotation=self._key(units="rad"), scan_x=self._key(units="Å"), scan_y=self._key(units="Å"),
+            scan=self._key(shape), scan_missing=self._key(), scan_fov=self._key(units="Å"),
+            scan_dwell_us=self._key(units="µs"), scan_rotation=self._key(units="rad"), scan_x=self._key(units="Å"),
+            scan_y=self._key(units="Å"),
         )  # fmt: skip
 
 
@@ -328,6 +359,10 @@ class Camera(_Cancellable):
         self.saturation = float("inf")
         """Counts of a raw pixel that is full, if known; clipping is noticed without it."""
         self.latest: CameraFrame | None = None
+        self.problem = ""
+        """Why what it gave last is no measurement; empty if it is one. See :mod:`stem_ae.microscope.usable`."""
+        self.shape: tuple[int, ...] | None = None
+        """Of the run's first exposure: the others have the same."""
 
     @property
     def is_synchronised(self) -> bool:
@@ -337,13 +372,15 @@ class Camera(_Cancellable):
     def trigger(self) -> Operation:
         """Expose."""
         exposure_s = checks.positive(self.exposure_s, "The exposure", checks.MOST_S, "s")
-        cancel, self.latest = self._begin(exposure_s), None
+        cancel, self.latest, self.problem = self._begin(exposure_s), None, ""
 
         def work() -> None:
             frame = self._instrument.expose(self.camera, exposure_s, cancel)
             self._done()
-            self.refuse_saturated(frame)
-            self.latest = frame
+            self.problem = problem_of_camera(frame, self.name, self.shape)
+            if not self.problem:
+                self.refuse_saturated(frame)
+                self.latest, self.shape = frame, frame.data.shape
 
         late = (
             f"The {self.name} camera did not answer within {exposure_s + _PATIENCE_S:.1f} s: look at the camera, then "
@@ -362,14 +399,13 @@ class Camera(_Cancellable):
 
     def read(self) -> Document:  # noqa: D102
         if self.latest is None:
-            raise StemAeError(f"The {self.name} camera has not exposed anything yet.")
-        return _values(**{self.name: self.latest.data})
+            raise Unusable(self.problem or f"The {self.name} camera has not exposed anything yet.")
+        return _values(**{self.name: self.latest.data, f"{self.name}_missing": missing(self.latest.data)})
 
     def describe(self) -> Document:  # noqa: D102
         frame = self.latest
-        if frame is None:
-            return OrderedDict({self.name: self._key()})
-        return OrderedDict({self.name: self._key(frame.data.shape, calibration=_calibration(frame))})
+        described = self._key(frame.data.shape, calibration=_calibration(frame)) if frame else self._key()
+        return OrderedDict({self.name: described, f"{self.name}_missing": self._key()})
 
 
 class CameraScan(_Cancellable):
@@ -383,6 +419,8 @@ class CameraScan(_Cancellable):
         self._camera = camera
         self.frame: Frame | None = None
         self.latest: CameraFrame | None = None
+        self.problem = ""
+        """Why what it gave last is no measurement; empty if it is one. See :mod:`stem_ae.microscope.usable`."""
         self.row = 0
         """Which row of the frame is read."""
 
@@ -396,15 +434,18 @@ class CameraScan(_Cancellable):
         if self.frame is None:
             raise StemAeError("Say what to scan first: set the camera's scan to a Frame.")
         exposure_s = checks.positive(self._camera.exposure_s, "The exposure", checks.MOST_S, "s")
-        frame = self.frame
+        frame, camera = self.frame, self._camera
         needed_s = 2 * frame.shape[0] * (frame.shape[1] + 2) * exposure_s  # the camera's own pauses, and flying back
-        cancel, self.latest = self._begin(needed_s), None
+        cancel, self.latest, self.problem = self._begin(needed_s), None, ""
 
         def work() -> None:
-            frames = self._instrument.expose_scan(self._camera.camera, frame, exposure_s, cancel)
+            frames = self._instrument.expose_scan(camera.camera, frame, exposure_s, cancel)
             self._done()
-            self._camera.refuse_saturated(frames)
-            self.latest = frames
+            shape = None if camera.shape is None else (*frame.shape, *camera.shape)
+            self.problem = problem_of_camera(frames, camera.name, shape, frame.shape)
+            if not self.problem:
+                camera.refuse_saturated(frames)
+                self.latest, camera.shape = frames, frames.data.shape[2:]
 
         late = f"The {self._camera.name} camera and the scan did not finish: look at both, then start again."
         return Operation(work, needed_s + 4 * _PATIENCE_S, late)
@@ -418,21 +459,21 @@ class CameraScan(_Cancellable):
 
     def _row(self) -> tuple[Frame, CameraFrame]:
         if self.frame is None or self.latest is None:
-            raise StemAeError(f"The {self._camera.name} camera has not scanned anything yet.")
+            raise Unusable(self.problem or f"The {self._camera.name} camera has not scanned anything yet.")
         return self.frame, dataclasses.replace(self.latest, data=self.latest.data[self.row])
 
     def read(self) -> Document:  # noqa: D102
         frame, exposures = self._row()
         columns = np.arange(frame.shape[1])
         x, y = frame.pixels_to_plane(np.stack([np.full_like(columns, self.row), columns], axis=-1)).T
-        return _values(probe_x=x, probe_y=y, **{self._camera.name: exposures.data})
+        name, data = self._camera.name, exposures.data
+        return _values(probe_x=x, probe_y=y, **{name: data, f"{name}_missing": missing(data)})
 
     def describe(self) -> Document:  # noqa: D102
         frame, exposures = self._row()
         places = {name: self._key((frame.shape[1],), units="Å") for name in ("probe_x", "probe_y")}
-        return OrderedDict(
-            **places, **{self._camera.name: self._key(exposures.data.shape, calibration=_calibration(exposures))}
-        )
+        name, described = self._camera.name, self._key(exposures.data.shape, calibration=_calibration(exposures))
+        return OrderedDict(**places, **{name: described, f"{name}_missing": self._key()})
 
 
 def _calibration(frame: CameraFrame) -> dict[str, Any]:
@@ -455,7 +496,9 @@ class Exposure(_Cancellable):
         self.readings: list[Reading] = []
         """Of the last exposure."""
         self.ended_by = ""
-        """``"decision"``, ``"timeout"`` or ``"cancelled"``."""
+        """``"decision"``, ``"timeout"``, ``"cancelled"`` or ``"unusable"``."""
+        self.problem = ""
+        """Why the readings are none; empty if they are good. See :mod:`stem_ae.microscope.usable`."""
 
     def trigger(self) -> Operation:
         """Unblank, read until the decision, the timeout or :meth:`cancel`, and blank."""
@@ -466,7 +509,7 @@ class Exposure(_Cancellable):
         return Operation(lambda: self._expose(cancel), self.timeout_s + _PATIENCE_S, late)
 
     def _expose(self, cancel: threading.Event) -> None:
-        self.readings, self.ended_by = [], "cancelled"
+        self.readings, self.ended_by, self.problem = [], "cancelled", ""
         end = time.monotonic() + self.timeout_s
         try:
             if not self._blanker.set(False).done:
@@ -475,13 +518,18 @@ class Exposure(_Cancellable):
                 self._blanker.interlock.renew(self.reading_s + LEASE_MORE_S)
                 reading = self._instrument.read_dark_field(self.reading_s, cancel)
                 self.readings.append(reading)
-                if self.decide(reading):
+                self.problem = problem_of_reading(reading)
+                if self.problem or self.decide(reading):
                     self._blanker.set(True)
                     self.ended_by = "decision"
-                    return
-            self.ended_by = "cancelled" if cancel.is_set() else "timeout"
+                    break
+            else:
+                self.ended_by = "cancelled" if cancel.is_set() else "timeout"
         finally:
             self._blanker.set(True)
+        self.problem = self.problem or problem_of_readings(self.readings)
+        if self.problem and self.ended_by != "cancelled":
+            self.ended_by = "unusable"
 
     def pause(self) -> None:
         """Cancel: the plan exposes anew."""
@@ -505,20 +553,54 @@ class Exposure(_Cancellable):
         )  # fmt: skip
 
 
-class Drift(_Device):
-    """Where the specimen has moved since the reference, from re-scans of one frame. Readable.
+class NotRegistered(StemAeError):  # noqa: N818  (the specimen's doing)
+    """Where the specimen is cannot be read from the scans; the sentence says why."""
 
-    Give each re-scan to :meth:`add`; :meth:`at` predicts the drift from the last ones.
+    def __init__(self, sentence: str, is_weak: bool = False) -> None:
+        super().__init__(f"The drift cannot be read from these scans: {sentence}")
+        self.is_weak = is_weak
+        """Whether another scan may help, as the next ones are added to it."""
+
+
+class Drift(_Device):
+    """Where the specimen has moved since the reference, from re-scans of one frame. Readable, movable to an image.
+
+    Give each re-scan to :meth:`add`; :meth:`at` predicts the drift. A scan that shows less than it has to is kept, and
+    added to the next ones, until together they show enough.
     """
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__(instrument, "drift")
-        self._reference: Image | None = None
-        self._track: list[tuple[float, float, float]] = []
+        self.fastest = FASTEST
+        """Å/s: how fast the specimen may drift, a standard deviation; what the scans say soon counts for more."""
+        self.clock: Callable[[], float] = time.monotonic
+        """Returns the present moment in the seconds of :attr:`Image.clock_s`."""
+        self.registration: Registration | None = None
+        """How the last re-scan lies on the reference."""
+        self.refusal: NotRegistered | None = None
+        """Why the last image that this was moved to could not be registered; None if it was."""
+        self.reset()
 
     def reset(self) -> None:
         """Forget the reference: the next image is the new one."""
-        self._reference, self._track = None, []
+        self._reference: Image | None = None
+        self._track: list[Find] = []
+        self._moving: tuple[list[Find], Motion] | None = None  # and what it says
+        self._kept: list[Image] = []
+        self._repeat = 0.0
+        self.registration, self.refusal = None, None
+
+    def set(self, value: Image) -> Operation:
+        """Take an image in, in a thread of its own: a large one takes a second. Look at :attr:`refusal` then."""
+        self.refusal = None
+
+        def work() -> None:
+            try:
+                self.add(value)
+            except NotRegistered as error:
+                self.refusal = error
+
+        return Operation(work, _LONGEST_REGISTRATION_S, "The drift could not be computed in time.")
 
     def add(self, image: Image) -> tuple[float, float]:
         """Take an image in and return the drift (x, y in Å) that it shows; the first one is the reference.
@@ -527,38 +609,124 @@ class Drift(_Device):
 
         Raises
         ------
+        NotRegistered
+            If the drift cannot be read from it: the scans show nothing in common, or the specimen repeats itself and
+            may have moved by half a period unseen. Another scan may help.
         StemAeError
-            If it is not of the reference's frame, moved or not.
+            If it is not of the reference's frame, moved or not, or has no time.
         """
+        checks.number(image.clock_s, "The time of an image", unit="s")
+        if problem := problem_of(image.data, "The scan"):
+            raise NotRegistered(problem[0].lower() + problem[1:])
         if self._reference is None:
             self._reference = image
+            self._learn(image, (0.0, 0.0), _DISTORTION)
+            return 0.0, 0.0
+        self._check_frame(image)
+        found = self._register(image)
+        self.registration = found
+        row, column = found.shift
+        moved = image.frame.pixels_to_plane((row, column)) - self._reference.frame.pixels_to_plane((0.0, 0.0))
+        self._repeat = found.repeat * image.frame.sampling[0]
+        error = math.hypot(found.deviation * image.frame.sampling[0], _DISTORTION)
+        self._learn(image, (float(moved[0]), float(moved[1])), error)
+        return self._track[-1][1], self._track[-1][2]
+
+    def _check_frame(self, image: Image) -> None:
+        assert self._reference is not None
         frame, first = image.frame, self._reference.frame
         if dataclasses.replace(frame, centre=first.centre) != first:
             raise StemAeError("Drift is measured with one and the same frame: reset before another one is used.")
-        row, column = shift_between(self._reference.data, image.data)
-        moved = frame.pixels_to_plane((row, column)) - first.pixels_to_plane((0.0, 0.0))
-        # The middle of the frame was exposed half a frame ago.
-        self._track.append((image.clock_s - frame.seconds / 2, float(moved[0]), float(moved[1])))
-        return self._track[-1][1], self._track[-1][2]
 
-    def at(self, time_s: float) -> tuple[float, float]:
-        """Return the drift (x, y in Å) at a time (seconds of ``time.monotonic()``, like :attr:`Image.clock_s`).
+    def _register(self, image: Image) -> Registration:
+        """Register an image, with those before it that did not show enough; raises NotRegistered."""
+        assert self._reference is not None
+        time_s = self._time_of(image)
+        self._kept = [
+            kept for kept in self._kept
+            if kept.frame == image.frame and 0 <= time_s - self._time_of(kept) < _TOGETHER_S
+        ] + [image]  # fmt: skip
+        expected = self._motion().at(time_s)
+        sampling = image.frame.sampling[0]
+        origin = self._reference.frame.pixels_to_plane((0.0, 0.0)) + expected.place
+        column, row = image.frame.from_plane(origin) / sampling
+        deviation = math.hypot(expected.deviation, _TOLERANCE) / sampling
+        together = np.mean([kept.data for kept in self._kept], axis=0)
+        found = register(self._reference.data, together, (float(row), float(column)), deviation, len(self._kept))
+        if found.is_weak:
+            raise NotRegistered(
+                f"{len(self._kept)} of them together have nothing in common with the first one above the noise "
+                f"({found.strength:.1f} of {STRENGTH:g} standard deviations). Scan slower or where more is to be seen, "
+                "or do not follow the drift.", is_weak=True,
+            )  # fmt: skip
+        if found.is_doubtful:
+            self._kept = []  # noise is not the reason
+            period = found.repeat * sampling
+            shown = f"what they show repeats every {period:.1f} Å" if math.isfinite(period) else "they fit several ways"
+            raise NotRegistered(
+                f"{shown}, and the specimen, last seen {time_s - self._track[-1][0]:.1f} s ago, may be anywhere within "
+                f"{2 * deviation * sampling:.1f} Å. Scan it again more often, or take a new survey."
+            )
+        self._kept = []
+        return found
 
-        A line through the last two measurements, no further ahead than twice the time between them: two that lie close
-        together say little of the velocity. No further back than the earlier one, either.
+    @staticmethod
+    def _time_of(image: Image) -> float:
+        """Return when the middle of an image was exposed: half a frame ago."""
+        return image.clock_s - image.frame.seconds / 2
+
+    def _learn(self, image: Image, place: tuple[float, float], error: float) -> None:
+        self._track = [*self._track, (self._time_of(image), *place, error)][-_LAST_FINDS:]
+
+    def _motion(self) -> Motion:
+        if self._moving is None or self._moving[0] is not self._track:
+            self._moving = self._track, Motion.of(self._track, self.fastest)
+        return self._moving[1]
+
+    def at(self, time_s: float | None = None) -> tuple[float, float]:
+        """Return the drift (x, y in Å) at a time (of ``time.monotonic()``, like :attr:`Image.clock_s`); None: now.
+
+        At most twice as far ahead as the finds reach back, and never further back than the last one.
+
+        Raises
+        ------
+        StemAeError
+            If the time is NaN or infinite.
         """
+        if time_s is not None:
+            checks.number(time_s, "The time for which the drift is wanted", unit="s")
         if not self._track:
             return 0.0, 0.0
-        (t0, x0, y0), (t1, x1, y1) = self._track[-2] if len(self._track) > 1 else self._track[-1], self._track[-1]
-        ahead = min(max((time_s - t1) / (t1 - t0), -1.0), _FARTHEST_AHEAD) if t1 > t0 else 0.0
-        return x1 + ahead * (x1 - x0), y1 + ahead * (y1 - y0)
+        first, last = self._track[0][0], self._track[-1][0]
+        latest = last + _FARTHEST_AHEAD * max(last - first, 0.0)
+        time_s = self.clock() if time_s is None else time_s
+        x, y = self._motion().at(min(max(time_s, last), latest)).place.tolist()
+        return x, y
+
+    @property
+    def last(self) -> tuple[float, float]:
+        """Where the specimen was found last: x and y in Å."""
+        return (self._track[-1][1], self._track[-1][2]) if self._track else (0.0, 0.0)
+
+    @property
+    def was_surprising(self) -> bool:
+        """Whether the specimen was found where it was not expected: look again before anything relies on it."""
+        return len(self._track) > 1 and self._motion().was_surprising
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether by now a repeating specimen may have moved so far that it is soon mistaken for itself."""
+        if not self._track or not self._repeat > 0:
+            return False
+        return _CERTAIN * self._motion().at(self.clock()).deviation > self._repeat / 2
 
     def read(self) -> Document:  # noqa: D102
-        x, y = self._track[-1][1:] if self._track else (0.0, 0.0)
-        return _values(drift_x=x, drift_y=y)
+        x, y = self.last
+        strength = self.registration.strength if self.registration else math.nan
+        return _values(drift_x=x, drift_y=y, drift_strength=strength)
 
     def describe(self) -> Document:  # noqa: D102
-        return OrderedDict(drift_x=self._key(units="Å"), drift_y=self._key(units="Å"))
+        return OrderedDict(drift_x=self._key(units="Å"), drift_y=self._key(units="Å"), drift_strength=self._key())
 
 
 class Note(_Device):
@@ -569,18 +737,21 @@ class Note(_Device):
     instrument : Instrument
     name : str
     values : callable
-        Returns numbers or arrays by name, when the event is made.
+        Returns numbers, arrays or words by name, when the event is made.
     """
 
     def __init__(self, instrument: Instrument, name: str, values: Callable[[], Mapping[str, Any]]) -> None:
         super().__init__(instrument, name)
-        self._values = values
+        self.values = values
 
     def read(self) -> Document:  # noqa: D102
-        return _values(**self._values())
+        return _values(**self.values())
 
     def describe(self) -> Document:  # noqa: D102
-        return OrderedDict((name, self._key(np.shape(value))) for name, value in self._values().items())
+        return OrderedDict((name, self._described(value)) for name, value in self.values().items())
+
+    def _described(self, value: Any) -> dict[str, Any]:
+        return self._key() | {"dtype": "string"} if isinstance(value, str) else self._key(np.shape(value))
 
 
 # --- together ---------------------------------------------------------------------------------------------------------
@@ -618,6 +789,30 @@ class Guard(_Device):
         return OrderedDict()
 
 
+class Suspension:
+    """Why a run waits for something to be right again, and for how long it does."""
+
+    def __init__(self) -> None:
+        self.patience_s = 20.0
+        """Seconds after which the run ends as failed."""
+        self.changed: Callable[[], object] = lambda: None
+        """Called, in any thread, when :attr:`reason` is another one."""
+        self.note: Note | None = None
+        """What writes it into the documents; one for each run."""
+        self._reason = ""
+
+    @property
+    def reason(self) -> str:
+        """A sentence; empty: nothing is waited for."""
+        return self._reason
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        is_news, self._reason = reason != self._reason, reason
+        if is_news:
+            self.changed()
+
+
 class Microscope:
     """All devices of one instrument."""
 
@@ -638,6 +833,7 @@ class Microscope:
         self.stage = (Control(instrument, "stage_x"), Control(instrument, "stage_y"))
         self.beam_shift = (Control(instrument, "shift_x"), Control(instrument, "shift_y"))
         self.guard = Guard(instrument, self)
+        self.suspension = Suspension()
         self.interlock.cancels(self.cancel)
 
     def camera(self, name: str) -> Camera:
@@ -646,6 +842,11 @@ class Microscope:
         if name not in cameras:
             raise StemAeError(f"There is no camera {name!r}: choose {' or '.join(cameras)}.")
         return cameras[name]
+
+    def begin(self) -> None:
+        """Forget what the last run has left: what shape its frames had, and what it waited for."""
+        self.eels.shape = self.diffraction.shape = None
+        self.suspension.reason, self.suspension.note = "", None
 
     def cancel(self) -> None:
         """Cancel what is under way. The interlock does so at every stop and alarm."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Generator
-from typing import Any
+import functools
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import numpy as np
 from bluesky.utils import Msg
@@ -13,12 +14,16 @@ from numpy.typing import ArrayLike
 
 from stem_ae import checks
 from stem_ae.errors import StemAeError
-from stem_ae.microscope.devices import Microscope
+from stem_ae.microscope.devices import Camera, CameraScan, Microscope, Note
 from stem_ae.microscope.frame import Frame, Image
 from stem_ae.plans import stubs
 from stem_ae.plans.stubs import Plan
 
+T = TypeVar("T")
+
+POLL_S = 0.002
 _BLOCK_S = 1.0  # of a raster is lost by a pause, a stop or a crash
+_LOOKS = 4  # at a specimen that is not where it was expected
 
 
 def survey(microscope: Microscope, frame: Frame) -> Plan:
@@ -65,9 +70,7 @@ def points(
         follow = Follower(microscope, frame, drift_every)
         yield from follow.start()
         for place in xy:
-            yield from follow.again()
-            reached = yield from follow.reach(place)
-            yield from stubs.measure(microscope, device, reached or follow.now(place))
+            yield from follow.measure(device, place, can_leave_out=False)
 
     told = {"frame": dataclasses.asdict(frame), "camera": camera, "exposure_s": exposure_s, "places": xy}
     return stubs.as_run(microscope, "points", plan(), **told, **settings)
@@ -111,8 +114,9 @@ def _rows(
         yield from follow.start()
         for first in range(0, shape[0], step):
             count = min(step, shape[0] - first)
-            yield from follow.again(count * shape[1])
-            yield from stubs.measure_rows(microscope, device, _part(frame, shape, first, count, exposure_s, follow))
+            yield from follow.measure_rows(
+                device, count * shape[1], functools.partial(_part, frame, shape, first, count, exposure_s, follow)
+            )
 
     told = {"frame": dataclasses.asdict(frame), "camera": camera, "exposure_s": exposure_s, "shape": list(shape)}
     return stubs.as_run(microscope, "raster", plan(), **told)
@@ -128,7 +132,9 @@ def _part(frame: Frame, shape: tuple[int, int], first: int, count: int, exposure
 class Follower:
     """Moves places with the specimen, which is scanned again every so many points.
 
-    The frame is moved, too, so that the specimen does not leave it.
+    It is scanned again sooner where a crystal may otherwise be mistaken for itself one period further: at once after
+    the survey, as nothing is known of the drift then, and after whatever took long. The frame is moved, too, so that
+    the specimen does not leave it.
 
     Parameters
     ----------
@@ -148,20 +154,91 @@ class Follower:
         """Scan the survey image."""
         self._microscope.drift.reset()
         self.image = yield from stubs.scan(self._microscope, self._frame)
-        self._microscope.drift.add(self.image)
+        if self._every:
+            self._microscope.drift.add(self.image)
+            yield from self._rescan()
         return self.image
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def measure(
+        self, camera: Camera, place: ArrayLike, note: Note | None = None, can_leave_out: bool = True
+    ) -> Generator[Msg, Any, bool]:
+        """Expose a camera where a place of the survey image is by now, and keep what it gave, and a note.
+
+        Parameters
+        ----------
+        camera : Camera
+        place : (float, float)
+            Of the survey image, in the scan plane.
+        note : Note, optional
+        can_leave_out : bool
+            Return False if the place cannot be reached, because the specimen has carried it away. Otherwise that is an
+            error.
+        """
+        reached: list[tuple[float, float] | None] = []
+
+        def attempt() -> Plan:
+            yield from self._again()
+            reached.append((yield from self._reach(place)))
+            if reached[-1] is None and can_leave_out:
+                return
+            yield from stubs.expose_at(self._microscope, camera, reached[-1] or self.now(place))
+
+        def problem() -> str:
+            return "" if reached[-1] is None and can_leave_out else camera.problem
+
+        yield from self._undisturbed(attempt, problem)
+        if reached[-1] is None and can_leave_out:
+            return False
+        yield from stubs.record([self._microscope.probe, camera, *([note] if note else [])], "primary")
+        self._since += 1
+        return True
+
+    def measure_rows(self, device: CameraScan, points: int, frame: Callable[[], Frame]) -> Plan:
+        """Measure some rows of a raster, so many points, in a frame that follows the specimen."""
+
+        def attempt() -> Plan:
+            yield from self._again()
+            yield from stubs.expose_rows(self._microscope, device, frame())
+
+        yield from self._undisturbed(attempt, lambda: device.problem)
+        yield from stubs.record_rows(device)
+        self._since += points
+
+    def _undisturbed(self, attempt: Callable[[], Plan], problem: Callable[[], str]) -> Plan:
+        """Try until it is usable, and was not paused: the specimen is somewhere else after a pause."""
+        while True:
+            pauses = self._microscope.probe.pauses
+            yield from stubs.until_usable(self._microscope, attempt, problem)
+            if not self._every or pauses == self._microscope.probe.pauses:
+                return
+            self.expire()
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    def watch(self, future: Future[T]) -> Generator[Msg, Any, T]:
+        """Wait for a future, and scan again meanwhile if the specimen is lost out of sight otherwise."""
+        while not future.done():
+            if self._is_due():
+                yield from self._rescan()
+            yield Msg("checkpoint")
+            yield Msg("sleep", None, POLL_S)
+        return future.result()
 
     def expire(self) -> None:
         """Scan again before the next point, however few there were: much time has passed."""
         self._since = self._every
 
-    def again(self, points: int = 1) -> Plan:
-        """Scan again if it is time; call before every point, or so many of them."""
-        if self._every and self._since >= self._every:
-            yield from self._rescan()
-        self._since += points
+    def _is_due(self) -> bool:
+        return bool(self._every) and self._microscope.drift.may_be_lost
 
-    def reach(self, place: ArrayLike) -> Generator[Msg, Any, tuple[float, float] | None]:
+    def _again(self) -> Plan:
+        """Scan again if it is time."""
+        if self._every and (self._since >= self._every or self._is_due()):
+            yield from self._rescan()
+
+    def _reach(self, place: ArrayLike) -> Generator[Msg, Any, tuple[float, float] | None]:
         """Return where a place of the survey image is by now, None if it cannot be reached.
 
         If it is about to leave the last scan, the specimen is scanned again first, which brings it back.
@@ -174,11 +251,15 @@ class Follower:
         return reached
 
     def _rescan(self) -> Plan:
-        # A sub-scan stays where the whole frame has it.
-        moved = self._frame if self._frame.within else dataclasses.replace(
-            self._frame, centre=self.now(self._frame.centre)
-        )
-        yield from stubs.measure_drift(self._microscope, moved)
+        """Scan again; if the specimen is not where it was expected, until it is."""
+        for _ in range(_LOOKS):
+            # A sub-scan stays where the whole frame has it.
+            moved = self._frame if self._frame.within else dataclasses.replace(
+                self._frame, centre=self.now(self._frame.centre)
+            )
+            yield from stubs.measure_drift(self._microscope, moved)
+            if not self._microscope.drift.was_surprising:
+                break
         self._since = 0
 
     def _is_inside(self, place: tuple[float, float]) -> bool:
@@ -188,6 +269,14 @@ class Follower:
 
     def now(self, place: ArrayLike) -> tuple[float, float]:
         """Return where a place of the survey image is by now."""
-        moved = self._microscope.drift.at(time.monotonic()) if self._every else (0.0, 0.0)
+        moved = self._microscope.drift.at() if self._every else (0.0, 0.0)
         x, y = np.add(np.asarray(place, dtype=float), moved)
         return float(x), float(y)
+
+
+def wait_for(future: Future[T]) -> Generator[Msg, Any, T]:
+    """Wait for a future without holding the engine up: stop, pause and abort act at once."""
+    while not future.done():
+        yield Msg("checkpoint")
+        yield Msg("sleep", None, POLL_S)
+    return future.result()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bluesky.utils import Msg
@@ -20,8 +21,9 @@ from stem_ae.explore.objective import Objective
 from stem_ae.explore.remote import Decision, DecisionProcess
 from stem_ae.microscope.devices import Microscope, Note
 from stem_ae.microscope.frame import CameraFrame, Frame, Image
+from stem_ae.microscope.usable import filled, filled_frame, missing
 from stem_ae.plans import stubs
-from stem_ae.plans.acquire import Follower
+from stem_ae.plans.acquire import Follower, wait_for
 from stem_ae.plans.documents import Run
 from stem_ae.plans.stubs import Plan
 
@@ -29,10 +31,9 @@ if TYPE_CHECKING:  # torch comes with it
     from stem_ae.explore import Explorer
 
 Point = tuple[int, int]  # row and column in the survey image
-T = TypeVar("T")
 
-_POLL_S = 0.002
 _LEAST_SUPPOSED = 2  # measurements that a belief rests on
+_FEWEST_NAN = 10  # measurements without a property, from which on there seems to be none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +119,8 @@ class Exploration:
         """The properties there."""
         self.left_out: list[Point] = []
         """Not measured, because the specimen has carried them out of the field of view."""
+        self.missing = 0
+        """Pixels of all these frames that were NaN or infinite; the nearest one's value stands in for them."""
         self.objective = Objective.of(look_for)
         self._columns = ["property", *(f"property_{k}" for k in range(2, len(self.objective.properties) + 1))]
         self._microscope, self._process = microscope, process
@@ -176,10 +179,10 @@ class Exploration:
         image = yield from follow.start()
         self._surveyed(image)
         given = {} if settings.candidates is None else {"candidates": settings.candidates}
-        yield from wait_for(
-            process.explore(image.data, {"sampling": settings.frame.sampling, **settings.explorer}, **given)
+        yield from follow.watch(
+            process.explore(filled(image.data), {"sampling": settings.frame.sampling, **settings.explorer}, **given)
         )
-        decision = yield from wait_for(process.step(batch=min(settings.first, settings.points)))
+        decision = yield from follow.watch(process.step(batch=min(settings.first, settings.points)))
         follow.expire()  # describing a large image takes seconds, too
         while len(decision.points):
             batch = [(int(row), int(column)) for row, column in decision.points]
@@ -188,25 +191,46 @@ class Exploration:
             if all(future.done() for future in self._supposing):
                 self._suppose()  # behind the decision, which must not wait; nor must the next one
             yield from self._measure(batch, follow)
+            yield from self._until_there_is_a_property()
             left = settings.points - len(self.points)
             if deciding is None and left <= 0:
                 break
-            decision = yield from wait_for(deciding or self._ask(min(settings.batch, left)))
+            decision = yield from follow.watch(deciding or self._ask(min(settings.batch, left)))
             self._decided(decision)
         return (yield from self._conclude())
 
     def _ask(self, batch: int, pending: ArrayLike = ()) -> Future[Decision]:
         """Tell what is new, and ask for so many points."""
+        self._value_anew()
+        points, values = self.points[self._told :], self.values[self._told :]
+        self._told = len(self.points)
+        under_way = [*np.asarray(pending, np.int64).reshape(-1, 2).tolist(), *self.left_out]
+        return self._process.step(points, values, batch, under_way)
+
+    def _value_anew(self) -> None:
+        """Look for what the user wants to look for by now."""
         following, self._next = self._next, None
         if following:
             self.objective = following
             self.numbers = [following.numbers(frame) for frame in self.frames]
             if self._told:
                 self._process.revalue(self.values[: self._told])
-        points, values = self.points[self._told :], self.values[self._told :]
-        self._told = len(self.points)
-        under_way = [*np.asarray(pending, np.int64).reshape(-1, 2).tolist(), *self.left_out]
-        return self._process.step(points, values, batch, under_way)
+
+    def _until_there_is_a_property(self) -> Plan:
+        """If no exposure has the property that is looked for, wait for the user to look for another one."""
+        start, reason = time.monotonic(), ""
+        while len(self.values) >= _FEWEST_NAN and not np.isfinite(self.values).any():
+            reason = (
+                f"What is looked for is no number at any of the {len(self.values)} places measured: look for another "
+                "property, or for this one in another band."
+            )
+            is_chosen = lambda: self._next is not None  # noqa: E731
+            wait_s = self._microscope.suspension.patience_s
+            yield from stubs.suspended(self._microscope, reason, start, wait_s, is_chosen)
+            self._value_anew()
+        if reason:
+            self._microscope.suspension.reason = ""
+            yield from stubs.noted(self._microscope, reason, time.monotonic() - start)
 
     def _suppose(self) -> list[Future[Decision]]:
         """Ask what is believed of the properties beside the first."""
@@ -233,16 +257,15 @@ class Exploration:
             self._at = self._forced.popleft() if self._forced else queue.popleft()
             if self._is_exposed(self._at):  # by what was forced meanwhile
                 continue
-            yield from follow.again()
-            place = yield from follow.reach(settings.frame.pixels_to_plane(self._at))
-            if place is None:
+            if not (yield from follow.measure(camera, settings.frame.pixels_to_plane(self._at), self._note)):
                 self.left_out.append(self._at)
                 continue
-            yield from stubs.measure(microscope, camera, place, note=self._note)
             assert camera.latest is not None
+            self.missing += missing(camera.latest.data)
+            frame = filled_frame(camera.latest)
             self.points.append(self._at)
-            self.frames.append(camera.latest)
-            self.numbers.append(self.objective.numbers(camera.latest))
+            self.frames.append(frame)
+            self.numbers.append(self.objective.numbers(frame))
             self._measured()
 
     @property
@@ -258,7 +281,7 @@ class Exploration:
     def _describe_point(self) -> dict[str, float]:
         frame = self._microscope.camera(self.settings.camera).latest
         assert frame is not None
-        numbers = [*self.objective.numbers(frame), *[float("nan")] * len(self._columns)]
+        numbers = [*self.objective.numbers(filled_frame(frame)), *[float("nan")] * len(self._columns)]
         named = dict(zip(self._columns, numbers, strict=False))  # a stream's columns stay, whatever is looked for later
         return {"row": self._at[0], "column": self._at[1], **named}
 
@@ -297,21 +320,16 @@ def explorer_of(run: Run, look_for: Callable[[CameraFrame], float] | Objective[C
     points = np.array([(event["row"], event["column"]) for event in measured]).reshape(-1, 2)
     sampling = settings["frame"]["fov"] / max(settings["frame"]["shape"])
     explorer = Explorer(
-        survey[0]["scan"], candidates=settings["candidates"], **{"sampling": sampling, **settings["explorer"]}
+        filled(survey[0]["scan"]), candidates=settings["candidates"], **{"sampling": sampling, **settings["explorer"]}
     )
     if look_for is None:
         explorer.tell(points, [event["property"] for event in measured])
         return explorer
     objective, camera = Objective.of(look_for), settings["camera"]
     calibration = run.descriptor("primary")["data_keys"][camera]["calibration"]
-    frames = [CameraFrame(event[camera], **calibration, largest=float("nan"), clipped=0) for event in measured]
+    frames = [
+        CameraFrame(filled(event[camera]), **calibration, largest=float("nan"), clipped=0) for event in measured
+    ]
     explorer.tell(points, objective.values([objective.numbers(frame) for frame in frames], settings["first"]))
     return explorer
 
-
-def wait_for(future: Future[T]) -> Generator[Msg, Any, T]:
-    """Wait for a future without holding the engine up: stop, pause and abort act at once."""
-    while not future.done():
-        yield Msg("checkpoint")
-        yield Msg("sleep", None, _POLL_S)
-    return future.result()

@@ -60,11 +60,17 @@ class Runner:
         self.run_folder: pathlib.Path | None = None
         """Where it was written to."""
         self._changed, self._document = changed, document
+        microscope.suspension.changed = lambda: self._changed()
         self._commands: queue.SimpleQueue[Literal["resume", "stop", "abort"]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._engine: RunEngine | None = None
         self._thread: threading.Thread | None = None
         self._end: Literal["", "stop", "abort"] = ""
+
+    @property
+    def suspended(self) -> str:
+        """What the run waits for, blanked and parked, in a sentence; empty: for nothing."""
+        return self.microscope.suspension.reason if self.state == "running" else ""
 
     # --- what the user does -----------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from stem_ae.errors import StemAeError
 from stem_ae.explore.remote import DecisionProcess
 from stem_ae.microscope.devices import Control, Microscope, Note
 from stem_ae.microscope.frame import Frame
+from stem_ae.microscope.usable import filled
 from stem_ae.plans import stubs
-from stem_ae.plans.explore import wait_for
+from stem_ae.plans.acquire import wait_for
 from stem_ae.plans.stubs import Plan
 
 RANGES = {"defocus": 150.0, "astigmatism_x": 80.0, "astigmatism_y": 80.0}
@@ -93,7 +94,7 @@ def tune(
     def image_at(settings: ArrayLike) -> Generator[Msg, Any, float]:
         yield from _set(controls, settings)
         image = yield from stubs.scan(microscope, frame, "trial")
-        reward = sharpness(image.data, frame.sampling[0])
+        reward = sharpness(filled(image.data), frame.sampling[0])
         note.update({c.name: c.value for c in controls}, sharpness=reward)
         yield from stubs.record([device], "tuning")
         return reward
