@@ -44,7 +44,7 @@ class Truth:
 
     def __init__(self, simulator: AtomicMicroscope) -> None:
         self._simulator, self._rng = simulator, np.random.default_rng(0)
-        self.fault: BaseException | None = None
+        self.fault: Exception | type[Exception] | None = None
         """Raised instead."""
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Truth:
     def predict(self, image: Any, sampling: Any, threshold: float = 0.5, classes: str = "network") -> Prediction:
         """Return the truth of the last frame; nothing of a dark one."""
         if self.fault is not None:
-            raise self.fault
+            raise self.fault("The model is gone.") if isinstance(self.fault, type) else self.fault
         pixels = np.asarray(getattr(image, "values", image))
         frame = self._simulator.scan_device.last_frame
         xy, names = frame.truth() if frame is not None and pixels.any() else (np.zeros((0, 2)), [])

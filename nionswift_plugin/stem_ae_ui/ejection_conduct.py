@@ -161,10 +161,11 @@ class Conduct:
         if self.is_live and not self.why:
             self.why = why
         self._armed_until = -float("inf")
-        if run is None:
+        if run is None or self.is_rehearsal:
             WATCH.leave(self)
-            if not why and (interlock := WATCH.interlock):  # a person wants the beam off, whoever has it on
-                interlock.darken()
+            if not why and (interlock := WATCH.interlock):
+                interlock.darken()  # a person wants the beam off, whoever has it on
+        if run is None:
             return
 
         def work() -> None:
