@@ -19,7 +19,8 @@ from .simulate_panel import SimulatePanel
 
 _ = gettext.gettext
 
-PANELS = (AtomsPanel, ExplorerPanel, SimulatePanel, JobsPanel, EjectionPanel)
+PANELS = (AtomsPanel, ExplorerPanel, EjectionPanel, SimulatePanel, JobsPanel)
+"""In the order of the work."""
 
 
 def run() -> None:

@@ -177,8 +177,8 @@ class ExplorerHandler(Declarative.Handler):
             u.create_row(
                 u.create_spacing(LABEL_WIDTH + 6),
                 u.create_push_button(
-                    text=_("Add property"), style="minimal", on_clicked="add_clicked",
-                    name="add_button", tool_tip=_("It gets a map of its own, and with a weight it is looked for, too"),
+                    text=_("Add property"), on_clicked="add_clicked", name="add_button", width=110,
+                    tool_tip=_("It gets a map of its own, and with a weight it is looked for, too"),
                 ),
                 u.create_stretch(),
             ),

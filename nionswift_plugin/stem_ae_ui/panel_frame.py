@@ -29,7 +29,11 @@ LINE = 16
 """Height of a line of text in points."""
 STATUS_HEIGHT = 20
 _MARGIN = 8
+_DETAIL = "detail_label"
+_HIGH = 320
+"""From this height on a panel has room for details."""
 _LOOK_S = 0.5
+_SETTLING = 3
 
 
 def frame(
@@ -88,7 +92,7 @@ def status_lines(
 ) -> Declarative.UIDescription:
     """Return a footer: one line that says what goes on, and below it what is to be known about it.
 
-    Where there is room, the lower text gets three lines. The arguments are bindings.
+    The lower text has one line in a low panel, and three in a high one. The arguments are bindings.
     """
     colors = [{"color": color} if color else {} for color in (status_color, detail_color)]
     return u.create_column(
@@ -97,8 +101,7 @@ def status_lines(
             name="status_label", **colors[0],
         ),
         u.create_label(
-            text=detail, min_height=LINE, max_height=3 * LINE, size_policy_vertical="expanding",
-            text_alignment_vertical="top", name="message_label", **colors[1],
+            text=detail, height=LINE, text_alignment_vertical="top", name=_DETAIL, **colors[1]
         ),
         spacing=2,
     )  # fmt: skip
@@ -120,6 +123,7 @@ class FramedWidget(Declarative.DeclarativeWidget):
         self.__window = window
         self.__ui = FittedInterface(window.ui, swift_versions.is_dark(window))
         self.__sizes: typing.Any = None
+        self.__unsettled = 0
         self.__looked_at = 0.0
         super().__init__(typing.cast(UserInterface.UserInterface, self.__ui), window.event_loop, handler)
         self.__handler: typing.Any = handler
@@ -127,9 +131,13 @@ class FramedWidget(Declarative.DeclarativeWidget):
     def periodic(self) -> None:
         """Look for another size, and now and then for another theme."""
         super().periodic()
-        sizes = [self.__handler.scroll_area.size, self.__handler.scrolled_column.size]
+        sizes = [self.size, self.__handler.scrolled_column.size]
         if sizes != self.__sizes:
-            self.__sizes = sizes
+            self.__sizes, self.__unsettled = sizes, _SETTLING
+            if detail := getattr(self.__handler, _DETAIL, None):
+                detail.set_property("height", LINE * (3 if self.size.height > _HIGH else 1))
+        if self.__unsettled:  # Qt arranges later what has another size now
+            self.__unsettled -= 1
             self.__ui.fit()
         if time.monotonic() > self.__looked_at + _LOOK_S:
             self.__looked_at = time.monotonic()
