@@ -1,6 +1,6 @@
 """The panels in the real Nion Swift on screens of three sizes, light and dark: pictures, sizes, and what does not fit.
 
-    python benchmarks/panel_geometry.py [--output FOLDER] [--size 1280x800] [--theme dark] [--arrangement Atoms]
+Run it as ``python benchmarks/panel_geometry.py [--output FOLDER] [--size 1280x800] [--theme dark]``.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class EjectionHandler(Declarative.Handler):
                     items=[_(name) for name in PICKS], current_index="@binding(model.pick_index)", enabled=free,
                     name="pick_combo",
                 ),
-                tool_tip=_("Which class, and how clicks on the image choose"),
+                stretch=False, tool_tip=_("Which class, and how clicks on the image choose"),
             ),
             row(
                 _("Every"),
@@ -128,7 +128,7 @@ class EjectionHandler(Declarative.Handler):
                 ),
                 u.create_push_button(
                     text="@binding(model.is_choosing, converter=choose_text)", on_clicked="choose_clicked",
-                    enabled=free, name="choose_button", width=112,
+                    enabled=free, name="choose_button", width=118,
                     tool_tip=_("Clicks on the image of the Atoms panel choose targets until you are done"),
                 ),
                 u.create_push_button(
@@ -183,7 +183,7 @@ class EjectionHandler(Declarative.Handler):
                     items=[_(name) for name in POLICIES], current_index="@binding(model.policy_index)",
                     enabled="@binding(model.can_choose)", name="policy_combo",
                 ),
-                tool_tip=_(
+                stretch=False, tool_tip=_(
                     "One atom leaves each target. “Until the pattern stands” images again and tries again. “Bring "
                     "dopants” moves Si in graphene to the targets, site by site."
                 ),

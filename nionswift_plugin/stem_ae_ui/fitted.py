@@ -183,11 +183,11 @@ class _Behavior:
 
 
 class LabelBehavior(_Behavior):
-    """A label; ``is_fixed``: its height is given, and its text has to fit."""
+    """A label; with a greatest height, in points, its text has to fit."""
 
-    def __init__(self, inner: typing.Any, interface: FittedInterface, is_fixed: bool) -> None:
+    def __init__(self, inner: typing.Any, interface: FittedInterface, height: int | None) -> None:
         super().__init__(inner, interface)
-        self._is_fixed = is_fixed
+        self._is_fixed, self._height = height is not None, height or 0
         self._text, self._font = "", DEFAULT_FONT
         self._color: str | None = None
 
@@ -231,7 +231,9 @@ class LabelBehavior(_Behavior):
         measure = self._interface.measure(self._font)
         lines = max(int(size.height / self._interface.line_height(self._font)), 1)
         text, whole = fit_lines(self._text, size.width, lines, measure)
-        self._inner.text = text
+        # Qt asks for as many lines as there are, so there are always as many: the label never asks for another height.
+        most = int(self._height / self._interface.line_height(self._font))
+        self._inner.text = text + "\n" * (most - len(text.splitlines()))
         self._show_tip("" if whole else self._text)
 
     def recolor(self) -> None:
@@ -327,10 +329,11 @@ class FittedInterface:
         self, text: str | None = None, properties: typing.Mapping[str, typing.Any] | None = None
     ) -> UserInterface.LabelWidget:
         """Return a fitted label."""
-        is_fixed = bool({"height", "max-height"} & set(properties or {}))
-        if is_fixed:  # otherwise Qt would make the panel as wide as the text is
-            properties = {"min-width": 20, "size-policy-horizontal": "expanding", **(properties or {})}
-        behavior = LabelBehavior(self.__ui.create_label_widget(None, properties)._behavior, self, is_fixed)
+        properties = properties or {}
+        height = next((properties[name] for name in ("height", "max-height") if name in properties), None)
+        if height is not None:  # otherwise Qt would make the panel as wide as the text is
+            properties = {"min-width": 20, "size-policy-horizontal": "expanding", **properties}
+        behavior = LabelBehavior(self.__ui.create_label_widget(None, properties)._behavior, self, height)
         self.__behaviors.add(behavior)
         return UserInterface.LabelWidget(typing.cast(typing.Any, behavior), text)
 

@@ -212,16 +212,16 @@ class JobsHandler(Declarative.Handler):
 
     def __next_view(self) -> Declarative.UIDescription:
         return u.create_column(
+            u.create_label(text=_("Look here next"), font="bold 13px"),
             u.create_row(
-                u.create_label(text=_("Look here next:"), font="bold 13px", text_alignment_vertical="vcenter"),
                 u.create_combo_box(
                     items_ref="@binding(model.rankings)",
                     current_index="@binding(model.ranking_index)",
                     name="ranking_combo",
                 ),
-                u.create_stretch(),
                 u.create_push_button(
                     text=_("Rank"),
+                    width=64,
                     on_clicked="rank_clicked",
                     name="rank_button",
                     tool_tip=_(

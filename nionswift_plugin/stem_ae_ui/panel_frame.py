@@ -29,11 +29,9 @@ LINE = 16
 """Height of a line of text in points."""
 STATUS_HEIGHT = 20
 _MARGIN = 8
-_DETAIL = "detail_label"
-_HIGH = 320
-"""From this height on a panel has room for details."""
 _LOOK_S = 0.5
 _SETTLING = 3
+_ASKED_LINES = 50
 
 
 def frame(
@@ -58,6 +56,7 @@ def frame(
         u.create_scroll_area(
             u.create_column(*body, u.create_stretch(), spacing=8, margin=_MARGIN, name="scrolled_column"),
             min_height=SCROLLED_HEIGHT,
+            size_policy_vertical="ignored",  # it takes what header and footer leave
             name="scroll_area",
             horizontal_scroll_bar_policy="off",
             vertical_scroll_bar_policy="needed",
@@ -67,7 +66,8 @@ def frame(
         min_width=WIDTH,
     )
     wrap_tips(view)
-    return view
+    # Qt gives a panel that is opened the height that it asks for, which only a text can do.
+    return u.create_row(view, u.create_label(text="\n" * _ASKED_LINES, width=1, min_height=1, name="strut"))
 
 
 def wrap_tips(view: typing.Any) -> None:
@@ -101,7 +101,8 @@ def status_lines(
             name="status_label", **colors[0],
         ),
         u.create_label(
-            text=detail, height=LINE, text_alignment_vertical="top", name=_DETAIL, **colors[1]
+            text=detail, min_height=LINE, max_height=3 * LINE, size_policy_vertical="maximum",
+            text_alignment_vertical="top", name="detail_label", **colors[1],
         ),
         spacing=2,
     )  # fmt: skip
@@ -134,8 +135,6 @@ class FramedWidget(Declarative.DeclarativeWidget):
         sizes = [self.size, self.__handler.scrolled_column.size]
         if sizes != self.__sizes:
             self.__sizes, self.__unsettled = sizes, _SETTLING
-            if detail := getattr(self.__handler, _DETAIL, None):
-                detail.set_property("height", LINE * (3 if self.size.height > _HIGH else 1))
         if self.__unsettled:  # Qt arranges later what has another size now
             self.__unsettled -= 1
             self.__ui.fit()

@@ -23,11 +23,13 @@ ARRANGEMENTS = {
 """What is docked beside the scan, data and simulator panels, and whether as tabs."""
 LONG = (
     "The image has no calibration, so that nothing is known about the size of its pixels: choose “typed” and say it in "
-    "Å per pixel, or let it be estimated from the lattice. /home/a-user-with-a-long-name/measurements/2026-02-03/session"
+    "Å per pixel, or let it be estimated from the lattice. /home/a-user-with-a-long-name/measurements/2026-02-03"
 )
 LONG_NAMES = [f"mos2-20260203-{time}-adapted-to-a-frame-at-60-kV" for time in ("101530", "101531")]
 # What these are, beside their text, in points
 ROOM = {"PushButtonWidget": 12, "CheckBoxWidget": 22, "ComboBoxWidget": 30, "LineEditWidget": 10, "LabelWidget": 0}
+WHOLE_NAME = 30
+"""Names of fewer letters are shown whole."""
 FREE_TEXTS = ("property_words_edit", "other_words_edit", "pseudopotentials_edit")
 
 
@@ -90,7 +92,7 @@ def text_of(widget):
     behavior = getattr(widget._behavior, "_inner", widget._behavior)
     if isinstance(widget, UserInterface.ComboBoxWidget):
         return behavior.current_text
-    return getattr(behavior, "text", None) or ""
+    return (getattr(behavior, "text", None) or "").rstrip("\n")
 
 
 # --- complaints -------------------------------------------------------------------------------------------------------
@@ -127,6 +129,8 @@ def cut(window, leaf, place):
     text, kind = text_of(leaf), type(leaf).__name__
     if kind not in ROOM or not text or getattr(leaf, "name_in_handler", "") in FREE_TEXTS:
         return
+    if kind == "ComboBoxWidget" and text != leaf.current_text and len(leaf.current_text) < WHOLE_NAME:
+        yield f"“{leaf.current_text}” is shown as “{text}”"
     font = getattr(leaf._behavior, "_font", DEFAULT_FONT)
     measure = lambda piece: window.ui.get_font_metrics(font, piece).width  # noqa: E731
     line = window.ui.get_font_metrics(font, "Åg").height
@@ -217,25 +221,30 @@ async def measure(window, arrangements, pictures=""):
     rows = []
     for name in arrangements:
         panels = await arranged(window, *ARRANGEMENTS[name])
-        for is_long in (False, True):
+        for texts in ("usual", "long"):
             before = places(window, panels)
-            undo = say_much(panels) if is_long else lambda: None
+            undo = say_much(panels) if texts == "long" else lambda: None
             await settled(window, panels)
-            said = [text for panel in visible(window, panels) for text in complaints(window, panel)]
+            seen, after = visible(window, panels), places(window, panels)
+            said = [text for panel in seen for text in complaints(window, panel)]
             if not limits.holds(whole(window)):
                 said.append(f"the window is larger than the screen: {whole(window)}")
-            after = places(window, panels)
-            said += [f"{key} moved from {before[key]} to {after.get(key)}" for key in before if after.get(key) != before[key]]
-            rows.append(
-                {"arrangement": name, "texts": "long" if is_long else "usual", "window": dataclasses.astuple(whole(window))[2:],
-                 "panels": {p.display_name: dataclasses.astuple(rect(window, p.dock_widget.native_dock_widget))[2:] for p in visible(window, panels)},
-                 "complaints": said}
-            )  # fmt: skip
+            said += [f"{key} moved: {before[key]}, {after.get(key)}" for key in before if after.get(key) != before[key]]
+            docks = {panel.display_name: rect(window, panel.dock_widget.native_dock_widget) for panel in seen}
+            rows.append({
+                "arrangement": name, "texts": texts, "window": size_of(whole(window)),
+                "panels": {title: size_of(dock) for title, dock in docks.items()}, "complaints": said,
+            })  # fmt: skip
             if pictures:
-                screen.grab(pathlib.Path(pictures, f"{name} {rows[-1]['texts']}.png".replace(" ", "_")))
+                screen.grab(pathlib.Path(pictures, f"{name} {texts}.png".replace(" ", "_")))
             undo()
         await asyncio.sleep(0.1)
     return rows
+
+
+def size_of(place):
+    """Return width and height."""
+    return place.width, place.height
 
 
 async def scan(window):
