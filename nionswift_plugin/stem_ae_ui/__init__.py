@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gettext
 
-from nion.swift import Workspace
+from nion.swift import Application, Workspace
 from nion.swift.model import Notification
 
 from stem_ae import memory
 from stem_ae.microscope import watchdog
 
+from . import menu
 from .atoms_panel import AtomsPanel
 from .ejection_panel import EjectionPanel
 from .explorer_panel import ExplorerPanel
@@ -27,6 +29,8 @@ def run() -> None:
     """Register the panels; Swift calls this when all plug-ins are loaded."""
     memory.settle()
     make_room_beside()
+    if Application.app:  # not in tests without one
+        Application.app.register_menu_handler(functools.partial(menu.fill, panels=PANELS))
     for panel in PANELS:
         Workspace.WorkspaceManager().register_panel(
             panel, panel.panel_id, panel.title, ["left", "right"], "right", {"min-width": 320}

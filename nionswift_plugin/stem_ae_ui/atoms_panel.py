@@ -17,13 +17,13 @@ from .parts import (
     LABEL_WIDTH,
     QUIET,
     CallConverter,
-    HelpWindow,
     HundredthsConverter,
     IfConverter,
     TextConverter,
     fine_print,
     help_button,
     row,
+    show_help,
 )
 
 _ = gettext.gettext
@@ -470,7 +470,7 @@ class AtomsHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window, _("Atoms: help"), "atoms.md")
+        show_help(self.__window, _("Atoms: help"), "atoms.md")
 
 
 class AtomsPanel(Panel.Panel):

@@ -24,12 +24,12 @@ from .panel_frame import LINE, FramedWidget, frame, note, status_lines
 from .parts import (
     QUIET,
     CallConverter,
-    HelpWindow,
     IfConverter,
     TextConverter,
     field,
     help_button,
     row,
+    show_help,
     unit,
 )  # fmt: skip
 from .stop_key import StopKey
@@ -332,7 +332,7 @@ class EjectionHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window, _("Eject: help"), "ejection.md")
+        show_help(self.__window, _("Eject: help"), "ejection.md")
 
 
 class EjectionPanel(Panel.Panel):

@@ -14,7 +14,6 @@ from .parts import (
     LABEL_WIDTH,
     QUIET,
     CallConverter,
-    HelpWindow,
     IfConverter,
     TextConverter,
     combo,
@@ -22,6 +21,7 @@ from .parts import (
     fine_print,
     help_button,
     row,
+    show_help,
     unit,
 )
 
@@ -284,7 +284,7 @@ class ExplorerHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window, _("Explorer: help"), "explorer.md")
+        show_help(self.__window, _("Explorer: help"), "explorer.md")
 
 
 class ExplorerPanel(Panel.Panel):

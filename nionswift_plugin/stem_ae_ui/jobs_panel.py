@@ -12,7 +12,7 @@ from nion.utils import Geometry, Selection
 
 from .jobs_model import JobsModel, Row
 from .panel_frame import FramedWidget, frame, note, status_lines
-from .parts import QUIET, HelpWindow, IfConverter, TextConverter, help_button
+from .parts import QUIET, IfConverter, TextConverter, help_button, show_help
 
 _ = gettext.gettext
 u = Declarative.DeclarativeUI()
@@ -253,7 +253,7 @@ class JobsHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window, _("Jobs: help"), "jobs.md")
+        show_help(self.__window, _("Jobs: help"), "jobs.md")
 
     def cancel_clicked(self, widget: Declarative.UIWidget) -> None:
         """Cancel the chosen job."""

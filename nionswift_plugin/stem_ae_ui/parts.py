@@ -5,6 +5,7 @@ from __future__ import annotations
 import gettext
 import importlib.resources
 import typing
+import weakref
 
 from nion.swift import DocumentController
 from nion.ui import Declarative
@@ -112,10 +113,43 @@ class IfConverter(Converter.ConverterLike[typing.Any, typing.Any]):
 
 
 class HelpWindow(Declarative.WindowHandler):
-    """Explains a panel: a page of ``resources``."""
+    """Explains panels: pages of ``resources``. Made by :func:`show_help`."""
 
-    def __init__(self, window: DocumentController.DocumentController, title: str, page: str) -> None:
+    def __init__(self, window: DocumentController.DocumentController) -> None:
         super().__init__()
-        self.text = importlib.resources.files(__package__).joinpath(f"resources/{page}").read_text("utf-8")
+        self.__text = ""
         content = u.create_text_browser(markdown="@binding(text)", width=560, height=620)
-        self.run(u.create_window(content, title=title, margin=8, window_style="tool"), parent_window=window)
+        self.run(u.create_window(content, title=_("Help"), margin=8, window_style="tool"), parent_window=window)
+
+    def close(self) -> None:
+        """Be the open one no more."""
+        for window, open_one in list(_HELP.items()):
+            if open_one is self:
+                del _HELP[window]
+        super().close()
+
+    @property
+    def text(self) -> str:
+        """What is shown, as Markdown."""
+        return self.__text
+
+    def show(self, title: str, pages: typing.Sequence[str]) -> None:
+        """Show these pages."""
+        resources = importlib.resources.files(__package__).joinpath("resources")
+        self.__text = "\n\n".join(resources.joinpath(page).read_text("utf-8") for page in pages)
+        self.window.title = title
+        self.notify_property_changed("text")
+        self.window.activate()
+
+
+_HELP: weakref.WeakKeyDictionary[DocumentController.DocumentController, HelpWindow] = weakref.WeakKeyDictionary()
+MANUAL = ("atoms.md", "explorer.md", "ejection.md", "simulate.md", "jobs.md")
+"""The pages, in the order of the work."""
+
+
+def show_help(window: DocumentController.DocumentController, title: str, *pages: str) -> HelpWindow:
+    """Show pages of ``resources`` in the one help window of a document window."""
+    if window not in _HELP:
+        _HELP[window] = HelpWindow(window)
+    _HELP[window].show(title, pages)
+    return _HELP[window]

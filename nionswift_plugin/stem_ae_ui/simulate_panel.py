@@ -16,12 +16,12 @@ from .parts import (
     INK,
     QUIET,
     CallConverter,
-    HelpWindow,
     TextConverter,
     combo,
     field,
     help_button,
     row,
+    show_help,
     unit,
 )
 from .simulate_model import PICTURE, SimulateModel
@@ -226,7 +226,7 @@ class SimulateHandler(Declarative.Handler):
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:
         """Explain the panel."""
-        HelpWindow(self.__window, _("Simulate: help"), "simulate.md")
+        show_help(self.__window, _("Simulate: help"), "simulate.md")
 
     def export_clicked(self, widget: Declarative.UIWidget) -> None:
         """Submit, or ask for the folder and write."""
