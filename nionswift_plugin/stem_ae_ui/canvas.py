@@ -10,6 +10,7 @@ import abc
 import collections.abc
 import math
 import typing
+import weakref
 
 import numpy as np
 from nion.swift import DisplayPanel, DocumentController, ImageCanvasItem
@@ -195,6 +196,22 @@ class Attached:
                 item.container.remove_canvas_item(item)
 
 
+_OVERLAYS: weakref.WeakKeyDictionary[DocumentController.DocumentController, weakref.WeakSet[Overlays]] = (
+    weakref.WeakKeyDictionary()
+)
+_HIDDEN: weakref.WeakSet[DocumentController.DocumentController] = weakref.WeakSet()
+
+
+def toggle_overlays(window: DocumentController.DocumentController) -> None:
+    """Hide all that is drawn over the images of a window, or show it again."""
+    if window in _HIDDEN:
+        _HIDDEN.remove(window)
+    else:
+        _HIDDEN.add(window)
+    for overlays in list(_OVERLAYS.get(window, ())):
+        overlays.refresh()
+
+
 class Overlays:
     """Keeps rings and legend on every display of a window that shows an image with marks.
 
@@ -223,6 +240,7 @@ class Overlays:
         self.__attached: dict[DisplayPanel.DisplayPanel, Attached] = {}
         self.__closed = False
         self.__listener: typing.Any = None
+        _OVERLAYS.setdefault(window, weakref.WeakSet()).add(self)
         window.queue_task(self.refresh)  # the window is still being made, and has no displays yet
 
     def close(self) -> None:
@@ -247,7 +265,7 @@ class Overlays:
 
     def __refresh_panel(self, panel: DisplayPanel.DisplayPanel) -> None:
         display, item = panel.display_canvas_item, panel.data_item
-        marks = self.__marks_for(item) if item else None
+        marks = self.__marks_for(item) if item and self.__window not in _HIDDEN else None
         attached = self.__attached.get(panel)
         if attached and (attached.display is not display or marks is None):
             self.__attached.pop(panel).close()

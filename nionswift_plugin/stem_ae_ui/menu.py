@@ -11,6 +11,7 @@ import webbrowser
 import platformdirs
 from nion.swift import DocumentController
 
+from .canvas import toggle_overlays
 from .parts import MANUAL, show_help
 from .stop_key import MENU_ID, MENU_TITLE
 
@@ -23,6 +24,7 @@ def fill(window: DocumentController.DocumentController, panels: typing.Sequence[
     for panel in panels:
         menu.add_menu_item(panel.title, functools.partial(show_panel, window, panel.panel_id))
     menu.add_separator()
+    menu.add_menu_item(_("Hide or Show Overlays"), functools.partial(toggle_overlays, window))
     menu.add_menu_item(_("Open Runs Folder"), open_runs)
     menu.add_menu_item(_("Manual"), functools.partial(show_manual, window))
     menu.add_separator()
