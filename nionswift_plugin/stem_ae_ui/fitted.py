@@ -233,7 +233,7 @@ class LabelBehavior(_Behavior):
         text, whole = fit_lines(self._text, size.width, lines, measure)
         # Qt asks for as many lines as there are, so there are always as many: the label never asks for another height.
         most = int(self._height / self._interface.line_height(self._font))
-        self._inner.text = text + "\n" * (most - len(text.splitlines()))
+        self._inner.text = text + "\n" * (most - 1 - text.count("\n"))
         self._show_tip("" if whole else self._text)
 
     def recolor(self) -> None:
