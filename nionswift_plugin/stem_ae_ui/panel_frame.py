@@ -56,7 +56,6 @@ def frame(
         u.create_scroll_area(
             u.create_column(*body, u.create_stretch(), spacing=8, margin=_MARGIN, name="scrolled_column"),
             min_height=SCROLLED_HEIGHT,
-            size_policy_vertical="ignored",  # it takes what header and footer leave
             name="scroll_area",
             horizontal_scroll_bar_policy="off",
             vertical_scroll_bar_policy="needed",
