@@ -612,6 +612,8 @@ class ExplorerModel(Observable.Observable):
                 todo = "No point gave a value: check the camera and the bands with Preview."
                 return f"{ended} · nothing measured · {beam}", WAITING, todo
             return f"{ended} · {beam}", OFF, self.__result_text(runner)
+        if runner.suspended:
+            return f"Suspended · {beam}", WAITING, runner.suspended
         words = {"paused": f"Paused · {beam}", "pausing": "Pausing…", "ending": "Stopping…"}
         color = BUSY if runner.state == "running" else WAITING
         return words.get(runner.state, DOING[self.__doing]), color, ""
@@ -657,6 +659,7 @@ class ExplorerModel(Observable.Observable):
         parts += [f"best {known.max():.4g}"] if len(known) else []
         parts += [f"last decision {decision.seconds:.2f} s"] if decision else []
         parts += [f"{len(out)} left out: drifted out of the field"] if (out := exploration.left_out) else []
+        parts += [f"{exploration.missing} pixels missing"] if exploration.missing else []
         return " · ".join(parts)
 
 

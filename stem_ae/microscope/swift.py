@@ -444,11 +444,12 @@ class SwiftInstrument:
 def _camera_frame(camera: CameraName, raw: NDArray[np.float32], exposure_s: float, calibration: Any) -> CameraFrame:
     """Return exposures ``(..., rows, columns)`` with what is known of them; spectra summed over the camera's rows."""
     unit, factor = ("mrad", 1e3) if calibration.units == "rad" else (calibration.units, 1.0)
-    largest = float(raw.max())
+    there = raw[np.isfinite(raw)]
+    largest = float(there.max(initial=0.0))  # whether so few are enough is judged elsewhere
     has_rows = raw.ndim % 2 == 0  # a scan adds two axes
     data = raw.sum(axis=-2) if camera == "eels" and has_rows else raw
     offset, scale = calibration.offset * factor, calibration.scale * factor
-    return CameraFrame(data, exposure_s, offset, scale, unit, largest, int(np.count_nonzero(raw == largest)))
+    return CameraFrame(data, exposure_s, offset, scale, unit, largest, int(np.count_nonzero(there == largest)))
 
 
 @contextlib.contextmanager
