@@ -40,7 +40,7 @@ WEIGHTS = np.array([0.041, 0.0168, 0.0084])
 class Truth:
     """What the simulated microscope has put into its last frame, with errors of 3 pm: a finder without networks."""
 
-    name, version, species = "mos2", "truth", SPECIES
+    name, version, species, lattice_constant = "mos2", "truth", SPECIES, 3.16
 
     def __init__(self, simulator: AtomicMicroscope) -> None:
         self._simulator, self._rng = simulator, np.random.default_rng(0)

@@ -11,7 +11,8 @@ from nion.instrumentation import HardwareSource
 from nion.swift.model import DataItem
 from nion.utils import Registry
 
-from nionswift_plugin.stem_ae_ui.beam_watch import WATCH
+from nionswift_plugin.stem_ae_ui import stop_key
+from nionswift_plugin.stem_ae_ui.beam_watch import WATCH, Working
 from stem_ae import StemAeError
 from tests.ejection_rig import headless
 
@@ -133,3 +134,43 @@ def test_a_window_that_closes_during_a_run_leaves_the_beam_off(tmp_path):
         simulator = swift.simulator
     assert simulator.instrument.is_blanked
     assert not WATCH.armed
+
+
+def test_a_stopped_run_goes_on_with_the_rest_and_is_offered_to_a_new_swift(tmp_path):
+    with headless(tmp_path, networks=False, fov=30.0, pixels=150) as swift:
+        swift.look()
+        swift.show()
+        swift.choose((12, 12), (18, 18))
+        swift.expose()
+        swift.handler.stop_clicked(None)
+        swift.pump(lambda: not swift.model.is_running)
+        assert "unclear" in swift.model.states
+        swift.model.clear()
+        swift.pump(lambda: "Continue the run of" in swift.model.texts.offer)
+    with headless(tmp_path, networks=False, fov=30.0, pixels=150) as swift:  # as after a crash
+        swift.look()
+        swift.pump(lambda: "0 of 2 done" in swift.model.texts.offer)
+        swift.handler.go_on_clicked(None)
+        assert len(swift.model.sites) == 2, swift.model.texts.message
+        assert "unclear" in swift.model.states
+        swift.handler.arm_clicked(None)
+        if swift.model.can_confirm:  # a perfect crystal may have moved: somebody has to look first
+            swift.handler.run_clicked(None)
+            assert not swift.model.is_running
+            swift.handler.confirm_clicked(None)
+        swift.handler.run_clicked(None)
+        assert swift.model.is_running, swift.model.texts.message
+
+
+def test_somebody_who_works_with_the_beam_is_named_in_the_banner_and_stopped_by_it(swift):
+    stopped = []
+    working = Working(lambda: "Explorer", lambda: stopped.append(True))
+    working.tell(True)
+    swift.banner.tick()
+    assert swift.banner.beam.armed == "ARMED Explorer"
+    swift.window.perform_action(stop_key.ACTION_ID)
+    assert stopped == [True]
+    swift.pump(lambda: swift.is_blanked)
+    working.tell(False)
+    swift.banner.tick()
+    assert swift.banner.beam.armed == ""

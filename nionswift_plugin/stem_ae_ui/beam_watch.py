@@ -37,6 +37,36 @@ class Armed(typing.Protocol):
         """Blank and end it. Returns at once."""
 
 
+class Working:
+    """Somebody who works with the beam without arming it, in :data:`WATCH` as long as that goes on.
+
+    Parameters
+    ----------
+    describe : callable
+        Returns what is going on, in a few words.
+    end : callable
+        Blanks and ends it. Returns at once.
+    """
+
+    armed_left_s = 0.0
+
+    def __init__(self, describe: typing.Callable[[], str], end: typing.Callable[[], object]) -> None:
+        self._describe, self._end = describe, end
+
+    @property
+    def doing(self) -> str:
+        """What is going on."""
+        return self._describe()
+
+    def stop(self, why: str = "") -> None:
+        """Blank and end it."""
+        self._end()
+
+    def tell(self, is_working: bool) -> None:
+        """Say whether it goes on."""
+        (WATCH.enter if is_working else WATCH.leave)(self)
+
+
 class BeamWatch:
     """What is known of the beam. For the user interface thread, except that listeners are called in any."""
 

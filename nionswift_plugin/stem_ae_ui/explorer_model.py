@@ -25,6 +25,7 @@ from stem_ae.microscope.frame import CameraFrame, Frame, Image
 from stem_ae.words import counted
 
 from .atoms_model import BAD, BUSY, OFF, WAITING
+from .beam_watch import Working
 from .canvas import Overlays
 from .clicks import Clicks
 from .explorer_items import Items
@@ -184,6 +185,7 @@ class ExplorerModel(Observable.Observable):
         """Whether a click on the survey forces a point."""
         self.__process = DecisionProcess()
         self.__runner: Runner | None = None
+        self.__working = Working(lambda: f"Explorer · {self.texts.status}", self.stop)
         self.__doing = self.__did = ""
         self.__note = ""
         self.__sample: CameraFrame | None = None
@@ -213,6 +215,7 @@ class ExplorerModel(Observable.Observable):
             self.__closed = True
         if self.__runner:
             self.__runner.close()
+        self.__working.tell(False)
         for task in (UPDATE_TASK, SAVE_TASK):
             self.__window.clear_task(task)
         self.settings.save(self.__window.ui)
@@ -535,6 +538,7 @@ class ExplorerModel(Observable.Observable):
             self.items.finish()
         self.__forced = [point for point in self.__forced if exploration and point not in exploration.points]
         self.__overlays.refresh()
+        self.__working.tell(self.is_running)
         for name in ("is_running", "is_paused"):
             self.notify_property_changed(name)
         self.__describe()

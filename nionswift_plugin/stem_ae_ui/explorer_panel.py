@@ -8,6 +8,7 @@ import typing
 from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
+from .beam_line import BEAM_VIEWS, BeamLineHandler
 from .explorer_model import ExplorerModel, OtherProperty
 from .panel_frame import FramedWidget, frame, note, status_lines, wrap_tips
 from .parts import (
@@ -94,7 +95,7 @@ class ExplorerHandler(Declarative.Handler):
         self.pause_text = IfConverter(bool, _("Resume"), _("Pause"))
         divider = u.create_divider(orientation="horizontal")
         self.ui_view = frame(
-            self.__buttons_view(),
+            u.create_column(self.__buttons_view(), u.create_component_instance("beam_alarm")),
             [
                 self.__prepare_view(),
                 self.__property_view(),
@@ -118,7 +119,9 @@ class ExplorerHandler(Declarative.Handler):
     def create_handler(
         self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
     ) -> Declarative.HandlerLike | None:
-        """Return the view of one property beside the first."""
+        """Return the view of one property beside the first, or the alarm."""
+        if component_id in BEAM_VIEWS:
+            return BeamLineHandler(self.__window, component_id)
         return OtherHandler(item, self.model) if component_id == "other" else None
 
     # --- the parts, top to bottom -----------------------------------------------------------------------------------
