@@ -18,6 +18,7 @@ FloatArray = NDArray[np.float64]
 
 MOST_S = 7 * 24 * 3600.0
 """Seconds: nothing at a microscope is set to take longer than a week."""
+MOST_SEED = 2**32 - 1
 MOST_PA = 1e6
 """Picoamperes: a thousand times what a strong probe has."""
 MOST_ELECTRONS = 1e18

@@ -323,7 +323,7 @@ class MolecularDynamics:
         checks.positive(self.damping, "The thermostat's period", 1e6, "fs")
         checks.whole(self.steps, "The number of steps", 1, 1_000_000_000)
         checks.whole(self.every, "The number of steps between frames", 1, 1_000_000_000)
-        checks.whole(self.seed, "The seed", 0, 2**32 - 1)
+        checks.whole(self.seed, "The seed", 0, checks.MOST_SEED)
         if self.thermostat not in ("nose-hoover", None):
             raise StemAeError(f"The thermostat {self.thermostat!r} is not known: choose nose-hoover or none.")
 

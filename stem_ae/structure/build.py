@@ -173,6 +173,7 @@ def variants(atoms: Atoms2D, count: int, region: Any = None, *, seed: int = 0, *
         As :func:`build`.
     """
     count = checks.whole(count, "The number of variants", 0, 10_000)
+    seed = checks.whole(seed, "The seed", 0, checks.MOST_SEED)
     nominal = build(atoms, region, **options)
     chosen = np.zeros(len(atoms), bool)
     chosen[nominal.arrays["image_atom"][nominal.arrays["image_atom"] >= 0]] = True

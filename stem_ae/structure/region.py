@@ -91,6 +91,7 @@ def random_regions(atoms: Atoms2D, size: float, count: int, seed: int = 0) -> Fl
     """
     extent = np.array([atoms.shape[1] * atoms.sampling[1], atoms.shape[0] * atoms.sampling[0]])
     count = checks.whole(count, "The number of patches", 1, 1_000_000)
+    seed = checks.whole(seed, "The seed", 0, checks.MOST_SEED)
     if not size > 0 or np.any(extent < size):
         raise StemAeError(f"A patch of {size:g} Å does not fit into an image of {extent[0]:.1f} × {extent[1]:.1f} Å.")
     if not len(atoms):

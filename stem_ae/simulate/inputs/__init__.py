@@ -140,7 +140,7 @@ def _into_the_cell(atoms: ase.Atoms) -> FloatArray:
                 f"The atoms extend over more than the cell along its vector {direction + 1}, which is not periodic: "
                 "give a larger cell."
             )
-        outside = low < -_ON_THE_BORDER or high > 1 + _ON_THE_BORDER
+        outside = low < _ON_THE_BORDER or high > 1 - _ON_THE_BORDER
         steps[:, direction] = 0.5 - (low + high) / 2 if outside else 0.0
     return np.asarray(np.where(steps == 0, 0.0, steps) @ cell, dtype=float)
 
