@@ -270,8 +270,8 @@ def test_positions_in_another_unit_are_refused_with_the_unit(atoms):
     "words",
     [words.split() for words in (
         "--vacuum inf", "--vacuum nan", "--remove nan nan", "--at nan 0", "--confidence nan", "--disc 9 7 nan",
-        "--disc 9 7 -1", "--region nan 0 1 1", "--patches 0", "--variants=-1", "--cell nan 1 1", "--size nan --patches 2",
-        "--seed=-1 --variants 1",
+        "--disc 9 7 -1", "--region nan 0 1 1", "--patches 0", "--variants=-1", "--cell nan 1 1",
+        "--size nan --patches 2", "--seed=-1 --variants 1",
     )],
 )  # fmt: skip
 def test_numbers_that_are_none_do_not_build(tmp_path, atoms, capsys, words):
