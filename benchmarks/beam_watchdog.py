@@ -14,7 +14,9 @@ signal to its being blanked. Whether it is blanked at the end is read from the b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import faulthandler
 import importlib
 import json
 import logging
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import numpy as np
 
@@ -81,6 +84,7 @@ def script(pipe, what, folder):
         runner.start({"exposure": exposures, "scan": scans}[what](runner.microscope))
         os.write(pipe, json.dumps(simulator.instrument.blanker_link).encode() + b"\n")
         runner.wait(120)
+        print("The run ended by itself:", runner.outcome, runner.error, flush=True)
     del setup
 
 
@@ -94,7 +98,10 @@ def forked(what, folder):
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         try:
+            faulthandler.enable()
             script(writing, what, folder)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     os.close(writing)
@@ -157,10 +164,12 @@ def trial(kind, what, number, rng):
         pid, link = (in_swift if kind == "swift" else forked)(what, folder)
         blanker = SocketLink(tuple(link["address"]), link["token"])
         try:
-            end = time.monotonic() + 30
+            end = time.monotonic() + 20
             while len(json.loads(blanker.ask("history"))) < 3:  # the survey is done
                 if time.monotonic() > end:
-                    raise TimeoutError(pathlib.Path(folder, "log.txt").read_text()[-2000:])
+                    os.kill(pid, signal.SIGABRT)  # it says where it is
+                    time.sleep(1.0)
+                    raise TimeoutError(pathlib.Path(folder, "log.txt").read_text()[-8000:])
                 time.sleep(0.02)
             time.sleep(rng.uniform(0.0, 1.0))
             while blanker.is_blanked():
@@ -180,7 +189,8 @@ def trial(kind, what, number, rng):
                 time.sleep(0.01)
         finally:
             with_group = kind != "swift"
-            os.kill(pid, signal.SIGKILL) if number != signal.SIGKILL else None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             if with_group:
                 os.waitpid(pid, 0)
             blanker.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
 
 from nion.instrumentation import scan_base
@@ -10,6 +11,7 @@ from nion.utils import Geometry, ReferenceCounting
 
 from stem_ae.imaging.scan_field import ScanField
 from stem_ae.imaging.virtual_microscope import Beam, Rest, VirtualMicroscope
+from stem_ae.microscope.link import LinkError
 from stem_ae.microscope.simulated_blanker import SimulatedBlanker
 
 ANGSTROM_PER_M = 1e10
@@ -69,6 +71,7 @@ class AtomicInstrument(InstrumentDevice.Instrument):
     def __init__(self, instrument_id: str, microscope: VirtualMicroscope, own_blanker: bool = False) -> None:
         self.blanker = SimulatedBlanker(self._blanker_changed) if own_blanker else None
         self.controls = Controls(microscope, self.blanker)
+        self.controls.is_blanked = False  # as the stock simulator begins: the live scan shows something
         no_generator = typing.cast(typing.Any, None)  # our scan device makes its data itself
         super().__init__(instrument_id, self.controls, InstrumentDevice.AxisManager(), no_generator)
         self.microscope = microscope
@@ -94,6 +97,8 @@ class AtomicInstrument(InstrumentDevice.Instrument):
             listener.close()
         self._listeners = []
         if self.blanker is not None:
+            with contextlib.suppress(LinkError):
+                self.blanker.set(True)
             self.blanker.close()
         super().close()
 

@@ -169,7 +169,7 @@ class SimulatedBlanker:
 
         process = subprocess.Popen(
             processes.command("stem_ae.microscope.simulated_blanker"), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, env=processes.environment(1), **processes.detached(),
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=processes.environment(1), **processes.detached(),
         )  # fmt: skip
         assert process.stdout is not None
         with process.stdout as stdout:
