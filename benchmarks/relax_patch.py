@@ -25,7 +25,8 @@ import numpy as np
 
 from stem_ae import Atoms2D, jobs, simulate, structure
 from stem_ae.imaging import specimens
-from stem_ae.simulate.tasks import run_folder, to_dict
+from stem_ae.simulate.running import run_folder
+from stem_ae.simulate.tasks import to_dict
 
 SAMPLING = 0.104
 

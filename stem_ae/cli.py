@@ -19,6 +19,7 @@ from typing import Any
 
 from stem_ae import __version__
 from stem_ae.errors import StemAeError
+from stem_ae.terminal import printable
 from stem_ae.unforeseen import in_a_sentence
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -72,13 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        print(f"stem-ae: {_on_one_line(in_a_sentence(error))}", file=sys.stderr)
+        print(f"stem-ae: {printable(in_a_sentence(error), in_one_line=True)}", file=sys.stderr)
         return 2 if isinstance(error, StemAeError | OSError | ModuleNotFoundError | MemoryError | RecursionError) else 1
-
-
-def _on_one_line(error: StemAeError) -> str:
-    """Return an error's text without what a file may have put in to steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in str(error))
 
 
 def _speak_plainly() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
+import socket
 import struct
 import subprocess
 import sys
@@ -113,6 +115,72 @@ def without_window() -> dict[str, Any]:
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NO_WINDOW}
     return {}
+
+
+# --- which process is meant -------------------------------------------------------------------------------------------
+
+
+def identify(pid: int) -> dict[str, Any] | None:
+    """Return what tells a process from all others, on any machine and at any time; None if it does not run here."""
+    started = _started(pid)
+    if started is None:
+        return None
+    return {"pid": pid, "host": socket.gethostname(), "boot": _boot(), "started": started}
+
+
+def is_running(identity: Mapping[str, Any]) -> bool:
+    """Say whether the process that was once identified runs on this machine: another one may have its number now."""
+    pid = identity.get("pid")
+    return isinstance(pid, int) and pid > 0 and identify(pid) == dict(identity)
+
+
+@functools.cache
+def _boot() -> str:
+    """Return a word that changes when the machine starts anew, and in a container with process numbers of its own."""
+    if sys.platform == "linux":
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    if sys.platform == "win32":
+        return ""  # there the start of a process is an absolute time
+    return _printed("sysctl", "-n", "kern.boottime")
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in some unit; None if there is none."""
+    if sys.platform == "linux":
+        found = status(pid)
+        return None if found is None or found[0] == "Z" else found[19]
+    if sys.platform == "win32":
+        return _started_windows(pid)
+    return _printed("ps", "-o", "lstart=", "-p", str(pid)) or None
+
+
+def status(pid: int) -> list[str] | None:
+    """Return the fields of Linux's ``/proc/PID/stat`` from the state on; None if there is no such process."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _printed(*line: str) -> str:
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _started_windows(pid: int) -> str | None:
+    if sys.platform != "win32":
+        return None
+    import ctypes
+
+    kernel = ctypes.windll.kernel32
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return None
+    times = [ctypes.c_uint64() for _ in range(4)]
+    told = kernel.GetProcessTimes(ctypes.c_void_p(handle), *map(ctypes.byref, times))
+    kernel.CloseHandle(ctypes.c_void_p(handle))
+    return str(times[0].value) if told and not times[1].value else None
 
 
 # --- values through pipes -------------------------------------------------------------------------------------------

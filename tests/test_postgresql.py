@@ -17,6 +17,8 @@ import tempfile
 import time
 
 import pytest
+import sqlalchemy
+from poison import check_that_nothing_is_unpickled
 
 from stem_ae import StemAeError, jobs, simulate
 from stem_ae.jobs.executors import held
@@ -43,15 +45,11 @@ serve(jobs.Queue.open(sys.argv[1]))
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address():
     """A running server of its own; the address of its database."""
-    folder = tmp_path_factory.mktemp("postgresql")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="stem_ae_postgresql_"))  # not one of pytest's, which are root's alone
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if as_user:
-        for parent in [folder, *folder.parents]:
-            if parent == pathlib.Path(tempfile.gettempdir()):
-                break
-            parent.chmod(0o755)  # pytest's folders are root's alone
         shutil.chown(folder, "postgres")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,6 +68,7 @@ def address(tmp_path_factory):
     yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/stem_ae"
     subprocess.run([*as_user, BIN / "pg_ctl", "-D", data, "-m", "fast", "stop"], **run)
     server.wait(20)
+    shutil.rmtree(folder)
 
 
 def start(queue: jobs.Queue, machine: str) -> subprocess.Popen[bytes]:
@@ -132,9 +131,22 @@ def test_another_machine_takes_over_what_a_dead_one_was_working_on(address, tmp_
     assert queue.take_over("dead") == []
 
 
+def test_no_row_of_the_record_is_unpickled(address, tmp_path):
+    root = tmp_path / "queue"
+    root.mkdir()
+    (root / "config.json").write_text(json.dumps({"database": address.replace("/stem_ae", "/poisoned")}))
+    queue = jobs.Queue.open(root)
+
+    def execute(sql: str, values: dict[str, object]) -> None:
+        with queue.record._engine.begin() as connection:
+            connection.execute(sqlalchemy.text(sql), values)
+
+    check_that_nothing_is_unpickled(queue, execute, tmp_path / "ran", prefix="dbos.")
+
+
 def test_a_database_that_does_not_answer_is_one_sentence(tmp_path):
     root = tmp_path / "queue"
     root.mkdir()
     (root / "config.json").write_text(json.dumps({"database": "postgresql+psycopg://nobody@127.0.0.1:9/none"}))
-    with pytest.raises(StemAeError, match="database reachable"):
+    with pytest.raises(StemAeError, match="check that the database is reachable"):
         jobs.Queue.open(root).rows()

@@ -25,7 +25,8 @@ from stem_ae.simulate import engines, inputs, spin
 from stem_ae.simulate.calculation import Reporter
 from stem_ae.simulate.constraints import fix, free_coordinates
 from stem_ae.simulate.hessian import model_hessian
-from stem_ae.simulate.tasks import from_dict, run_folder, to_dict
+from stem_ae.simulate.running import run_folder
+from stem_ae.simulate.tasks import from_dict, to_dict
 from stem_ae.structure import to_image
 from stem_ae.structure.files import read
 
@@ -162,9 +163,9 @@ def test_a_killed_calculation_goes_on_where_it_was(tmp_path):
     whole = calculate(task, copper, tmp_path / "whole")
     broken = simulate.Calculation.create(tmp_path / "broken", to_dict(task), copper, {})
     script = (
-        "import stem_ae.simulate.calculation as c, stem_ae.simulate.tasks as t, pathlib, sys\n"
+        "import stem_ae.simulate.calculation as c, stem_ae.simulate.running as r, pathlib, sys\n"
         "c.Reporter.due = lambda self: True\n"
-        "sys.exit(t.run_folder(pathlib.Path(sys.argv[1])))"
+        "sys.exit(r.run_folder(pathlib.Path(sys.argv[1])))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(broken.folder)])
     while not (broken.folder / "checkpoint.npz").exists() or broken.progress().get("step", 0) < 60:

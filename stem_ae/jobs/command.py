@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from stem_ae.terminal import printable
+
 if TYPE_CHECKING:
     from stem_ae.jobs.queue import Queue, Row
+
+OVER = ("finished", "failed", "cancelled")
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -30,19 +35,33 @@ def add_parsers(subparsers: Any) -> None:
         ("temperatures", "bonds and rings against temperature: the dynamics after a relaxation", _temperatures),
         ("next", "rank the places of a job's image to look at next", _next),
         ("take-over", "let other machines have the jobs of one that is gone (PostgreSQL)", _take_over),
+        ("check", "find and mend what is lost or damaged; makes a backup of the record first", _check),
+        ("prune", "remove old jobs with their results", _prune),
     ):
         parser = what.add_parser(name, help=help_)
         parser.set_defaults(run=handler)
         parser.add_argument("--queue", metavar="FOLDER", help="the queue's folder (default: yours)")
         if name == "take-over":
             parser.add_argument("machine", help="its host name: a folder of the queue's 'workers'")
-        elif name != "list":
+        elif name not in ("list", "check", "prune"):
             atoms = "; for --by uncertainty the file of the atoms" if name == "next" else ""
             parser.add_argument("job", help=f"its number, or the end of it{atoms}")
-        if name in ("list", "show", "result", "next", "temperatures"):
+        if name in ("list", "show", "result", "next", "temperatures", "check", "prune"):
             parser.add_argument("--json", action="store_true", help="print JSON")
         if name == "list":
             parser.add_argument("--watch", action="store_true", help="print the list again and again until interrupted")
+            parser.add_argument("--newest", type=int, metavar="N", help="only so many")
+        if name in ("check", "prune"):
+            parser.add_argument("--dry-run", action="store_true", help="change nothing, only say what would be done")
+        if name == "prune":
+            parser.add_argument(
+                "--older-than", type=float, required=True, metavar="DAYS", help="since they were submitted"
+            )
+            parser.add_argument("--state", nargs="+", choices=OVER, default=list(OVER), help="only those")
+        if name == "retry":
+            parser.add_argument(
+                "--from-start", action="store_true", help="not from its checkpoint: what it has written is set aside"
+            )
         if name == "wait":
             parser.add_argument("--timeout", type=float, metavar="SECONDS")
         if name == "log":
@@ -64,13 +83,16 @@ def add_parsers(subparsers: Any) -> None:
 def _open(arguments: argparse.Namespace) -> Queue:
     from stem_ae.jobs.queue import Queue
 
-    return Queue.open(arguments.queue)
+    return Queue.open(arguments.queue, create=False)
 
 
 def _list(arguments: argparse.Namespace) -> None:
+    from stem_ae import checks
+
+    newest = None if arguments.newest is None else checks.whole(arguments.newest, "--newest")
     queue = _open(arguments)
     while True:
-        rows = queue.rows()
+        rows = queue.rows(newest)
         if arguments.json:
             print(json.dumps([dataclasses.asdict(row) for row in rows], default=str))
         else:
@@ -81,14 +103,15 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _print_table(queue: Queue, rows: list[Row]) -> None:
-    width = shutil.get_terminal_size((100, 24)).columns
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
+    lines = []
     for row in rows:
         left = "" if row.seconds_left is None else f"{row.seconds_left:.0f} s left"
         done = f"{100 * row.fraction:3.0f} %" if row.state in ("running", "finished") else ""
-        print(f"{row.id}  {row.state:<9} {done:>5}  {left:>12}  {row.title}  {row.error}".rstrip()[:width])
-    if not rows:
-        print("There are no jobs.")
-    elif any(row.state in ("queued", "waiting") for row in rows) and not queue.worker_alive():
+        line = f"{row.id}  {row.state:<9} {done:>5}  {left:>12}  {printable(row.title)}  {printable(row.error)}"
+        lines.append(line.replace("\n", " ").replace("\t", " ").rstrip()[:width])
+    print("\n".join(lines) or "There are no jobs.")
+    if any(row.state in ("queued", "waiting") for row in rows) and not queue.worker_alive():
         print("No worker is running on this machine: start one with 'stem-ae worker'.", file=sys.stderr)
 
 
@@ -103,17 +126,17 @@ def _show(arguments: argparse.Namespace) -> None:
         print(json.dumps(content, default=str))
         return
     for name, value in content.items():
-        print(f"{name:>13}  {value}")
+        print(f"{name:>13}  {printable(value, in_one_line=True)}")
 
 
 def _log(arguments: argparse.Namespace) -> None:
-    print(_open(arguments).job(arguments.job).calculation.log(arguments.lines))
+    print(printable(_open(arguments).job(arguments.job).calculation.log(arguments.lines)))
 
 
 def _wait(arguments: argparse.Namespace) -> int:
     job = _open(arguments).job(arguments.job)
     state = job.wait(arguments.timeout)
-    print(state, job.error)
+    print(state, printable(job.error, in_one_line=True))
     return 0 if state == "finished" else 1
 
 
@@ -122,7 +145,7 @@ def _cancel(arguments: argparse.Namespace) -> None:
 
 
 def _retry(arguments: argparse.Namespace) -> None:
-    _open(arguments).job(arguments.job).retry()
+    _open(arguments).job(arguments.job).retry(from_start=arguments.from_start)
 
 
 def _result(arguments: argparse.Namespace) -> None:
@@ -163,6 +186,35 @@ def _take_over(arguments: argparse.Namespace) -> None:
     print(f"{len(taken)} jobs of {arguments.machine} are queued again: the next worker that is free takes them.")
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from stem_ae.jobs.check import check
+
+    findings, backup = check(_open(arguments), mend=not arguments.dry_run)
+    if arguments.json:
+        found = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"findings": found, "backup": None if backup is None else str(backup)}))
+    else:
+        for finding in findings:
+            print(printable(f"{finding.job or 'record'}: {finding.what} {finding.done}", in_one_line=True))
+        print("Nothing is lost or damaged." if not findings else f"{len(findings)} found.")
+        if backup is not None:
+            print(f"Backup of the record: {backup}")
+    return 0 if all(finding.is_mended for finding in findings) else 1
+
+
+def _prune(arguments: argparse.Namespace) -> None:
+    from stem_ae.jobs.check import prune, remove_orphans
+
+    queue, is_real = _open(arguments), not arguments.dry_run
+    jobs, size = prune(queue, arguments.older_than, arguments.state, remove=is_real)
+    orphans = remove_orphans(queue, remove=is_real)
+    if arguments.json:
+        print(json.dumps({"jobs": jobs, "bytes": size, "orphans": orphans}))
+        return
+    what = "removed" if is_real else "would be removed"
+    print(f"{len(jobs)} jobs ({size / 1e6:.1f} MB) and {len(orphans)} folders of killed submissions {what}.")
+
+
 def _next(arguments: argparse.Namespace) -> None:
     from stem_ae.atoms import Atoms2D
     from stem_ae.simulate import guidance
@@ -186,6 +238,10 @@ def _next(arguments: argparse.Namespace) -> None:
 
 
 def _worker(arguments: argparse.Namespace) -> None:
+    from stem_ae.jobs.queue import Queue
     from stem_ae.jobs.worker import serve
 
-    serve(_open(arguments), idle=arguments.idle, slots=arguments.slots)
+    try:
+        serve(Queue.open(arguments.queue), idle=arguments.idle, slots=arguments.slots)
+    except KeyboardInterrupt:
+        os._exit(130)  # calculations go on by themselves; the threads that look after them are not waited for

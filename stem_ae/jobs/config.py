@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.executors import Executor, LocalExecutor, SlurmExecutor
 
@@ -34,7 +35,22 @@ class Config:
     threads: int = 1
     executor: str = "local"
     slurm: tuple[str, ...] = ()
-    database: str = ""
+    database: str = dataclasses.field(default="", repr=False)  # there may be a password in it
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        StemAeError
+            Saying what.
+        """
+        for name in ("slots", "threads"):
+            checks.whole(getattr(self, name), name, 1, 10_000)
+        if self.executor not in ("local", "slurm"):
+            raise StemAeError(f"There is no executor {self.executor!r}: choose local or slurm.")
+        if not all(isinstance(option, str) for option in self.slurm) or not isinstance(self.database, str):
+            raise StemAeError("The options for Slurm are a list of words, and the database is an address.")
 
     @classmethod
     def read(cls, root: pathlib.Path) -> Config:
@@ -48,23 +64,18 @@ class Config:
         path = root / "config.json"
         if not path.exists():
             return cls(threads=max((os.cpu_count() or 2) // 2, 1))
+        names = ", ".join(field.name for field in dataclasses.fields(cls))
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**content, "slurm": tuple(content.get("slurm", ()))})
-        except (OSError, ValueError, TypeError) as error:
-            names = ", ".join(field.name for field in dataclasses.fields(cls))
-            raise StemAeError(f"{path} is not a queue's configuration ({error}): it may set {names}.") from error
+            options = content.get("slurm", ())
+            if isinstance(options, str):
+                raise TypeError("slurm is a list of words")
+            return cls(**{**content, "slurm": tuple(options)})
+        except StemAeError as error:
+            raise StemAeError(f"{path}: {error}") from None
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise StemAeError(f"{path} is not a queue's configuration ({error}): it may set {names}.") from None
 
     def make_executor(self) -> Executor:
-        """Return the executor it names.
-
-        Raises
-        ------
-        StemAeError
-            If there is none of that name.
-        """
-        if self.executor == "local":
-            return LocalExecutor(self.threads)
-        if self.executor == "slurm":
-            return SlurmExecutor(list(self.slurm))
-        raise StemAeError(f"There is no executor {self.executor!r}: choose local or slurm.")
+        """Return the executor it names."""
+        return LocalExecutor(self.threads) if self.executor == "local" else SlurmExecutor(list(self.slurm))

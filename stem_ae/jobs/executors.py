@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from typing import Protocol
 
-import stem_ae
 from stem_ae import processes
 from stem_ae.errors import StemAeError
 from stem_ae.simulate.calculation import disk_error, write_atomically
+from stem_ae.simulate.running import running_process
 
 _GRACE = 3.0
 """Seconds between asking a process to stop and stopping it."""
@@ -41,48 +43,110 @@ class LocalExecutor:
     ----------
     threads : int
         Threads for each process.
+    patience : float
+        Seconds without a sign of life, and without computing, after which a process counts as hung and is ended.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self._threads = threads
+    def __init__(self, threads: int = 1, patience: float = 120.0) -> None:
+        self._threads, self._patience = threads, patience
         self._children: dict[pathlib.Path, subprocess.Popen[bytes]] = {}
+        self._signs: dict[pathlib.Path, tuple[float, object]] = {}
+        """When each folder's process last gave a sign of life, and which."""
 
     def start(self, folder: pathlib.Path) -> bool:
         """Start ``python -m stem_ae.simulate FOLDER``."""
-        if held(folder):
+        if is_worked_on(folder):
             return False
+        kill_leftovers(folder)
+        self._signs.pop(folder, None)
         try:
             with (folder / "log.txt").open("ab") as log:
                 self._children[folder] = subprocess.Popen(
                     processes.command("stem_ae.simulate", str(folder)), stdin=subprocess.DEVNULL, stdout=log,
-                    stderr=subprocess.STDOUT, env=processes.environment(self._threads), **processes.detached(),
+                    stderr=subprocess.STDOUT, env={**processes.environment(self._threads), _MARK: str(folder)},
+                    **processes.detached(),
                 )  # fmt: skip
         except OSError as error:
             raise disk_error(error, folder) from error
         return True
 
     def alive(self, folder: pathlib.Path) -> bool:
-        """Say whether our process, or one that an earlier worker started, is at work."""
+        """Say whether our process, or one that an earlier worker started, is at work; one that hangs is ended."""
         child = self._children.get(folder)
-        if child is not None:
-            if child.poll() is None:
-                return True
+        if child is not None and child.poll() is not None:
             del self._children[folder]
-        return held(folder)
+            child = None
+        if child is None and not is_worked_on(folder):
+            return False
+        if not self._hangs(folder, child):
+            return True
+        _note(folder, f"It gave no sign of life for {self._patience:.0f} s and was ended.")
+        self.stop(folder, gently=False)
+        return False
 
-    def stop(self, folder: pathlib.Path) -> None:
-        """Ask the process group to end, then end it."""
+    def stop(self, folder: pathlib.Path, gently: bool = True) -> None:
+        """Ask the process to end with all that it started, then end them."""
         deadline = time.monotonic() + _GRACE
-        gentle = True
-        while self.alive(folder) and time.monotonic() < deadline + _GRACE:
+        self._signs.pop(folder, None)
+        while self._is_there(folder) and time.monotonic() < deadline + _GRACE:
+            gently = gently and time.monotonic() < deadline
             child = self._children.get(folder)
-            kill_group(child.pid if child else _pid(folder), gentle=gentle)
+            if child is not None:
+                kill_group(child.pid, gently)  # ours: its number is not given away before we have seen its end
+            elif identity := running_process(folder):
+                kill_group(identity["pid"], gently)
             time.sleep(0.05)
-            gentle = gentle and time.monotonic() < deadline
+        if not self._is_there(folder):
+            kill_leftovers(folder)
+
+    def _is_there(self, folder: pathlib.Path) -> bool:
+        child = self._children.get(folder)
+        return (child is not None and child.poll() is None) or is_worked_on(folder)
+
+    def _hangs(self, folder: pathlib.Path, child: subprocess.Popen[bytes] | None) -> bool:
+        """Say whether the process on this machine has neither given a sign of life nor computed for too long."""
+        identity = running_process(folder)
+        pid = child.pid if child else identity["pid"] if identity else None
+        if pid is None:  # of another machine: that one's worker sees to it
+            return False
+        sign = _touched(folder / "alive"), _computed(pid)
+        last, before = self._signs.get(folder, (0.0, None))
+        if sign != before:
+            self._signs[folder] = time.monotonic(), sign
+            return False
+        return time.monotonic() - last > self._patience
+
+
+_MARK = "STEM_AE_CALCULATION"
+"""Variable that the process of a calculation, and whatever it starts, carry: its folder."""
+
+
+def is_worked_on(folder: pathlib.Path) -> bool:
+    """Say whether a process works on a calculation: it holds the lock, or runs though somebody deleted that."""
+    return held(folder) or running_process(folder) is not None
 
 
 def held(folder: pathlib.Path) -> bool:
     """Say whether a process holds the folder's lock, which the system takes back however the process dies."""
+    if sys.platform == "win32":
+        return _held_windows(folder)
+    import fcntl
+
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two who ask do not take each other for the holder; and it needs no right to write.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False
+
+
+def _held_windows(folder: pathlib.Path) -> bool:
     from filelock import FileLock, Timeout
 
     if not (folder / "lock").exists():
@@ -90,29 +154,56 @@ def held(folder: pathlib.Path) -> bool:
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):
         return True
     lock.release()
     return False
 
 
-def kill_group(pid: int | None, gentle: bool) -> None:
+def kill_group(pid: int, gently: bool) -> None:
     """End a process with all its children."""
-    if pid is None:
-        return
     if sys.platform == "win32":
-        force = [] if gentle else ["/F"]
+        force = [] if gently else ["/F"]
         subprocess.run(["taskkill", "/T", *force, "/PID", str(pid)], capture_output=True, check=False)
         return
+    number = signal.SIGTERM if gently else signal.SIGKILL
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGTERM if gentle else signal.SIGKILL)
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, number)
+        else:  # started by hand, in somebody else's group
+            os.kill(pid, number)
 
 
-def _pid(folder: pathlib.Path) -> int | None:
+def kill_leftovers(folder: pathlib.Path) -> None:
+    """End what a calculation started and left behind when it died, so that a second one does not work beside it.
+
+    Such processes are known by a variable that they inherited. Only Linux tells it.
+    """
+    if sys.platform != "linux" or not (folder / "process.json").exists():
+        return
+    mark = f"{_MARK}={folder}".encode()
+    for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if int(path.parent.name) != os.getpid() and mark in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def _touched(path: pathlib.Path) -> int | None:
     try:
-        return int((folder / "pid").read_text())
-    except (OSError, ValueError):
+        return path.stat().st_mtime_ns
+    except OSError:
         return None
+
+
+def _computed(pid: int) -> object:
+    """Return how long a process has computed, where the system tells."""
+    fields = processes.status(pid) if sys.platform == "linux" else None
+    return None if fields is None else (fields[11], fields[12])
+
+
+def _note(folder: pathlib.Path, sentence: str) -> None:
+    with contextlib.suppress(OSError), (folder / "log.txt").open("a") as log:
+        log.write(f"{sentence}\n")
 
 
 class SlurmExecutor:
@@ -139,11 +230,14 @@ class SlurmExecutor:
         """Submit it, unless a job of its name exists."""
         if self._find(folder) is not None:
             return False
-        home = str(pathlib.Path(stem_ae.__file__).parents[1])
+        # Slurm has ideas of its own about % and \\ in a file's name and about commas in a variable. What we choose is
+        # said in the script, quoted for the shell, and the log's name is relative to the folder.
+        line = [self._python, *processes.command("stem_ae.simulate", str(folder))[1:]]
+        path = shlex.quote(f"PYTHONPATH={processes.search_path()}")
         command = [
-            "sbatch", "--parsable", "--requeue", f"--job-name={_name(folder)}", f"--output={folder / 'log.txt'}",
-            "--open-mode=append", f"--export=ALL,PYTHONPATH={home}", *self._options,
-            "--wrap", f"exec {self._python} -m stem_ae.simulate {folder}",
+            "sbatch", "--parsable", "--requeue", f"--job-name={_name(folder)}", f"--chdir={folder}",
+            "--output=log.txt", "--open-mode=append", "--export=ALL", *self._options,
+            "--wrap", f"exec env {path} {shlex.join(line)}",
         ]  # fmt: skip
         number = _slurm(command).strip().split(";")[0]
         write_atomically(folder / "slurm.json", json.dumps({"job": number}).encode())

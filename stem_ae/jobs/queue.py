@@ -1,7 +1,7 @@
 """The durable queue: submit, look, cancel, retry. What is done with the jobs is the worker's business.
 
-The record of what is to be done is dbos' (SQLite, or PostgreSQL for several machines); everything about one job is in
-its folder (:mod:`stem_ae.simulate.calculation`). No state is kept in memory, so that any process may die at any time.
+What is to be done stands in the record (:mod:`stem_ae.jobs.record`); everything about one job is in its folder
+(:mod:`stem_ae.simulate.calculation`). No state is kept in memory, so that any process may die at any time.
 """
 
 from __future__ import annotations
@@ -9,48 +9,55 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
-import logging
+import os
 import pathlib
 import secrets
 import socket
-import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
-from stem_ae import processes
+from stem_ae import checks, processes
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.config import Config
-from stem_ae.jobs.executors import held
-from stem_ae.simulate.calculation import Calculation, disk_error, has_room, write_atomically
+from stem_ae.jobs.executors import held, is_worked_on
+from stem_ae.jobs.record import ACTIVE, PICKLED, Entry, Record, first_line, is_job_number, read_object, read_objects
+from stem_ae.simulate.calculation import Calculation, disk_error, has_room, set_aside, write_atomically
 from stem_ae.simulate.result import Result
 from stem_ae.simulate.tasks import Task, to_dict
+from stem_ae.terminal import printable
 
 if TYPE_CHECKING:
     import ase
-    from dbos import DBOSClient
 
 State = Literal["waiting", "queued", "running", "finished", "failed", "cancelled"]
 """``waiting``: for another job to finish first."""
 
 OVER: tuple[State, ...] = ("finished", "failed", "cancelled")
 
-WORKFLOW = "calculate"
-QUEUE = "calculations"
-VERSION = "1"
-"""Of the workflow: jobs that were queued by an earlier stem_ae are taken up as long as it stays the same."""
+SUBMITTED = "submitted"
+"""File in a job's folder: whoever submitted it was told so. Without it, and without a row, nobody waits for the job."""
 
-_FAR_AWAY = 10 * 365 * 86400.0
-"""Seconds that a job which waits for another is put off; the worker calls it when that one is over."""
+CANCELLED = "It was cancelled."
+
+KEPT_AT_A_START = (
+    "input.json", "input.copy.json", "lock", "log.txt", "process.json", "alive", "cancel", SUBMITTED, "set_aside",
+)  # fmt: skip
+"""What stays in a job's folder when it begins from the start."""
 
 _STATES: dict[str, State] = {
     "DELAYED": "waiting", "ENQUEUED": "queued", "PENDING": "running", "SUCCESS": "finished", "ERROR": "failed",
     "CANCELLED": "cancelled", "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }  # fmt: skip
+
+_WITHOUT_WORKER_S = 20.0
+"""Seconds that a wait goes on without a worker: starting one takes some."""
+
+_SILENT_WORKER_S = 90.0
+"""Seconds without a sign of life after which a worker counts as hung; it gives one every few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +110,9 @@ class Job:
         """Take it out of the queue, and stop its process if it runs."""
         self.queue.cancel(self.id)
 
-    def retry(self) -> None:
-        """Queue it again after it failed or was cancelled; it goes on from its checkpoint."""
-        self.queue.retry(self.id)
+    def retry(self, from_start: bool = False) -> None:
+        """Queue it again after it failed or was cancelled, or if its result is damaged; see :meth:`Queue.retry`."""
+        self.queue.retry(self.id, from_start=from_start)
 
     def wait(self, timeout: float | None = None) -> State:
         """Wait until it is over and return its last state.
@@ -113,13 +120,20 @@ class Job:
         Raises
         ------
         StemAeError
-            If it is not over after ``timeout`` seconds, or nobody works on the queue.
+            If it is not over after ``timeout`` seconds, or nobody works on the queue: then nothing is lost, and there
+            can be another wait once a worker runs.
         """
+        if timeout is not None:
+            checks.number(timeout, "The timeout", least=0.0, unit="s")
         deadline = None if timeout is None else time.monotonic() + timeout
+        workers = _Workers(self.queue)
         while (state := self.state) not in OVER:
+            trouble = workers.trouble()
             if deadline is not None and time.monotonic() > deadline:
                 idle = "" if self.queue.worker_alive() else " No worker is running: start one with 'stem-ae worker'."
                 raise StemAeError(f"Job {self.id} is still {state} after {timeout:g} s.{idle}")
+            if trouble:
+                raise StemAeError(f"Job {self.id} is still {state}, and {trouble}. Nothing is lost.")
             time.sleep(0.1)
         return state
 
@@ -137,16 +151,53 @@ class Job:
         return Result.read(self.calculation.folder)
 
 
+class _Workers:
+    """Watches the workers of a queue for somebody who waits for them."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._signs: object = None
+        self._heard = self._looked = time.monotonic()
+
+    def trouble(self) -> str:
+        """Return why it is no use to wait any longer, in a clause; empty as long as it is."""
+        now = time.monotonic()
+        if now - self._looked < 0.5:
+            return ""
+        self._looked = now
+        workers = {path: held(path) for path in self._queue.root.glob("workers/*")}
+        signs = [(path, _touched(path / "alive")) for path in workers]
+        if signs != self._signs:
+            self._signs, self._heard = signs, now
+        silent = now - self._heard
+        at_work = next((path for path, is_held in workers.items() if is_held), None)
+        if at_work is None and silent > _WITHOUT_WORKER_S:
+            log = self._queue.worker_folder / "log.txt"
+            return f"no worker is running: start one with 'stem-ae worker' and wait again (the last one's log: {log})"
+        if at_work is not None and silent > _SILENT_WORKER_S:
+            pid = _text(at_work / "pid")
+            return f"the worker on {at_work.name} (process {pid}) does not answer: end it and start another one"
+        return ""
+
+
 class Queue:
     """A durable queue in a folder. Make one with :meth:`open`."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
         self.config = Config.read(root)
+        self.record = Record(root, self.config.database)
 
     @classmethod
-    def open(cls, path: str | pathlib.Path | None = None) -> Queue:
-        """Open the user's queue, or the one in a folder, which is made if it does not exist.
+    def open(cls, path: str | pathlib.Path | None = None, create: bool = True) -> Queue:
+        """Open the user's queue, or the one in a folder.
+
+        Parameters
+        ----------
+        path : path, optional
+            The folder.
+        create : bool
+            Whether to make it if it does not exist.
 
         Raises
         ------
@@ -155,53 +206,14 @@ class Queue:
         """
         root = pathlib.Path(path) if path else pathlib.Path(platformdirs.user_data_dir("stem_ae")) / "queue"
         root = root.absolute()
+        if not create and path and not root.is_dir():
+            raise StemAeError(f"There is no queue in {root}: the first job that is submitted there makes one.")
         try:
-            (root / "jobs").mkdir(parents=True, exist_ok=True)
+            if not (root / "jobs").is_dir():
+                (root / "jobs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, root) from error
         return cls(root)
-
-    @property
-    def database(self) -> str:
-        """Address of the record, for dbos."""
-        if self.config.database:
-            return self.config.database
-        from stem_ae.jobs import sqlite
-
-        return sqlite.address(self._file)
-
-    @property
-    def _file(self) -> pathlib.Path:
-        return self.root / "queue.sqlite"
-
-    @functools.cached_property
-    def _client(self) -> DBOSClient:
-        from dbos import DBOSClient, DBOSPortableJSONSerializer, run_dbos_database_migrations
-
-        logging.getLogger("dbos").setLevel(logging.CRITICAL)
-        try:
-            from filelock import FileLock
-
-            with FileLock(self.root / "migration.lock"):
-                self._prepare(run_dbos_database_migrations)
-            # JSON, because dbos' own choice is pickle, which executes what it reads.
-            return DBOSClient(system_database_url=self.database, serializer=DBOSPortableJSONSerializer())
-        except StemAeError:
-            raise
-        except Exception as error:
-            raise StemAeError(
-                f"The queue's record {self.config.database or self._file} cannot be opened ({type(error).__name__}): "
-                "check that the disk is not full and the database reachable."
-            ) from error
-
-    def _prepare(self, migrate: Callable[..., None]) -> None:
-        """Make the record, or bring it up to date."""
-        migrate(system_database_url=self.database)
-        if self.config.database:
-            return
-        with contextlib.closing(sqlite3.connect(self._file)) as connection:
-            # Readers do not wait for writers then, and a commit waits for the disk once instead of three times.
-            connection.execute("PRAGMA journal_mode=WAL")
 
     # --- submit ---------------------------------------------------------------------------------------------------
 
@@ -243,46 +255,53 @@ class Queue:
         parents = [after] if isinstance(after, Job) else list(after)
         if atoms is not None or not parents:
             task.check(atoms)
-        if not 1 <= priority <= 2**31 - 1:
-            raise StemAeError(f"The priority {priority} is not possible: give a number from 1 (first) upwards.")
+        self._check_parents(parents)
+        priority = checks.whole(priority, "The priority", 1, 2**31 - 1)
+        retries = checks.whole(retries, "The number of retries", 0, 1000)
+        self.record.open()
         job = Job(self, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}")
         origin = {**_carried(atoms, parents), **(provenance or {})}
-        Calculation.create(job.calculation.folder, to_dict(task), atoms, origin)
         formula = atoms.get_chemical_formula() if atoms is not None else ""
-        options: dict[str, Any] = {
-            "queue_name": QUEUE, "workflow_name": WORKFLOW, "workflow_id": job.id, "priority": priority,
-            "app_version": VERSION,
-            "attributes": {
-                "title": title or f"{task.kind} {formula}".strip(), "retries": retries,
-                "after": [parent.id for parent in parents], "image": origin.get("image", ""),
-            },
+        attributes = {
+            "title": printable(title or f"{task.kind} {formula}", in_one_line=True), "retries": retries,
+            "after": [parent.id for parent in parents], "image": str(origin.get("image", "")),
         }  # fmt: skip
-        if parents:
-            options["delay_seconds"] = _FAR_AWAY
         try:
-            self._client.enqueue(options, job.id)  # type: ignore[arg-type]
-        except Exception as error:
-            raise StemAeError(
-                f"The job could not be written to the queue's record ({_first_line(error)}): check that the disk is "
-                "not full, then submit it again."
-            ) from error
+            job.calculation.folder.mkdir()
+        except OSError as error:
+            raise disk_error(error, self.root) from error
+        noted = {"priority": priority, "created": round(time.time() * 1000), **attributes}
+        Calculation.create(job.calculation.folder, to_dict(task), atoms, origin, noted)
+        self.record.add(job.id, priority, attributes, waits=bool(parents))
+        with contextlib.suppress(OSError):  # it is in the record, which is what counts
+            (job.calculation.folder / SUBMITTED).touch()
         return job
 
-    def release(self) -> list[Row]:
-        """Let those waiting jobs go whose parents are over, and return the list: the worker does this all the time.
+    def _check_parents(self, parents: Sequence[Job]) -> None:
+        for parent in parents:
+            if parent.queue.root != self.root and not _same(parent.queue.root, self.root):
+                raise StemAeError(
+                    f"Job {parent.id} is in another queue ({parent.queue.root}): a job can only wait for one of its "
+                    "own queue."
+                )
+            self.row(parent.id)  # refuses what does not exist
+
+    def release(self) -> list[str]:
+        """Let those waiting jobs go whose parents are over, and return which: the worker does this all the time.
 
         A parent that failed makes its children fail, when the worker comes to them.
         """
-        rows = self.rows()
-        states = {row.id: row.state for row in rows}
-        for row in rows:
-            if row.state != "waiting":
-                continue
-            if any(states.get(parent) in ("failed", "cancelled") for parent in row.after) or all(
-                states.get(parent) == "finished" for parent in row.after
-            ):
-                self._client.set_workflow_delay(row.id, delay_seconds=0.0)
-        return rows
+        waiting = self._rows(self.record.entries(statuses=["DELAYED"]))
+        parents = sorted({parent for row in waiting for parent in row.after})
+        states = {row.id: row.state for row in self._rows(self.record.entries(parents))} if parents else {}
+        called = []
+        for row in waiting:
+            its = [states.get(parent) for parent in row.after]
+            # One that is in the record no more cannot finish either: the worker says so when it comes to this one.
+            if any(state in ("failed", "cancelled", None) for state in its) or all(s == "finished" for s in its):
+                self.record.call(row.id)
+                called.append(row.id)
+        return called
 
     # --- look -----------------------------------------------------------------------------------------------------
 
@@ -294,27 +313,47 @@ class Queue:
         StemAeError
             If there is none, or more than one.
         """
-        if (self.root / "jobs" / job_id / "input.json").exists():
+        if is_job_number(job_id) and (self.root / "jobs" / job_id).is_dir():
             return Job(self, job_id)
-        found = [path.name for path in (self.root / "jobs").iterdir() if path.name.endswith(job_id)]
-        if len(found) != 1:
-            raise StemAeError(f"There is no job {job_id!r}: 'stem-ae jobs list' shows them.")
+        names = (path.name for path in (self.root / "jobs").iterdir())
+        found = [name for name in names if job_id and name.endswith(job_id) and is_job_number(name)]
+        if not found:
+            raise _unknown(job_id)
+        if len(found) > 1:
+            raise StemAeError(f"{len(found)} jobs end with {job_id!r}: give more of the number.")
         return Job(self, found[0])
 
     def jobs(self) -> list[Job]:
         """Return all jobs, newest first."""
-        return [Job(self, row.id) for row in self.rows()]
+        return [Job(self, entry.id) for entry in self.record.entries()]
 
-    def rows(self) -> list[Row]:
-        """Return what a list shows, newest first. It reads files and the record: not for a user interface's thread."""
-        listed = self._client.list_workflows(name=WORKFLOW, sort_desc=True, load_input=False)
-        halted = self._halted()
-        return [self._row(status, halted) for status in listed]
+    def rows(self, newest: int | None = None) -> list[Row]:
+        """Return what a list shows, newest first. It reads files and the record: not for a user interface's thread.
+
+        Parameters
+        ----------
+        newest : int, optional
+            How many at most; all by default.
+
+        Raises
+        ------
+        StemAeError
+            If the record cannot be read.
+        """
+        return self._rows(self.record.entries(newest=newest))
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many jobs there are, and how many of them are not over."""
+        numbers = self.record.counts()
+        return sum(numbers.values()), sum(numbers.get(status, 0) for status in ACTIVE)
 
     def _halted(self) -> str:
         """Return why nothing can go on at present, in one sentence, or nothing."""
         full = f"The disk that holds {self.root} is full: free some space, and it goes on where it was."
-        return "" if has_room(self.root) else full
+        try:
+            return "" if has_room(self.root) else full
+        except OSError:  # it is gone, as looking at the record will say
+            return ""
 
     def row(self, job_id: str) -> Row:
         """Return the same for one job.
@@ -324,26 +363,40 @@ class Queue:
         StemAeError
             If there is none.
         """
-        listed = self._client.list_workflows(workflow_ids=[job_id], load_input=False)
-        if not listed:
-            raise StemAeError(f"There is no job {job_id!r}: 'stem-ae jobs list' shows them.")
-        return self._row(listed[0], self._halted())
+        return self._rows([self._entry(job_id)])[0]
 
-    def _row(self, status: Any, halted: str) -> Row:
-        state = _STATES[status.status]
-        error = halted if state == "running" else ""
-        outcome = status.output if isinstance(status.output, dict) else {}
-        if state == "finished" and outcome.get("error"):
-            state, error = "failed", outcome["error"]
+    def _entry(self, job_id: str) -> Entry:
+        found = self.record.entries([job_id])
+        if not found:
+            raise _unknown(job_id)
+        return found[0]
+
+    def _rows(self, entries: Sequence[Entry]) -> list[Row]:
+        halted = self._halted()
+        told = read_objects([entry.attributes for entry in entries])
+        return [self._row(entry, about, halted) for entry, about in zip(entries, told, strict=True)]
+
+    def _row(self, entry: Entry, told: dict[str, Any], halted: str) -> Row:
+        state = _STATES.get(entry.status, "failed")
+        error, progress = "", {}
+        if not entry.is_read:
+            state, error = "failed", PICKLED
+        elif state == "finished":
+            if entry.output != "{}" and (outcome := read_object(entry.output)).get("error"):
+                state, error = "failed", printable(outcome["error"], in_one_line=True)
+                if error == CANCELLED:  # the worker saw the mark before the record was told
+                    state, error = "cancelled", ""
         elif state == "failed":
-            error = f"The worker failed: {_first_line(status.error)}"
-        progress = Calculation(self.root / "jobs" / status.workflow_id).progress() if state == "running" else {}
-        attributes = status.attributes or {}
+            error = f"The worker failed: {first_line(read_object(entry.error).get('message', 'nobody noted why'))}"
+        elif state == "running":
+            error, progress = halted, Calculation(self.root / "jobs" / entry.id).progress()
+        after, created, retries = told.get("after"), told.get("created"), told.get("retries")
         return Row(
-            status.workflow_id, attributes.get("title", ""), state,
+            entry.id, str(told.get("title", "")), state,
             1.0 if state == "finished" else float(progress.get("fraction", 0.0)), progress.get("seconds_left"),
-            datetime.datetime.fromtimestamp(status.created_at / 1000), status.priority or 0,
-            attributes.get("retries", 0), tuple(attributes.get("after", ())), error, attributes.get("image", ""),
+            datetime.datetime.fromtimestamp((created if isinstance(created, int) else entry.created_at) / 1000),
+            entry.priority or 0, retries if isinstance(retries, int) else 0,
+            tuple(map(str, after)) if after and isinstance(after, list) else (), error, str(told.get("image", "")),
         )  # fmt: skip
 
     # --- change ---------------------------------------------------------------------------------------------------
@@ -362,24 +415,62 @@ class Queue:
         folder = self.root / "jobs" / job_id
         # The mark comes first: a worker that is just starting the process sees it.
         write_atomically(folder / "cancel", b"")
-        self._client.cancel_workflow(job_id)
+        self.record.cancel(job_id)
         self.config.make_executor().stop(folder)
 
-    def retry(self, job_id: str) -> None:
-        """Queue a failed or cancelled job again; it goes on from its checkpoint.
+    def retry(self, job_id: str, from_start: bool = False) -> None:
+        """Queue a job again that failed or was cancelled, or whose result is lost or damaged.
+
+        Parameters
+        ----------
+        job_id : str
+        from_start : bool
+            Whether it is to begin from the start, instead of its checkpoint: all that it has written is set aside. A
+            finished job can be calculated anew this way.
 
         Raises
         ------
         StemAeError
-            If there is no such job, or it is neither.
+            If there is no such job, or it cannot be tried again.
         """
-        row = self.row(job_id)
-        if row.state not in ("failed", "cancelled"):
-            raise StemAeError(f"Job {job_id} is {row.state}: only failed and cancelled jobs can be tried again.")
-        folder = self.root / "jobs" / job_id
+        entry = self._entry(job_id)
+        row, calculation = self._rows([entry])[0], Calculation(self.root / "jobs" / job_id)
+        folder = calculation.folder
+        is_damaged = row.state == "finished" and (not calculation.finished or bool(calculation.damage()))
+        if row.state not in OVER or (row.state == "finished" and not is_damaged and not from_start):
+            raise StemAeError(
+                f"Job {job_id} is {row.state}: only failed and cancelled jobs, and those with a damaged result, can be "
+                "tried again; a finished one from the start."
+            )
+        if is_worked_on(folder):
+            raise StemAeError(f"The process of job {job_id} has not ended yet: try again in a few seconds.")
+        _ = calculation.input  # refuses what is lost or damaged
+        if from_start:
+            set_aside(folder, [path.name for path in folder.iterdir() if path.name not in KEPT_AT_A_START])
+        calculation.mend()
         for name in ("cancel", "error.json", "attempts"):
             (folder / name).unlink(missing_ok=True)
-        self._client.rewind_workflow(job_id, application_version=VERSION, queue_name=QUEUE)
+        if entry.is_read:
+            self.record.retry(job_id)
+        else:
+            self.submit_again(job_id)
+
+    def submit_again(self, job_id: str) -> None:
+        """Make a job's row in the record anew, from its folder.
+
+        Raises
+        ------
+        StemAeError
+            If its input is lost or damaged, or the record cannot be written.
+        """
+        content = Calculation(self.root / "jobs" / job_id).input
+        told = content.get("job") or {"title": str(content["task"].get("kind", "")), "priority": 10, "retries": 2}
+        attributes = {name: told[name] for name in ("title", "retries", "after", "image", "created") if name in told}
+        if self.record.entries([job_id]):
+            self.record.delete([job_id])
+        self.record.add(job_id, int(told.get("priority", 10)), attributes, waits=bool(told.get("after")))
+        with contextlib.suppress(OSError):
+            (self.root / "jobs" / job_id / SUBMITTED).touch()
 
     def take_over(self, machine: str) -> list[str]:
         """Let other machines have the jobs that a machine which is gone was working on, and return their numbers.
@@ -392,13 +483,13 @@ class Queue:
         StemAeError
             If a worker on that machine is still at work.
         """
+        if machine != pathlib.PurePath(machine).name or not (self.root / "workers" / machine).is_dir():
+            raise StemAeError(f"No worker on a machine {machine!r} has served this queue.")
         if held(self.root / "workers" / machine):
             raise StemAeError(f"The worker on {machine} is at work: end it first, or leave its jobs to it.")
-        listed = self._client.list_workflows(
-            name=WORKFLOW, executor_id=machine, status="PENDING", load_input=False, load_output=False
-        )
-        left = [status.workflow_id for status in listed]
-        self._client.resume_workflows(left, queue_name=QUEUE)
+        left = [entry.id for entry in self.record.entries(statuses=["PENDING"]) if entry.executor == machine]
+        if left:
+            self.record.resume(left)
         return left
 
     # --- the worker -----------------------------------------------------------------------------------------------
@@ -416,8 +507,11 @@ class Queue:
         """Start a worker that outlives this program, if there is none; it leaves when it has had nothing to do."""
         if self.worker_alive():
             return
-        self.worker_folder.mkdir(parents=True, exist_ok=True)
-        with (self.worker_folder / "log.txt").open("ab") as log:
+        with contextlib.ExitStack() as stack:
+            log: Any = subprocess.DEVNULL
+            with contextlib.suppress(OSError):  # on a full disk there is no log, but a worker that waits for room
+                self.worker_folder.mkdir(parents=True, exist_ok=True)
+                log = stack.enter_context((self.worker_folder / "log.txt").open("ab"))
             subprocess.Popen(
                 processes.command("stem_ae", "worker", "--queue", str(self.root), "--idle", "600"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=processes.environment(),
@@ -433,6 +527,26 @@ def _carried(atoms: ase.Atoms | None, parents: Sequence[Job]) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name != "hashes"}
 
 
-def _first_line(error: object) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _unknown(job_id: str) -> StemAeError:
+    return StemAeError(f"There is no job {job_id!r}: 'stem-ae jobs list' shows them.")
+
+
+def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _touched(path: pathlib.Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()[:20]
+    except OSError:
+        return "unknown"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
+from stem_ae.errors import StemAeError
 from stem_ae.jobs.queue import Job, Queue
 
 
@@ -38,7 +40,9 @@ def against_temperature(queue: Queue, job: Job) -> list[Temperature]:
         if row.state != "finished" or row.image != image:
             continue
         other = queue.job(row.id)
-        if _kind(other) == "md" and _origin(other) == origin:
+        with contextlib.suppress(StemAeError):  # one that is damaged says so itself
+            if _kind(other) != "md" or _origin(other) != origin:
+                continue
             summary = other.result().summary
             averages = summary["averages"]
             found.append(

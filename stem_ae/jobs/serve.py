@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,6 +69,14 @@ class Server:
             self._queues[path] = Queue.open(path)
         return self._queues[path]
 
+    def _check_in_place(self, request: Request) -> None:
+        """Refuse a queue whose folder is gone, once: the next question opens it anew."""
+        try:
+            self._queue(request).record.open()
+        except StemAeError:
+            del self._queues[request["queue"]]
+            raise
+
     # --- before -----------------------------------------------------------------------------------------------------
 
     def _build(self, request: Request, arrays: processes.Arrays) -> Answer:
@@ -89,6 +98,7 @@ class Server:
 
     def _submit(self, request: Request, arrays: processes.Arrays) -> Answer:
         cell, tasks = _built(request, arrays)
+        self._check_in_place(request)
         queue = self._queue(request)
         told = {name: request[name] for name in ("region", "options", "adsorb", "site", "at")}
         provenance = {**request["provenance"], **told}
@@ -109,7 +119,7 @@ class Server:
         return {"folder": str(folder)}, {}
 
     def _engines(self, request: Request, arrays: processes.Arrays) -> Answer:
-        self._queue(request).rows()  # the record is opened now, not when somebody waits for a submission
+        self._queue(request).record.open()  # now, not when somebody waits for a submission
         missing = engines.available()
         return {"engines": [[name, engines.ENGINES[name].title, missing[name] or ""] for name in missing]}, {}
 
@@ -117,17 +127,16 @@ class Server:
 
     def _rows(self, request: Request, arrays: processes.Arrays) -> Answer:
         queue = self._queue(request)
-        rows = queue.rows()
+        total, active = queue.counts()
         answer = [
             {
                 "id": row.id, "title": row.title, "state": row.state, "fraction": row.fraction, "error": row.error,
                 "seconds_left": row.seconds_left, "created": row.created.timestamp(), "image": row.image,
                 "progress": queue.job(row.id).progress if row.state == "running" else {},
             }
-            for row in rows[:SHOWN]
+            for row in queue.rows(newest=SHOWN)
         ]  # fmt: skip
-        active = sum(row.state in ("queued", "running", "waiting") for row in rows)
-        return {"rows": answer, "total": len(rows), "active": active, "worker": queue.worker_alive()}, {}
+        return {"rows": answer, "total": total, "active": active, "worker": queue.worker_alive()}, {}
 
     def _cancel(self, request: Request, arrays: processes.Arrays) -> Answer:
         self._queue(request).cancel(request["job"])
@@ -168,7 +177,10 @@ class Server:
         """Return the finished relaxations of one image."""
         queue = self._queue(request)
         rows = [row for row in queue.rows() if row.image == request["image"] and row.state == "finished"]
-        results = [Result.read(queue.job(row.id).calculation.folder) for row in rows]
+        results = []
+        for row in rows:
+            with contextlib.suppress(StemAeError):  # one that is damaged says so itself
+                results.append(Result.read(queue.job(row.id).calculation.folder))
         return [result for result in results if result.summary["task"]["kind"] == "relax"]
 
 

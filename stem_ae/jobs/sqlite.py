@@ -1,8 +1,11 @@
-"""SQLite as dbos needs it, on systems whose SQLite is older than 3.42 (Debian 12's, for one).
+"""SQLite as dbos needs it: in a file of any name, and where it is older than 3.42 (on Debian 12, for one).
+
+An address of SQLAlchemy's means something else by ``?``, ``#`` and ``%`` than a path does, and what it does with them
+differs between versions. This SQLAlchemy dialect, which only the queue's own record uses, takes the path from a
+parameter of the address, where every character can stand.
 
 From Python 3.12 on, dbos takes its time stamps from ``unixepoch('subsec')``, in its statements and as defaults of its
-tables. Older libraries answer that with NULL, and no job could be submitted. This SQLAlchemy dialect, which only the
-queue's own record uses, supplies the function.
+tables. Older libraries answer that with NULL, and no job could be submitted. The dialect supplies the function.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import pathlib
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
+from sqlalchemy import URL, Pool, QueuePool
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -20,9 +25,18 @@ _HAS_SUBSECONDS = (3, 42)
 
 
 class Dialect(SQLiteDialect_pysqlite):
-    """Python's own SQLite with ``unixepoch('subsec')``."""
+    """Python's own SQLite on the file that the address's parameter ``file`` names."""
 
     supports_statement_cache = True
+
+    def create_connect_args(self, url: URL) -> tuple[list[Any], dict[str, Any]]:
+        """Return what :func:`sqlite3.connect` is called with."""
+        return [url.query["file"]], {"check_same_thread": False}
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:
+        """Return the pool for a database that is a file."""
+        return QueuePool
 
     def on_connect(self) -> Callable[[DBAPIConnection], None]:
         """Return what is done with each new connection."""
@@ -30,7 +44,8 @@ class Dialect(SQLiteDialect_pysqlite):
 
         def connected(connection: DBAPIConnection) -> None:
             usual(connection)
-            connection.create_function("unixepoch", 1, _unixepoch)
+            if sqlite3.sqlite_version_info < _HAS_SUBSECONDS:
+                connection.create_function("unixepoch", 1, _unixepoch)
 
         return connected
 
@@ -43,7 +58,6 @@ def _unixepoch(modifier: str) -> float:
 
 def address(path: pathlib.Path) -> str:
     """Return the address of a record in a file, for dbos."""
-    if sqlite3.sqlite_version_info >= _HAS_SUBSECONDS:
-        return f"sqlite:///{path}"
     registry.register("sqlite.stem_ae", __name__, Dialect.__name__)
-    return f"sqlite+stem_ae:///{path}"
+    url = URL.create("sqlite+stem_ae", database="record", query={"file": str(path)})
+    return url.render_as_string(hide_password=False)

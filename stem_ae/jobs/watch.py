@@ -53,8 +53,14 @@ class Watch:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        first = True
+        first, stamp = True, None
         while True:
+            seen = self._queue.record.stamp()
+            if seen is not None and seen == stamp and not any(row.state == "running" for row in self.rows):
+                if self._stop.wait(self._interval):
+                    return
+                continue
+            stamp = seen
             before, said = {row.id: row.state for row in self.rows}, self.message
             try:
                 rows, message = tuple(self._queue.rows()), ""

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-from stem_ae.simulate.tasks import run_folder
+from stem_ae.simulate.running import run_folder
 
 if __name__ == "__main__":
-    sys.exit(run_folder(pathlib.Path(sys.argv[1])))
+    sys.exit(run_folder(pathlib.Path(sys.argv[1]), owns_process=True))

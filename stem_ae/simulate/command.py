@@ -232,6 +232,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _submit(arguments: argparse.Namespace, tasks: Sequence[Task], atoms: ase.Atoms | None) -> int:
     from stem_ae.jobs.queue import Queue
+    from stem_ae.terminal import printable
 
     queue = Queue.open(arguments.queue)
     after = [queue.job(number) for number in arguments.after]
@@ -247,7 +248,7 @@ def _submit(arguments: argparse.Namespace, tasks: Sequence[Task], atoms: ase.Ato
         print(json.dumps([dataclasses.asdict(row) for row in rows], default=str))
     else:
         for row in rows:
-            print(f"{row.id}  {row.state}  {row.title}  {row.error}".rstrip())
+            print(printable(f"{row.id}  {row.state}  {row.title}  {row.error}", in_one_line=True))
         if not queue.worker_alive():
             print("No worker is running on this machine: start one with 'stem-ae worker'.", file=sys.stderr)
     return 1 if any(row.state in ("failed", "cancelled") for row in rows) else 0

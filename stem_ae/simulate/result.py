@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -43,12 +42,16 @@ class Result:
         Raises
         ------
         StemAeError
-            If there is no result.
+            If there is no result, or it is damaged.
         """
+        from stem_ae.simulate.calculation import Calculation
+
         try:
-            return cls(folder, json.loads((folder / "result.json").read_bytes()))
-        except (OSError, ValueError) as error:
+            return cls(folder, Calculation(folder).read_result())
+        except OSError as error:
             raise StemAeError(f"There is no result in {folder} yet.") from error
+        except ValueError as error:
+            raise _damaged(folder, error) from error
 
     @property
     def energy(self) -> float:
@@ -68,7 +71,7 @@ class Result:
 
         if not self._structure.exists():
             raise StemAeError(f"The result in {self.folder} has no structure: it came from a command.")
-        return cast("ase.Atoms", read(self._structure))
+        return cast("ase.Atoms", read(self._structure, format="extxyz"))
 
     @property
     def _structure(self) -> pathlib.Path:
@@ -83,11 +86,24 @@ class Result:
 
     @property
     def trajectory(self) -> list[ase.Atoms]:
-        """The frames, with energies (eV) and forces (eV/Å)."""
+        """The frames, with energies (eV) and forces (eV/Å).
+
+        Raises
+        ------
+        StemAeError
+            If they are damaged.
+        """
+        import io
+
         from ase.io import read
 
-        path = self.folder / "trajectory.extxyz"
-        return list(read(path, index=":")) if path.exists() else []
+        from stem_ae.simulate.calculation import Calculation
+
+        try:
+            content = Calculation(self.folder).read_trajectory()
+        except (OSError, ValueError) as error:
+            raise _damaged(self.folder, error) from error
+        return list(read(io.StringIO(content.decode()), index=":", format="extxyz")) if content else []
 
     @property
     def frame(self) -> dict[str, Any]:
@@ -122,3 +138,10 @@ class Result:
         height, width = shape or self.frame["shape"]
         step = as_sampling(self.frame["sampling"] if sampling is None else sampling)
         return expected_fraction(xy, cross_section(self.atoms.numbers), (height, width), step, GaussianProbe(sigma))
+
+
+def _damaged(folder: pathlib.Path, error: Exception) -> StemAeError:
+    return StemAeError(
+        f"The result in {folder} is damaged ({error}): 'stem-ae jobs retry {folder.name}' sets it aside and calculates "
+        "it again."
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 import shlex
 import signal
 import subprocess
@@ -15,7 +13,7 @@ import numpy as np
 
 from stem_ae import checks
 from stem_ae.errors import StemAeError
-from stem_ae.simulate.calculation import Calculation, Reporter
+from stem_ae.simulate.calculation import Calculation, Reporter, set_aside
 
 if TYPE_CHECKING:
     import ase
@@ -156,14 +154,13 @@ class Relax:
 
         from stem_ae.simulate.optimise import optimiser
 
-        kept = reporter.restore()
+        kept = reporter.resume(len(atoms))
         done = int(kept.get("steps", 0))
         if kept:
             atoms.set_cell(kept["cell"])
             atoms.set_positions(kept["positions"], apply_constraint=False)
         else:
             _ripple(atoms, self.ripple)
-        reporter.rewind(int(kept.get("frames", 0)), done)
         search: Any
         if self.cell:
             with_cell: Any = FrechetCellFilter(atoms, mask=_cell_mask(atoms))
@@ -333,14 +330,13 @@ class MolecularDynamics:
 
         reporter = Reporter(calculation)
         atoms = _prepared(calculation, self.engine, self.fixed)
-        kept = reporter.restore()
+        kept = reporter.resume(len(atoms))
         done, frames = int(kept.get("steps", 0)), int(kept.get("frames", 0))
         if kept:
             atoms.set_positions(kept["positions"], apply_constraint=False)
             atoms.set_momenta(kept["momenta"], apply_constraint=False)
         else:
             self._warm_up(atoms)
-        reporter.rewind(frames, done)
         dynamics, chain = self._dynamics(atoms)
         if chain is not None and kept:
             chain._eta[:], chain._p_eta[:] = kept["eta"], kept["p_eta"]
@@ -475,23 +471,31 @@ class Adsorption:
         for number, (name, (atoms, fixed)) in enumerate(pieces.items(), start=1):
             relax = Relax(self.engine, fixed, self.fmax, max_steps=self.max_steps)
             sub = calculation.folder / name
-            if not (sub / "input.json").exists():
+            if not _is_usable(Calculation(sub)):
+                set_aside(calculation.folder, [name])
                 engine = engines.get(self.engine)
                 atoms = spin.with_lowest_spin(atoms, carriers[name], most[name], engine, calculation.folder)
                 Calculation.create(sub, to_dict(relax), atoms, {})
             if not Calculation(sub).finished:
                 relax.run(Calculation(sub))
-            unpaired[name] = spin.unpaired(Result.read(sub).atoms)
-            result = Calculation(sub)
-            summary = result._json("result.json") or {}
-            energies[name] = float(summary["energy"])
-            reporter.step(number, number / 3, energies[name], float(summary["fmax"]))
+            result = Result.read(sub)
+            unpaired[name] = spin.unpaired(result.atoms)
+            energies[name] = result.energy
+            reporter.step(number, number / 3, energies[name], float(result.summary["fmax"]))
         final = Result.read(calculation.folder / "whole").atoms
         energy = energies["system"] + energies["adsorbate"] - energies["whole"]
         _write_summary(
             calculation, self, final, {"energy": energies["whole"], "forces": final.get_forces()}, 3,
             reporter.seconds, adsorption_energy=energy, parts=energies, unpaired_electrons=unpaired,
         )  # fmt: skip
+
+
+def _is_usable(part: Calculation) -> bool:
+    """Say whether a part of a calculation was begun and is not damaged."""
+    try:
+        return bool(part.input) and not part.damage()
+    except StemAeError:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -528,51 +532,3 @@ class Command:
 
 TASKS: dict[str, Any] = {task.kind: task for task in (Relax, MolecularDynamics, Adsorption, Command)}
 """Every task by its kind."""
-
-
-def run_folder(folder: pathlib.Path) -> int:
-    """Work on one calculation until it is finished or has failed, and return the exit code.
-
-    Holding the folder's lock says that somebody works on it; a second process leaves at once.
-    """
-    import json
-    import traceback
-
-    from filelock import FileLock, Timeout
-
-    from stem_ae.simulate.calculation import is_full, write_atomically
-
-    calculation = Calculation(folder)
-    lock = FileLock(folder / "lock")
-    try:
-        # Whoever asks whether the lock is held takes it for a moment.
-        lock.acquire(timeout=2.0, poll_interval=0.02)
-    except Timeout:
-        return BUSY
-    with lock:
-        write_atomically(folder / "pid", str(os.getpid()).encode())
-        if calculation.finished:
-            return 0
-        (folder / "error.json").unlink(missing_ok=True)
-        try:
-            from_dict(calculation.input["task"]).run(calculation)
-        except Exception as error:
-            traceback.print_exc()
-            if is_full(error):
-                return FULL
-            if isinstance(error, StemAeError):
-                sentence = str(error)
-            elif isinstance(error, MemoryError):
-                sentence = "There is not enough memory for this: choose a smaller region or another engine."
-            else:
-                sentence = f"The calculation failed ({type(error).__name__}: {str(error).splitlines()[0][:200]})."
-            write_atomically(folder / "error.json", json.dumps({"error": sentence}).encode())
-            return 1
-    return 0
-
-
-BUSY = 75
-"""Exit code: another process is working on this folder."""
-
-FULL = 74
-"""Exit code: the disk is full. Nothing is wrong with the calculation: it can go on when there is room."""
