@@ -164,26 +164,19 @@ def trial(kind, what, number, rng):
         pid, link = (in_swift if kind == "swift" else forked)(what, folder)
         blanker = SocketLink(tuple(link["address"]), link["token"])
         try:
-            end = time.monotonic() + 20
-            while len(json.loads(blanker.ask("history"))) < 3:  # the survey is done
-                if time.monotonic() > end:
-                    os.kill(pid, signal.SIGABRT)  # it says where it is
-                    time.sleep(1.0)
-                    raise TimeoutError(pathlib.Path(folder, "log.txt").read_text()[-8000:])
-                time.sleep(0.02)
-            time.sleep(rng.uniform(0.0, 1.0))
-            while blanker.is_blanked():
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0.0, 0.3))
-            while blanker.is_blanked():
-                time.sleep(0.001)
+            wait_for(lambda: len(json.loads(blanker.ask("history"))) >= 4, folder)  # the survey is done
+            for longest_s in (1.0, 0.3):
+                time.sleep(rng.uniform(0.0, longest_s))
+                wait_for(lambda: not blanker.is_blanked(), folder)
             killed = time.monotonic()
             os.kill(pid, number)
             while not blanker.is_blanked() and time.monotonic() - killed < WAIT_S:
                 time.sleep(0.005)
             time.sleep(0.05)
             is_blanked = blanker.is_blanked()
-            after = [t - killed for t, state in json.loads(blanker.ask("history")) if state == "blanked" and t > killed]
+            history = json.loads(blanker.ask("history"))
+            after = [t - killed for t, state in history if state == "blanked" and t > killed]
+            was_on = [state for t, state in history if t <= killed][-1] == "on"
             end = time.monotonic() + 1.0  # it writes its record and then ends
             while not (records := watchdog.untold()) and time.monotonic() < end:
                 time.sleep(0.01)
@@ -194,7 +187,18 @@ def trial(kind, what, number, rng):
             if with_group:
                 os.waitpid(pid, 0)
             blanker.close()
+    if not was_on:  # the plan itself had blanked in the very moment
+        return trial(kind, what, number, rng)
     return is_blanked, after[0] if after else float("inf"), len(records)
+
+
+def wait_for(condition, folder):
+    """Wait until something is the case; raise with what the program has said if that is not to be."""
+    end = time.monotonic() + 20
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(pathlib.Path(folder, "log.txt").read_text()[-8000:])
+        time.sleep(0.001)
 
 
 def cost(count):

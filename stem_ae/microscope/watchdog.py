@@ -273,7 +273,8 @@ class Watchdog:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._launch()
-        if not self._is_ready.wait(_START_S) or self._broken:
+            is_ready = self._is_ready
+        if not is_ready.wait(_START_S) or self._broken:
             raise StemAeError(
                 "The watchdog that blanks the beam if this program dies does not work "
                 f"({self._broken or 'it does not start'}): see that its way to the blanker is right."
@@ -311,8 +312,11 @@ class Watchdog:
     def on(self, lease_s: float) -> None:
         """Watch from now on, for so many seconds. Raises StemAeError if there is nobody to watch."""
         self.start()
-        self._echo = time.monotonic()
-        self._lights.set()
+        with self._lock:
+            if self._process is None:
+                raise StemAeError(f"The watchdog that blanks the beam if this program dies has ended ({self._broken}).")
+            self._echo = time.monotonic()
+            self._lights.set()
         self._send(f"on {lease_s:.3f}")
 
     def lease(self, lease_s: float) -> None:
@@ -333,12 +337,12 @@ class Watchdog:
 
     def _send(self, line: str) -> None:
         process = self._process
+        if process is None or process.stdin is None:  # it does not run yet, or was lost, which is known then
+            return
         try:
-            if process is None or process.stdin is None:
-                raise OSError("it was closed")
             process.stdin.write(line.encode() + b"\n")
         except (OSError, ValueError) as error:
-            self._lost(f"it cannot be reached: {error}")
+            self._lost(process, f"it cannot be reached: {error}")
 
     def _beat(self, process: subprocess.Popen[bytes]) -> None:
         while self._process is process:
@@ -346,7 +350,7 @@ class Watchdog:
                 continue
             self._send("beat")
             if time.monotonic() - self._echo > _ECHO_S:
-                self._lost("it does not answer")
+                self._lost(process, "it does not answer")
             time.sleep(BEAT_S)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -357,7 +361,7 @@ class Watchdog:
             if word == "ready":
                 self._is_ready.set()
             elif word == "broken":
-                self._lost(rest[0] if rest else "")
+                self._lost(process, rest[0] if rest else "")
             elif word in ("blanked", "failed"):
                 self._answer = word
                 self._answered.set()
@@ -366,21 +370,20 @@ class Watchdog:
                 self._taken(rest[1][0].upper() + rest[1][1:])
                 tell(pathlib.Path(rest[0]))
         process.wait()
-        self._is_ready.set()
-        if self._process is process:
-            self._lost("it has ended")
+        self._lost(process, "it has ended")
 
-    def _lost(self, why: str) -> None:
-        """Say that nobody watches any more; the next unblanking starts another one."""
-        self._broken = why
-        self._is_ready.set()
-        process, self._process = self._process, None
-        was_on = self._lights.is_set()
-        self._lights.clear()
-        if process is not None:
-            process.kill()
-            if was_on:
-                self._taken(f"The watchdog that blanks the beam if this program dies does not work any more ({why}).")
+    def _lost(self, process: subprocess.Popen[bytes], why: str) -> None:
+        """Say that it does not watch any more, unless that is known; the next unblanking starts another one."""
+        with self._lock:
+            if self._process is not process:
+                return
+            self._process, self._broken = None, why
+            was_on = self._lights.is_set()
+            self._lights.clear()
+            self._is_ready.set()
+        process.kill()
+        if was_on:
+            self._taken(f"The watchdog that blanks the beam if this program dies does not work any more ({why}).")
 
 
 if __name__ == "__main__":
