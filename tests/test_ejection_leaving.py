@@ -11,8 +11,9 @@ from nion.instrumentation import HardwareSource
 from nion.swift.model import DataItem
 from nion.utils import Registry
 
-from nionswift_plugin.stem_ae_ui import stop_key
+from nionswift_plugin.stem_ae_ui import canvas, stop_key
 from nionswift_plugin.stem_ae_ui.beam_watch import WATCH, Working
+from nionswift_plugin.stem_ae_ui.ejection_overlay import TargetsLegendCanvasItem
 from stem_ae import StemAeError
 from tests.ejection_rig import headless
 
@@ -106,6 +107,29 @@ def test_whatever_goes_away_while_it_is_armed_takes_the_arming_along(swift, deed
     if deed is take_the_microscope_away:
         Registry.register_component(swift.simulator.instrument, {"stem_controller"})
     assert "Not armed any more" in swift.model.texts.message
+
+
+def test_hiding_the_overlays_leaves_targets_and_banner_while_it_is_armed(swift):
+    def circles():
+        items = swift.display().display_canvas_item.canvas_items
+        return [item.marks for item in items if isinstance(item, TargetsLegendCanvasItem)]
+
+    assert [len(marks.states) for marks in circles()] == [2]
+    canvas.toggle_overlays(swift.window)
+    assert circles() == []
+    swift.handler.arm_clicked(None)
+    swift.banner.tick()
+    assert [len(marks.states) for marks in circles()] == [2]
+    assert swift.banner.beam.armed.startswith("ARMED")
+    canvas.toggle_overlays(swift.window)
+    canvas.toggle_overlays(swift.window)
+    assert len(circles()) == 1
+    swift.handler.stop_clicked(None)
+    swift.banner.tick()
+    assert circles() == []
+    assert swift.banner.beam.armed == ""
+    canvas.toggle_overlays(swift.window)
+    assert len(circles()) == 1
 
 
 def test_hiding_a_panel_that_is_not_armed_leaves_the_beam_alone(swift):

@@ -203,7 +203,7 @@ _HIDDEN: weakref.WeakSet[DocumentController.DocumentController] = weakref.WeakSe
 
 
 def toggle_overlays(window: DocumentController.DocumentController) -> None:
-    """Hide all that is drawn over the images of a window, or show it again."""
+    """Hide what is drawn over the images of a window, or show it again; what an operator needs to see is not hidden."""
     if window in _HIDDEN:
         _HIDDEN.remove(window)
     else:
@@ -226,6 +226,8 @@ class Overlays:
         Returns the marks of a data item, or ``None``.
     attach : callable
         Puts canvas items on a display and returns what holds them.
+    must_show : callable, optional
+        Returns whether the marks are drawn even while overlays are hidden, such as the targets of an armed beam.
     """
 
     def __init__(
@@ -233,10 +235,12 @@ class Overlays:
         window: DocumentController.DocumentController,
         marks_for: typing.Callable[[DataItem.DataItem], typing.Any | None],
         attach: typing.Callable[[ImageCanvasItem.ImageCanvasItem], Attached],
+        must_show: typing.Callable[[], bool] = lambda: False,
     ) -> None:
         self.__window = window
         self.__marks_for = marks_for
         self.__attach = attach
+        self.__must_show = must_show
         self.__attached: dict[DisplayPanel.DisplayPanel, Attached] = {}
         self.__closed = False
         self.__listener: typing.Any = None
@@ -265,7 +269,8 @@ class Overlays:
 
     def __refresh_panel(self, panel: DisplayPanel.DisplayPanel) -> None:
         display, item = panel.display_canvas_item, panel.data_item
-        marks = self.__marks_for(item) if item and self.__window not in _HIDDEN else None
+        is_shown = self.__window not in _HIDDEN or self.__must_show()
+        marks = self.__marks_for(item) if item and is_shown else None
         attached = self.__attached.get(panel)
         if attached and (attached.display is not display or marks is None):
             self.__attached.pop(panel).close()

@@ -118,7 +118,9 @@ class EjectionModel(Observable.Observable):
         self.__offer: Plan | None = None
         self.__survey_items = {False: SurveyItem(window, "survey"), True: SurveyItem(window, "rehearsal")}
         self.__presence = Presence(window, self.__is_image, lambda what: self.leave(what))
-        self.__overlays = Overlays(window, self.__marks_for, targets_and_legend)
+        self.__overlays = Overlays(
+            window, self.__marks_for, targets_and_legend, must_show=lambda: self.__conduct.is_live
+        )
         self.__clicks = Clicks(window, self.__clickable, self.__clicked)
         self.__find_offer()
 
