@@ -94,7 +94,8 @@ def _train(arguments: argparse.Namespace) -> None:
             bar.close()
 
     ensemble = build(name, material, plan, path, device, report)
-    print(f"{path}: {len(ensemble.members)} networks for {', '.join(ensemble.species)}, version {ensemble.version}")
+    networks = counted(len(ensemble.members), "network")
+    print(f"{path}: {networks} for {', '.join(ensemble.species)}, version {ensemble.version}")
 
 
 def _resumable_path(name: str) -> pathlib.Path:
