@@ -60,9 +60,10 @@ class Clock:
 class Swift:
     """Headless Swift with the simulated microscope, our devices and a runner."""
 
-    def __init__(self, folder: pathlib.Path, **cameras) -> None:
+    def __init__(self, folder: pathlib.Path, own_blanker=False, **cameras) -> None:
         self.simulator = AtomicMicroscope(
             str(folder), specimen=graphene((60.0, 60.0)), conditions=Conditions(damage=False, readout=0.0), seed=1,
+            own_blanker=own_blanker,
         )  # fmt: skip
         self.context = AcquisitionTestContext.test_context(self.simulator, **cameras)
         self.scan = self.context.scan_hardware_source
@@ -482,6 +483,33 @@ def test_a_beam_that_cannot_be_blanked_is_said_loudly(swift, monkeypatch):
     swift.microscope.interlock.acknowledge()
     swift.run(acquire.survey(swift.microscope, FRAME))
     assert swift.runner.outcome == "completed"
+
+
+def test_a_blanker_in_a_process_of_its_own_is_obeyed_whoever_commands_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEM_AE_WATCHDOG_RECORDS", str(tmp_path / "records"))
+    setup = TestContext.TestSetup()
+    swift = Swift(tmp_path, own_blanker=True, is_both_cameras=True)
+    blanker = swift.simulator.instrument.blanker
+    with swift.context:
+        assert swift.stem.GetVal("C_Blank") == 0.0  # as the stock simulator begins
+        run = swift.run(point_by_point(swift.microscope, 6, exposure_s=0.005))
+        assert swift.runner.outcome == "completed", swift.runner.error
+        assert len(run.events()) == 6
+        assert blanker.read()
+        swift.run_until(point_by_point(swift.microscope, 50, exposure_s=0.05), 3)
+        wait_for(lambda: not blanker.read())
+        assert swift.microscope.interlock.watchdog.blank()  # by its own way, as if Swift had died
+        wait_for(lambda: swift.simulator.instrument.is_blanked)  # what the specimen receives follows
+        swift.runner.stop()
+        assert swift.runner.wait(10)
+        blanker.ask("stick")
+        swift.run(acquire.survey(swift.microscope, FRAME))
+        assert swift.runner.outcome == "failed"
+        assert "did not come on" in swift.runner.error
+        blanker.ask("free")
+        swift.runner.close()
+    del setup
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
