@@ -684,9 +684,9 @@ class EjectionRun:
         self.ledger.exposed(position, exposure.electrons)
         self._fluence += exposure.electrons * float(fluence(self._beam.probe, (0.0, 0.0), np.zeros((1, 2)))[0])
         self._ejected += {Outcome.STEP: 1, Outcome.DOUBLE: 2}.get(exposure.outcome or Outcome.STOPPED, 0)
-        beam = self.guard.interlock.state  # as it was read; not every beam can be
+        beam = self.guard.interlock.state  # as it was read: nothing else is called blanked
         self._write(
-            "exposed" if beam == "on" or self.guard.interlock.alarm else "blanked", number=number,
+            "blanked" if beam == "blanked" else "exposed", number=number,
             outcome=exposure.outcome, electrons=exposure.electrons, exposure_s=exposure.elapsed_s, beam=beam,
         )  # fmt: skip
 

@@ -505,7 +505,7 @@ class Exposure(_Cancellable):
         checks.positive(self.timeout_s, "The longest exposure", checks.MOST_S, "s")
         checks.positive(self.reading_s, "The length of a reading", checks.MOST_S, "s")
         cancel = self._begin(self.reading_s)
-        late = "The exposure did not end by itself; the beam is blanked."
+        late = "The exposure did not end by itself: look at the detector, then start again."
         return Operation(lambda: self._expose(cancel), self.timeout_s + _PATIENCE_S, late)
 
     def _expose(self, cancel: threading.Event) -> None:

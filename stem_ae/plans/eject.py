@@ -179,7 +179,7 @@ class Ejector:
                 self._run.failed(error)
                 raise
 
-        return Operation(work, _STEP_S, "A survey or an exposure did not end; the beam is blanked.")
+        return Operation(work, _STEP_S, "A survey or an exposure did not end: look at the scan, then start again.")
 
     def pause(self) -> None:
         """Blank and end what is under way; the target is tried again."""
