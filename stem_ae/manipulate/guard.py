@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import queue
 import threading
@@ -13,8 +14,9 @@ import numpy as np
 
 from stem_ae import checks
 from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts
+from stem_ae.microscope.deadline import within
 from stem_ae.microscope.instrument import Cancelled
-from stem_ae.microscope.interlock import BeamAlarm, Interlock
+from stem_ae.microscope.interlock import ANSWER_S, BeamAlarm, Interlock
 
 _PAUSE_WAIT_S = 0.3
 _CLOCK_S = 0.1  # a clock that is disciplined may go back a little
@@ -83,6 +85,19 @@ class _BeamSwitch:
         return Counts(*(np.concatenate([getattr(c, name) for c in counts]) for name in ("counts", "exposure_s")))
 
 
+def _has_read_back(beam: Beam) -> bool:
+    """Return whether a beam offers one, which does not mean that it works now."""
+    if inspect.getattr_static(beam, "is_blanked", None) is not None:
+        return True
+    try:
+        within(ANSWER_S, lambda: beam.is_blanked)
+    except AttributeError:
+        return False
+    except Exception:  # it fails, or hangs: that is said when the beam is to be on
+        return True
+    return True
+
+
 class Guard:
     """Lets the beam on only inside :meth:`beam_on`, only while armed, and takes it off at a word.
 
@@ -102,7 +117,7 @@ class Guard:
         self._limits = limits
         self._switch = _BeamSwitch(beam)
         shared = getattr(beam, "interlock", None)
-        self.interlock: Interlock = shared or Interlock(self._switch, is_readable=hasattr(beam, "is_blanked"))
+        self.interlock: Interlock = shared or Interlock(self._switch, is_readable=_has_read_back(beam))
         """The state of the beam as it was read, and the alarm."""
         self._lock = threading.Lock()
         self._armed_until = self._latest = -float("inf")  # on the beam's clock; when it was read last
