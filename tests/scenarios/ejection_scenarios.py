@@ -42,7 +42,8 @@ async def prepare(window, data):
     atoms.uncertainty = False
     atoms.model_index = atoms.model_names.index("mos2")
     atoms.start()
-    await screen.wait_until(lambda: atoms.texts.status.startswith("Live"), "rings on the live image", 90)
+    has_sulphur = lambda: atoms.newest is not None and "S2" in atoms.newest.atoms.symbols  # noqa: E731
+    await screen.wait_until(has_sulphur, lambda: str(atoms.texts), 90)
     await asyncio.sleep(1.0)
     return atoms, ejection, simulator
 
