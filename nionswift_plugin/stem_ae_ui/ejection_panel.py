@@ -48,10 +48,8 @@ class TargetHandler(Declarative.Handler):
         super().__init__()
         self.item = item
         self.ui_view = u.create_row(
-            u.create_label(text="@binding(item.text)", width=72, text_alignment_vertical="vcenter"),
-            u.create_label(
-                text="@binding(item.state)", color="@binding(item.color)", width=220, text_alignment_vertical="vcenter"
-            ),
+            note("@binding(item.text)", width=72),
+            note("@binding(item.state)", color="@binding(item.color)", width=240),
             u.create_stretch(),
             spacing=8,
         )

@@ -10,6 +10,9 @@ from nion.utils import Geometry
 from nionswift_plugin.stem_ae_app import demo, screen
 from nionswift_plugin.stem_ae_sim.panel import SimulatorPanel
 from nionswift_plugin.stem_ae_ui import PANELS
+from nionswift_plugin.stem_ae_ui.ejection_fates import Fate
+from nionswift_plugin.stem_ae_ui.ejection_panel import EjectionPanel
+from nionswift_plugin.stem_ae_ui.ejection_texts import TargetRow
 from nionswift_plugin.stem_ae_ui.fitted import DEFAULT_FONT, fit_lines
 
 SIDE = ("scan-control-panel-stem_ae_sim_scan", "data-panel", "stem-ae-simulator-panel")
@@ -185,7 +188,7 @@ def visible(window, panels):
 
 def say_much(panels):
     """Let the models of the panels say as much as they can, and return what undoes it."""
-    before = []
+    before, lists = [], []
     for panel in panels:
         if isinstance(panel, SimulatorPanel):
             continue
@@ -194,8 +197,14 @@ def say_much(panels):
         fields = [field.name for field in dataclasses.fields(model.texts) if not field.name.endswith("_color")]
         model.texts = dataclasses.replace(model.texts, **dict.fromkeys(fields, LONG))
         model.notify_property_changed("texts")
+        if isinstance(panel, EjectionPanel):
+            lists.append(model.rows)
+            model.rows.items = [TargetRow(1)]
+            model.rows.items[0].update(Fate("S2", "unclear", LONG), False)
 
     def undo():
+        for rows in lists:
+            rows.items = []
         for model, texts in before:
             model.texts = texts
             model.notify_property_changed("texts")
