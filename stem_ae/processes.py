@@ -77,6 +77,24 @@ def command(module: str, *arguments: str) -> list[str]:
     return [python(), "-P", "-m", module, *arguments]
 
 
+SETTINGS = ("STEM_AE_MODELS", "STEM_AE_DEVICE", "STEM_AE_THREADS")
+"""Environment variables that say how networks compute in other processes, and where their models are."""
+
+
+def chosen_threads() -> int | None:
+    """Return how many threads networks may compute with, as ``STEM_AE_THREADS`` says; None if it does not.
+
+    Raises
+    ------
+    StemAeError
+        If it is no number of threads.
+    """
+    text = os.environ.get("STEM_AE_THREADS", "").strip()
+    if text and not (text.isascii() and text.isdigit() and int(text)):
+        raise StemAeError(f"STEM_AE_THREADS is {text!r}: set it to a whole number from 1, or not at all.")
+    return int(text) if text else None
+
+
 def environment(threads: int | None = None) -> dict[str, str]:
     """Return the environment of a Python process: it finds this very stem_ae, and nothing in its current folder.
 
@@ -352,12 +370,15 @@ class Companion:
     advice : str
         What users should do if it ends by itself, a clause.
     threads : int
-        How many it may compute with; so that the user interface keeps a core, one less than there are by default.
+        How many it may compute with; by default as ``STEM_AE_THREADS`` says or, so that the user interface keeps a
+        core, one less than there are.
     """
 
     def __init__(self, module: str, task: str, advice: str, threads: int | None = None) -> None:
         self._module, self._task, self._advice = module, task, advice
-        self._threads = threads or max(1, (os.cpu_count() or 2) - 1)
+        self._threads = threads
+        self._settings: list[str | None] = []
+        """:data:`SETTINGS` when it was started."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -383,12 +404,14 @@ class Companion:
             return
         self._reap()
         line = command(self._module)
+        threads = self._threads or chosen_threads() or max(1, (os.cpu_count() or 2) - 1)
+        self._settings = _settings()
         with self._lock:
             if self._closed:
                 raise StemAeError(f"The process that {self._task} was closed.")
             try:
                 self._process = process = subprocess.Popen(
-                    line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(self._threads),
+                    line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(threads),
                     **without_window(),
                 )  # fmt: skip
             except OSError as error:
@@ -396,6 +419,11 @@ class Companion:
             self._was_heard = False
         for pipe in _pipes(process):
             widen(pipe)
+
+    def renew(self) -> None:
+        """End it if :data:`SETTINGS` are others by now, so that the next start heeds them; nobody may be asking."""
+        if self.pid is not None and self._settings != _settings():
+            self._reap()
 
     def send(self, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Send it a message. The first one starts it; that it has ended since must be known before another one does.
@@ -485,6 +513,10 @@ class Companion:
             return process.wait(_BURYING_S)
         except subprocess.TimeoutExpired:
             return None
+
+
+def _settings() -> list[str | None]:
+    return [os.environ.get(name) for name in SETTINGS]
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

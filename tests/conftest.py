@@ -10,6 +10,20 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
+def own_preferences():
+    """Let no test see what another one has chosen in the preferences."""
+    names = [f"STEM_AE_{name}" for name in ("RUNS", "QUEUE", "MODELS", "DEVICE", "THREADS")]
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    if preferences := sys.modules.get("nionswift_plugin.stem_ae_ui.preferences"):
+        preferences.Preferences().store()
+        preferences.end()
+    for name, value in before.items():
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
 def real_application(request, monkeypatch):
     """Make the scenarios importable in Swift; where its window cannot be shown, skip, but never in CI."""
     if request.node.get_closest_marker("gui") is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 import time
 import unittest.mock
@@ -173,7 +174,6 @@ def headless(folder: pathlib.Path, networks: bool = True, **options: Any) -> Ite
         return made[0].truth
 
     patches: dict[Any, dict[str, Any]] = {
-        ejection_panel.platformdirs: {"user_data_dir": lambda name: str(folder / "data")},
         atoms_panel: {
             "AtomsModel": functools.partial(
                 atoms_panel.AtomsModel, load=load if networks else find, names=lambda: ["mos2", "graphene"]
@@ -186,6 +186,7 @@ def headless(folder: pathlib.Path, networks: bool = True, **options: Any) -> Ite
     with contextlib.ExitStack() as stack:
         for where, values in patches.items():
             stack.enter_context(unittest.mock.patch.multiple(where, **values))
+        stack.enter_context(unittest.mock.patch.dict(os.environ, {"STEM_AE_RUNS": str(folder / "data" / "runs")}))
         stack.enter_context(contextlib.chdir(folder))
         AcquisitionTestContext.begin_leaks()
         setup = TestContext.TestSetup(set_global=True)

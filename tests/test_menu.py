@@ -28,7 +28,8 @@ def test_the_menu_has_the_panels_in_the_order_of_the_work(window):
     menu.fill(window, PANELS)
     items = [item.title for item in window.get_or_create_menu(stop_key.MENU_ID, "", "window_menu").items]
     assert [item for item in items if item and item != "separator"] == [
-        "Atoms", "Explorer", "Eject", "Simulate", "Jobs", "Hide or Show Overlays", "Open Runs Folder", "Manual",
+        "Atoms", "Explorer", "Eject", "Simulate", "Jobs", "Hide or Show Overlays", "Open Runs Folder", "Preferences…",
+        "Manual: Help of All Panels",
     ]  # fmt: skip
 
 

@@ -7,11 +7,12 @@ import gettext
 
 from nion.swift import Application, Workspace
 from nion.swift.model import Notification
+from nion.ui import PreferencesDialog
 
 from stem_ae import memory
 from stem_ae.microscope import watchdog
 
-from . import menu
+from . import menu, preferences
 from .atoms_panel import AtomsPanel
 from .ejection_panel import EjectionPanel
 from .explorer_panel import ExplorerPanel
@@ -23,11 +24,14 @@ _ = gettext.gettext
 
 PANELS = (AtomsPanel, ExplorerPanel, EjectionPanel, SimulatePanel, JobsPanel)
 """In the order of the work."""
+_PANE = preferences.Pane()
 
 
 def run() -> None:
     """Register the panels; Swift calls this when all plug-ins are loaded."""
     memory.settle()
+    preferences.begin()
+    PreferencesDialog.PreferencesManager().register_preference_pane(_PANE)
     make_room_beside()
     if Application.app:  # not in tests without one
         Application.app.register_menu_handler(functools.partial(menu.fill, panels=PANELS))
@@ -50,3 +54,6 @@ def stop() -> None:
     """Take the panels out; Swift calls this when it ends."""
     for panel in PANELS:
         Workspace.WorkspaceManager().unregister_panel(panel.panel_id)
+    if _PANE in PreferencesDialog.PreferencesManager().preference_pane_delegates:
+        PreferencesDialog.PreferencesManager().unregister_preference_pane(_PANE)
+    preferences.end()

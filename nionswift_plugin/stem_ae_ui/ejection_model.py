@@ -18,11 +18,13 @@ from nion.swift.model import DataItem
 from nion.utils import ListModel, Observable
 from numpy.typing import NDArray
 
+from stem_ae import folders
 from stem_ae.atoms import Atoms2D
 from stem_ae.elit import remote
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.virtual_microscope import Beam as Column
 from stem_ae.manipulate import EjectionRun, Limits, runlog
+from stem_ae.manipulate.aim import Track
 from stem_ae.manipulate.beam import Scan
 from stem_ae.manipulate.run import AROUND, Find
 
@@ -73,8 +75,6 @@ class EjectionModel(Observable.Observable):
         Whose displays show image and targets.
     newest : callable
         Returns what the Atoms panel has found last.
-    folder : path
-        Where each run's log and documents are kept.
     load : callable or None
         Returns what finds atoms by a model's name; ``None``: a process of its own does.
     """
@@ -88,11 +88,10 @@ class EjectionModel(Observable.Observable):
         self,
         window: DocumentController.DocumentController,
         newest: collections.abc.Callable[[], keeping.Snapshot | None],
-        folder: pathlib.Path,
         load: collections.abc.Callable[[str], typing.Any] | None = None,
     ) -> None:
         super().__init__()
-        self.__window, self.__newest, self.__folder = window, newest, folder
+        self.__window, self.__newest = window, newest
         self.__process = remote.PredictionProcess()
         self.__load = functools.cache(load or self.__process.load)
         self._options: dict[str, typing.Any] = {"current": "", **USUAL[UNTIL]}
@@ -371,7 +370,7 @@ class EjectionModel(Observable.Observable):
         """Look, aside, for a run that could be gone on with: its log may be long."""
 
         def look() -> None:
-            plan = ejection_fates.unfinished(self.__folder)
+            plan = ejection_fates.unfinished(folders.folder("runs"))
             with self.__lock:
                 self.__offer = plan
             self.__ask_for_update()
@@ -499,15 +498,20 @@ class EjectionModel(Observable.Observable):
         self.__check_places()
         self.__choice.expect(time.perf_counter())
         intent = self.__ready()
-        ready = intent, self.__plan(), self.__find(), self.__folder, self.__choice.track, self.__ask_for_update
-        self.__begin(staged_run(*ready), False)
+        self.__begin(staged_run(*self.__with_plan(intent)), False)
         self.__presence.begin()
         self.__watch_image()
 
     def __start_rehearsal(self) -> None:
         intent = self.__ready()
-        ready = intent, self.__plan(), self.__find(), self.__folder, self.__choice.track, self.__ask_for_update
-        self.__begin(staged_rehearsal(*ready), True)
+        self.__begin(staged_rehearsal(*self.__with_plan(intent)), True)
+
+    def __with_plan(
+        self, intent: Intent
+    ) -> tuple[Intent, Plan, Find, pathlib.Path, Track, collections.abc.Callable[[], None]]:
+        """Return what a run or a rehearsal is made of."""
+        runs = folders.folder("runs")
+        return intent, self.__plan(), self.__find(), runs, self.__choice.track, self.__ask_for_update
 
     def __check_places(self) -> None:
         """Refuse to fire if the targets may not be where they are thought to be."""
@@ -577,7 +581,11 @@ class EjectionModel(Observable.Observable):
                 if not self.__closed:
                     self.__window.queue_task(lambda: self.__ended(reason, path))
 
-        self.__conduct.begin(staged.run, is_rehearsal, staged.work, ended, staged.runner)
+        def work() -> str:
+            self.__process.renew()  # device and threads may be others by now
+            return staged.work()
+
+        self.__conduct.begin(staged.run, is_rehearsal, work, ended, staged.runner)
         self.notify_property_changed("is_choosing")
         self.__changed_running()
         self.__ask_for_update()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gettext
-import pathlib
 import time
 import typing
 
-import platformdirs
 from nion.swift import DocumentController, Panel
 from nion.ui import Declarative
 
@@ -348,8 +346,7 @@ class EjectionPanel(Panel.Panel):
         super().__init__(window, panel_id, self.title)
         self.__window = window
         self.__ticked_at = 0.0
-        folder = pathlib.Path(platformdirs.user_data_dir("stem_ae")) / "runs"
-        self.model = EjectionModel(window, self.__newest_atoms, folder)
+        self.model = EjectionModel(window, self.__newest_atoms)
         self.handler = EjectionHandler(window, self.model)
         self.widget = FramedWidget(window, self.handler)
         self.banner = Banner(window)

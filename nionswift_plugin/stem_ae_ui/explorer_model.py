@@ -8,22 +8,23 @@ import itertools
 import pathlib
 import threading
 import typing
-import webbrowser
 from concurrent.futures import Future
 
 import numpy as np
-import platformdirs
 from nion.swift import DocumentController
 from nion.swift.model import DataItem
 from nion.utils import Geometry, ListModel, Observable
 from numpy.typing import NDArray
 
+from stem_ae import folders
 from stem_ae.errors import StemAeError
 from stem_ae.explore.remote import Decision, DecisionProcess
 from stem_ae.explore.scalarize import Scalarizer
+from stem_ae.files import output_folder
 from stem_ae.microscope.frame import CameraFrame, Frame, Image
 from stem_ae.words import counted
 
+from . import preferences
 from .atoms_model import BAD, BUSY, OFF, WAITING
 from .beam_watch import Working
 from .canvas import Overlays
@@ -31,6 +32,7 @@ from .clicks import Clicks
 from .explorer_items import Items
 from .explorer_overlay import WayMarks, way_and_words
 from .explorer_settings import ACQUISITIONS, CAMERAS, PROPERTIES, SURROGATES, Other, Settings, bands_of, value_of
+from .parts import show_in_files
 
 if typing.TYPE_CHECKING:  # loaded when first needed: bluesky takes half a second
     from stem_ae.microscope.devices import Microscope
@@ -169,7 +171,6 @@ class ExplorerModel(Observable.Observable):
     feature = _typed("feature")
     min_distance = _typed("min_distance")
     travel = _typed("travel")
-    folder = _typed("folder")
     surrogate_index = _chosen("surrogate", SURROGATES)
     acquisition_index = _chosen("acquisition", ACQUISITIONS)
 
@@ -206,6 +207,7 @@ class ExplorerModel(Observable.Observable):
         self.__keys = itertools.count(2)
         self.__list_others()
         wanted = lambda: self.items.explored if self.is_clicking else None  # noqa: E731
+        self.__listener = preferences.changed_event.listen(self.__preferences_changed)
         self.__clicks = Clicks(window, wanted, lambda x, y: self.force(y, x))
         self.__describe()
 
@@ -221,6 +223,7 @@ class ExplorerModel(Observable.Observable):
         self.settings.save(self.__window.ui)
         self.items.finish()
         self.__overlays.close()
+        self.__listener.close()
         self.__clicks.close()
         self.__process.close()
 
@@ -274,25 +277,37 @@ class ExplorerModel(Observable.Observable):
     def settings_changed(self, name: str) -> None:
         """Say that a setting has changed, and store them."""
         self.notify_property_changed(name)
-        if name == "folder":
-            self.notify_property_changed("runs_folder")
         self.__note = self.__complaint()
         self.__describe()
         self.__window.add_task(SAVE_TASK, functools.partial(self.settings.save, self.__window.ui))
 
     @property
+    def folder(self) -> str:
+        """The folder of all panels' runs that was chosen; empty for the usual one."""
+        return preferences.Preferences.stored().runs
+
+    @folder.setter
+    def folder(self, text: str | None) -> None:
+        try:
+            preferences.change("runs", text or "")
+        except StemAeError as error:
+            self.__say(str(error))
+
+    def __preferences_changed(self) -> None:
+        self.notify_property_changed("folder")
+        self.notify_property_changed("runs_folder")
+
+    @property
     def runs_folder(self) -> str:
         """Where runs are written to."""
-        return self.settings.folder or str(platformdirs.user_data_path("stem_ae", appauthor=False) / "runs")
+        return str(folders.folder("runs"))
 
     def open_folder(self) -> None:
         """Show that folder in the system's file manager; it is made if it is missing."""
         try:
-            pathlib.Path(self.runs_folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self.__say(f"The folder {self.runs_folder} cannot be made ({error.strerror}): choose another one.")
-            return
-        webbrowser.open(pathlib.Path(self.runs_folder).absolute().as_uri())
+            show_in_files(output_folder(self.runs_folder))
+        except StemAeError as error:
+            self.__say(f"{error} Choose another one.")
 
     def __complaint(self) -> str:
         """Return one sentence if something that was typed cannot be read, else nothing."""

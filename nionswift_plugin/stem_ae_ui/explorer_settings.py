@@ -106,8 +106,6 @@ class Settings:
     """What a move across the whole specimen costs, in units of the gain of the best point over a middling one."""
     device: str = "cpu"
     """Where the surrogate is computed; no widget: those who have a GPU for it set it in the settings file."""
-    folder: str = ""
-    """Where runs are written to; empty: among the user's data."""
 
     @property
     def property_name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
+import shlex
 import typing
 
 import numpy as np
@@ -16,7 +17,7 @@ from nion.utils import Geometry, Observable
 from stem_ae.jobs import remote
 from stem_ae.words import duration
 
-from . import keeping, showing, simulate_overlay
+from . import keeping, preferences, showing, simulate_overlay
 from .canvas import Overlays
 
 LOOK_BUSY_S, LOOK_IDLE_S = 1.0, 2.0
@@ -209,8 +210,14 @@ class JobsModel(Observable.Observable):
         if table.total > len(table.rows):
             words.append(f"the newest {len(table.rows)} are shown")
         if table.active and not table.worker:
-            words.append("no worker is running: type “stem-ae worker” in a terminal")
+            words.append(f"no worker is running: type “stem-ae worker{self.__queue_option}” in a terminal")
         return " · ".join(words)
+
+    @property
+    def __queue_option(self) -> str:
+        """What a worker has to be told in a terminal, which knows nothing of Swift's preferences."""
+        usual = preferences.usual("queue")
+        return "" if self.__bench.queue == usual else f" --queue {shlex.quote(self.__bench.queue)}"
 
     def __detail(self) -> str:
         row = self.selected

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import gettext
-import pathlib
 import typing
-import webbrowser
 
-import platformdirs
 from nion.swift import DocumentController
+from nion.swift.model import Notification
 
+from stem_ae import folders
+from stem_ae.errors import StemAeError
+from stem_ae.files import output_folder
+
+from . import preferences
 from .canvas import toggle_overlays
-from .parts import MANUAL, show_help
+from .parts import MANUAL, show_help, show_in_files
 from .stop_key import MENU_ID, MENU_TITLE
 
 _ = gettext.gettext
@@ -26,7 +29,8 @@ def fill(window: DocumentController.DocumentController, panels: typing.Sequence[
     menu.add_separator()
     menu.add_menu_item(_("Hide or Show Overlays"), functools.partial(toggle_overlays, window))
     menu.add_menu_item(_("Open Runs Folder"), open_runs)
-    menu.add_menu_item(_("Manual"), functools.partial(show_manual, window))
+    menu.add_menu_item(_("Preferences…"), functools.partial(preferences.show, window))
+    menu.add_menu_item(_("Manual: Help of All Panels"), functools.partial(show_manual, window))
     menu.add_separator()
 
 
@@ -44,7 +48,9 @@ def show_panel(window: DocumentController.DocumentController, panel_id: str) -> 
 
 
 def open_runs() -> None:
-    """Open the folder in which runs are kept unless another one was chosen."""
-    folder = pathlib.Path(platformdirs.user_data_dir("stem_ae"), "runs")
-    folder.mkdir(parents=True, exist_ok=True)
-    webbrowser.open(folder.as_uri())
+    """Open the folder that runs are written to, or say why it cannot be opened."""
+    try:
+        show_in_files(output_folder(folders.folder("runs")))
+    except StemAeError as error:
+        sentence = f"{error} Choose another one in STEM AE > Preferences."
+        Notification.notify(Notification.Notification("stem_ae.runs", "stem_ae", _("Runs folder"), sentence))

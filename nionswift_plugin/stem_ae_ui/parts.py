@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gettext
 import importlib.resources
+import pathlib
 import typing
 import weakref
+import webbrowser
 
 from nion.swift import DocumentController
 from nion.ui import Declarative
@@ -58,6 +60,11 @@ def fine_print(name: str, lines: int = 1, indent: int = LABEL_WIDTH + 6) -> Decl
     """Return one of the model's texts in grey under the row before it, in lines that are kept for it."""
     text = note(f"@binding(model.texts, converter={name}_text)", lines, color=QUIET, name=f"{name}_label")
     return u.create_row(u.create_spacing(indent), text)
+
+
+def show_in_files(folder: pathlib.Path) -> None:
+    """Show a folder in the system's file manager."""
+    webbrowser.open(folder.absolute().as_uri())
 
 
 class HundredthsConverter(Converter.ConverterLike[float, int]):

@@ -115,8 +115,9 @@ class Adaptation:
         self._request = {"model": model, "sampling": list(sampling), "effort": effort or {}}
         self._frames = {f"frame {k}": np.asarray(frame, np.float32) for k, frame in enumerate(frames)}
         self._process = processes.Companion(
-            "stem_ae.elit.adapting", "adapts the model", "free some memory and try again", threads=os.cpu_count()
-        )
+            "stem_ae.elit.adapting", "adapts the model", "free some memory and try again",
+            threads=processes.chosen_threads() or os.cpu_count(),
+        )  # fmt: skip
         _forget_old_questions()
         self._process.start()
         self._thread = threading.Thread(target=self._run, name="stem-ae adaptation", daemon=True)

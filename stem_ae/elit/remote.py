@@ -48,9 +48,15 @@ class PredictionProcess:
             If there is no such model, or no process can be started.
         """
         with self._lock:
+            self._process.renew()
             ensemble = RemoteEnsemble(self, name)
             self._load(ensemble)
             return ensemble
+
+    def renew(self) -> None:
+        """Let the next request start a new process if device, threads or the folder of models were changed."""
+        with self._lock:
+            self._process.renew()
 
     def close(self) -> None:
         """End the process, in the middle of a request if there is one."""

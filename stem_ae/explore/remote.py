@@ -80,7 +80,12 @@ class DecisionProcess:
         """
         given = {name: np.asarray(array) for name, array in {"image": image, **arrays}.items()}
         request = {"do": "explore", "settings": dict(settings)}
-        return self._thread.submit(lambda: self._process.ask(request, given)[1]["candidates"])
+
+        def work() -> IntArray:
+            self._process.renew()  # device and threads may be others by now
+            return self._process.ask(request, given)[1]["candidates"]
+
+        return self._thread.submit(work)
 
     def step(
         self, points: ArrayLike = (), values: ArrayLike = (), batch: int = 0, pending: ArrayLike = ()

@@ -18,9 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import platformdirs
-
-from stem_ae import checks, processes
+from stem_ae import checks, folders, processes
 from stem_ae.errors import StemAeError
 from stem_ae.jobs.config import Config
 from stem_ae.jobs.executors import held, is_worked_on
@@ -195,7 +193,7 @@ class Queue:
         Parameters
         ----------
         path : path, optional
-            The folder.
+            The folder; by default as the environment variable ``STEM_AE_QUEUE`` says, or among the user's data.
         create : bool
             Whether to make it if it does not exist.
 
@@ -204,7 +202,7 @@ class Queue:
         StemAeError
             If the folder cannot be used.
         """
-        root = pathlib.Path(path) if path else pathlib.Path(platformdirs.user_data_dir("stem_ae")) / "queue"
+        root = pathlib.Path(path) if path else folders.folder("queue")
         root = root.absolute()
         if not create and path and not root.is_dir():
             raise StemAeError(f"There is no queue in {root}: the first job that is submitted there makes one.")

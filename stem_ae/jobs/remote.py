@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stem_ae import processes
+from stem_ae import folders, processes
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 
@@ -62,6 +62,11 @@ class Workbench:
         )
         self._thread: threading.Thread | None = None
 
+    @property
+    def queue(self) -> str:
+        """The queue's folder. The user may choose another one at any time: the next question is about that one."""
+        return self._queue or str(folders.folder("queue"))
+
     def ask(
         self,
         values: Mapping[str, Any],
@@ -83,7 +88,7 @@ class Workbench:
             Seconds before it is asked.
         """
         question = _Question(
-            time.monotonic() + after_s, next(self._numbers), {"queue": self._queue, **values}, arrays or {}, answered
+            time.monotonic() + after_s, next(self._numbers), {"queue": self.queue, **values}, arrays or {}, answered
         )
         with self._changed:
             if self._closed:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import glob
-import os
 import pathlib
 import re
 
-import platformdirs
-
+from stem_ae import folders
 from stem_ae.errors import StemAeError
 
 _BUNDLED = pathlib.Path(__file__).parent.parent / "elit" / "models"
@@ -18,8 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def user_folder() -> pathlib.Path:
     """Return where the user's models are kept; ``STEM_AE_MODELS`` overrides it."""
-    override = os.environ.get("STEM_AE_MODELS")
-    return pathlib.Path(override) if override else platformdirs.user_data_path("stem_ae", appauthor=False) / "models"
+    return folders.folder("models")
 
 
 def names() -> list[str]:
