@@ -12,6 +12,8 @@ from stem_ae.elit.adapting import Adaptation
 from stem_ae.errors import StemAeError
 from stem_ae.words import duration
 
+from .activities import Works
+
 UPDATE_TASK = "stem_ae adaptation update"
 
 
@@ -45,6 +47,7 @@ class AdaptingModel(Observable.Observable):
         self.__adaptation: Adaptation | None = None
         self.__doubtful: Adaptation | None = None
         self.__earlier: list[str] = []
+        self.__works = Works()
         self.__closed = False
         self.text = ""
         """What is going on, what came out, or what to do."""
@@ -52,6 +55,7 @@ class AdaptingModel(Observable.Observable):
     def close(self) -> None:
         """Cancel what is under way."""
         self.__closed = True
+        self.__works.close()
         self.__window.clear_task(UPDATE_TASK)
         if self.__adaptation:
             self.__adaptation.cancel()
@@ -91,6 +95,7 @@ class AdaptingModel(Observable.Observable):
         except StemAeError as error:
             self.__say(str(error))
             return
+        self.__works.begin("Adapting").tell("starting")
         self.__say("Adapting: starting")
 
     def cancel(self) -> None:
@@ -129,10 +134,13 @@ class AdaptingModel(Observable.Observable):
             return
         if adaptation.state == "running":
             left = adaptation.seconds_left
+            if work := self.__works.keep("Adapting", True):
+                work.tell("" if left is not None else adaptation.text, left)
             still = "" if left is None else f" · at most {duration(left)} left"
             self.__say(f"Adapting: {adaptation.text}{still}")
             return
         self.__adaptation = None
+        self.__works.end("Adapting")
         if adaptation.state != "done" or adaptation.comparison is None or not adaptation.comparison.gained:
             self.__say(adaptation.text[:1].upper() + adaptation.text[1:])
         elif adaptation.is_waiting:

@@ -28,6 +28,7 @@ from stem_ae.microscope import swift
 from stem_ae.words import counted
 
 from . import keeping, showing
+from .activities import Works
 from .adapting_model import AdaptingModel
 from .canvas import Overlays
 from .displayed import DisplayedImageFeed
@@ -197,6 +198,7 @@ class AtomsModel(Observable.Observable):
         """Images that are to be displayed once they are there: whole frames (False), sub-scans (True)."""
         self.__marks: Marks | None = None
         self.__kept_marks = weakref.WeakKeyDictionary[DataItem.DataItem, Marks | None]()
+        self.__works = Works()
         self.__note = ""
         self.__statistics_at = 0.0
         self.__maps = {kind.name: keeping.LiveMap(window, kind) for kind in keeping.MAP_KINDS}
@@ -454,6 +456,7 @@ class AtomsModel(Observable.Observable):
         load = functools.partial(self.__load, self.model_names[self.model_index])
         self.__worker = live.LiveWorker(load, self.__worker_changed)
         self.__worker.extras = self.__extras
+        self.__works.begin(f"Loading the model “{self.model_names[self.model_index]}”")
         self.__connect()
         self.notify_property_changed("is_running")
 
@@ -462,6 +465,8 @@ class AtomsModel(Observable.Observable):
         if self.__worker:
             self.__worker.close()
         self.__worker = None
+        self.__works.close()
+        self.networks.give_up()
         self.__disconnect()
         for live_map in self.__maps.values():
             live_map.stop()
@@ -549,6 +554,8 @@ class AtomsModel(Observable.Observable):
 
     def __update(self) -> None:
         worker = self.__worker
+        if worker and worker.state != "loading":
+            self.__works.close()
         if worker and worker.model and worker.model is not self.__model:
             self.__model = worker.model
             self.__list_classes(worker.model.species)

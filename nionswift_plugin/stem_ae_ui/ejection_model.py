@@ -27,8 +27,10 @@ from stem_ae.manipulate import EjectionRun, Limits, runlog
 from stem_ae.manipulate.aim import Track
 from stem_ae.manipulate.beam import Scan
 from stem_ae.manipulate.run import AROUND, Find
+from stem_ae.words import counted
 
 from . import ejection_fates, ejection_pictures, keeping
+from .activities import Works
 from .beam_watch import WATCH
 from .canvas import Overlays
 from .clicks import Clicks
@@ -111,6 +113,7 @@ class EjectionModel(Observable.Observable):
         self.__closed = False
         self.__estimate = Estimate(self.__ask_for_update)
         self.__conduct = Conduct(lambda: f"Eject · {self.__situation.status()[0]}")
+        self.__works = Works()
         self.__limits = Limits()
         self.__news: News | None = None
         self.__has_failed = False
@@ -126,6 +129,7 @@ class EjectionModel(Observable.Observable):
     def close(self) -> None:
         """Blank if a run is under way, and let go of everything."""
         self.__conduct.close()
+        self.__works.close()
         with self.__lock:
             self.__closed = True
         self.__presence.end()
@@ -593,6 +597,7 @@ class EjectionModel(Observable.Observable):
     def __ended(self, reason: str, path: pathlib.Path) -> None:
         """Show that a run has ended, and go on from what it has done."""
         run, news = self.__conduct.end(), self.__news
+        self.__works.close()
         self.__presence.end()
         for survey_item in self.__survey_items.values():
             survey_item.stop()
@@ -720,7 +725,20 @@ class EjectionModel(Observable.Observable):
         if percent != self.dose_percent:
             self.dose_percent = percent
             self.notify_property_changed("dose_percent")
+        self.__tell_progress()
         self.__overlays.refresh()
+
+    def __tell_progress(self) -> None:
+        """Say in Swift's Activity panel how far the run is; targets that are done tell how long the others take."""
+        news = self.__news
+        work = self.__works.keep(self.__title, self.__run is not None)
+        if work and news is not None and news.rest:
+            finished = sum(news.fates[k].state in ("done", "failed", "unclear") for k in news.rest)
+            work.tell_done(finished / len(news.rest), f"{finished} of {counted(len(news.rest), 'target')}")
+
+    @property
+    def __title(self) -> str:
+        return "Rehearsing" if self.__conduct.is_rehearsal else "Ejecting"
 
     def __spent(self) -> float:
         return self.__run.ledger.electrons if self.__run else 0.0

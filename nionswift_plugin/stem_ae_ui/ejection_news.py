@@ -78,6 +78,11 @@ class News(Observer):
         self.note = ""
 
     @property
+    def rest(self) -> tuple[int, ...]:
+        """The targets that the run is about, by their numbers."""
+        return tuple(self._rest)
+
+    @property
     def fates(self) -> list[Fate]:
         """What has become of each target."""
         with self._lock:

@@ -25,6 +25,7 @@ from stem_ae.microscope.frame import CameraFrame, Frame, Image
 from stem_ae.words import counted
 
 from . import preferences
+from .activities import Works
 from .atoms_model import BAD, BUSY, OFF, WAITING
 from .beam_watch import Working
 from .canvas import Overlays
@@ -187,6 +188,7 @@ class ExplorerModel(Observable.Observable):
         self.__process = DecisionProcess()
         self.__runner: Runner | None = None
         self.__working = Working(lambda: f"Explorer · {self.texts.status}", self.stop)
+        self.__works = Works()
         self.__doing = self.__did = ""
         self.__note = ""
         self.__sample: CameraFrame | None = None
@@ -218,6 +220,7 @@ class ExplorerModel(Observable.Observable):
         if self.__runner:
             self.__runner.close()
         self.__working.tell(False)
+        self.__works.close()
         for task in (UPDATE_TASK, SAVE_TASK):
             self.__window.clear_task(task)
         self.settings.save(self.__window.ui)
@@ -554,9 +557,21 @@ class ExplorerModel(Observable.Observable):
         self.__forced = [point for point in self.__forced if exploration and point not in exploration.points]
         self.__overlays.refresh()
         self.__working.tell(self.is_running)
+        self.__tell_progress()
         for name in ("is_running", "is_paused"):
             self.notify_property_changed(name)
         self.__describe()
+
+    def __tell_progress(self) -> None:
+        """Say in Swift's Activity panel how far it is."""
+        work = self.__works.keep("Explorer", self.is_running)
+        if work is None:
+            return
+        if self.__doing == "explore" and self.exploration:
+            total, measured = self.exploration.settings.points, len(self.exploration.points)
+            work.tell_done(measured / total, f"{measured:,} of {counted(total, 'point')}")
+        else:
+            work.tell(self.__trials or DOING[self.__doing].rstrip("…").lower())
 
     def __take_over(self, runner: Runner) -> None:
         """Take the image, and the spectrum, that a finished run has left."""

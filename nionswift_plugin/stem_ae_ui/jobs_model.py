@@ -18,6 +18,7 @@ from stem_ae.jobs import remote
 from stem_ae.words import duration
 
 from . import keeping, preferences, showing, simulate_overlay
+from .activities import Works
 from .canvas import Overlays
 
 LOOK_BUSY_S, LOOK_IDLE_S = 1.0, 2.0
@@ -30,6 +31,11 @@ MARKED = 12.0
 """Å, side of the rectangle that marks one: a structure needs the atoms around it too."""
 SURE = 5.991  # 95 % of a two-dimensional normal distribution lie within this squared distance
 UPDATE_TASK = "stem_ae jobs update"
+WORKS = {
+    "result": "Opening the result", "spots": "Ranking places", "cancel": "Cancelling the job",
+    "retry": "Queueing the job again",
+}  # fmt: skip
+"""What Swift's Activity panel calls the questions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +109,7 @@ class JobsModel(Observable.Observable):
         super().__init__()
         self.__window = window
         self.__bench = remote.Workbench(queue)
+        self.__works = Works()
         self.table = Table()
         self.texts = Texts()
         self.rankings = ["Disagreement with the image", "Energy of defects", "Uncertainty of the atoms"]
@@ -123,6 +130,7 @@ class JobsModel(Observable.Observable):
         """Let go of everything; the jobs go on."""
         self.__closed = True
         self.__bench.close()
+        self.__works.close()
         self.__window.clear_task(UPDATE_TASK)
         self.__overlays.close()
 
@@ -387,8 +395,10 @@ class JobsModel(Observable.Observable):
         arrays: typing.Mapping[str, typing.Any] | None = None,
     ) -> None:
         """Ask the other process, and have the answer brought to this thread."""
+        work = self.__works.begin(WORKS.get(values["do"], "STEM AE"))
 
         def bring(answer: remote.Answer) -> None:
+            work.end()
             self.__window.queue_task(lambda: None if self.__closed else answered(answer))
 
         self.__bench.ask(values, bring, arrays)

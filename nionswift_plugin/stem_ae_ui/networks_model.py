@@ -12,6 +12,8 @@ from stem_ae.elit import live, remote
 from stem_ae.errors import StemAeError
 from stem_ae.words import counted
 
+from .activities import Works
+
 if typing.TYPE_CHECKING:
     from stem_ae.elit.selection import Verdict
 
@@ -71,6 +73,7 @@ class NetworksModel(Observable.Observable):
         self.__changed = changed
         self.__closed = False
         self.__image: typing.Hashable = None
+        self.__works = Works()
         self.networks: ListModel.ListModel[Network] = ListModel.ListModel()
         self.text = ""
         """What was found, or what is wrong."""
@@ -78,12 +81,18 @@ class NetworksModel(Observable.Observable):
     def close(self) -> None:
         """Wait for no more verdicts."""
         self.__closed = True
+        self.__works.close()
         self.__window.clear_task(UPDATE_TASK)
 
     def clear(self) -> None:
         """Forget the verdicts: another model is at work, with all its networks."""
+        self.__works.close()
         self.networks.items = []
         self.__say("")
+
+    def give_up(self) -> None:
+        """Wait no more for verdicts that will not come: nothing is looked at any more."""
+        self.__works.close()
 
     def looked_at(self, image: typing.Hashable) -> None:
         """Say which image is looked at now; what was thought of the networks on another one goes."""
@@ -102,12 +111,14 @@ class NetworksModel(Observable.Observable):
             self.__say("There is no frame to check the networks on: press Start and wait until one was looked at.")
             return
         worker, result = at_work
+        self.__works.begin("Checking the networks")
         self.__say("Checking…")
         worker.between_frames(functools.partial(self.__judge, result, self.__image))
 
     def __judge(self, result: live.Result, image: typing.Hashable, predictor: live.Predictor) -> None:
         """Judge, in the worker's thread."""
         if not isinstance(predictor, remote.RemoteEnsemble):
+            self.__works.close()
             return
         verdicts: tuple[Verdict, ...] = ()
         text = ""
@@ -115,6 +126,8 @@ class NetworksModel(Observable.Observable):
             verdicts = predictor.judge(result.pixels, result.sampling.angstrom_per_px)
         except StemAeError as error:
             text = str(error)
+        finally:
+            self.__works.close()
         if not self.__closed:
             self.__window.add_task(UPDATE_TASK, functools.partial(self.__show, verdicts, text, image))
 

@@ -22,6 +22,7 @@ from stem_ae.jobs import remote
 from stem_ae.words import counted, duration
 
 from . import keeping
+from .activities import Works
 from .simulate_settings import ADSORPTION, CALIBRATIONS, CELLS, CODES, DYNAMICS, FIXED, RELAX, SITES, Settings
 from .typed import TypedError, count, number
 
@@ -58,6 +59,13 @@ class Texts:
     """What speaks against calculating this."""
     message: str = ""
     """What was done, or what is wrong and what to do about it."""
+
+
+WORKS = {
+    "engines": "Looking for engines", "build": "Building the structure", "submit": "Submitting the calculation",
+    "export": "Writing input files",
+}  # fmt: skip
+"""What Swift's Activity panel calls the questions."""
 
 
 def _choice(name: str) -> property:
@@ -121,6 +129,7 @@ class SimulateModel(Observable.Observable):
         self.__newest = newest
         self.__defect = defect
         self.__bench = remote.Workbench(queue)
+        self.__works = Works()
         self.settings = Settings.load(window.ui)
         self.engines: list[list[str]] = []
         self.engine_names: list[str] = ["…"]
@@ -141,6 +150,7 @@ class SimulateModel(Observable.Observable):
         self.settings.save(self.__window.ui)
         self.__listeners.clear()
         self.__bench.close()
+        self.__works.close()
 
     def start(self) -> None:
         """Get ready; called when the panel is first seen."""
@@ -440,8 +450,10 @@ class SimulateModel(Observable.Observable):
         arrays: typing.Mapping[str, typing.Any] | None = None,
     ) -> None:
         """Ask the other process, and have the answer brought to this thread."""
+        work = self.__works.begin(WORKS.get(values["do"], "STEM AE"))
 
         def bring(answer: remote.Answer) -> None:
+            work.end()
             self.__window.queue_task(lambda: None if self.__closed else answered(answer))
 
         self.__bench.ask(values, bring, arrays)
