@@ -733,7 +733,8 @@ class EjectionModel(Observable.Observable):
         news = self.__news
         work = self.__works.keep(self.__title, self.__run is not None)
         if work and news is not None and news.rest:
-            finished = sum(news.fates[k].state in ("done", "failed", "unclear") for k in news.rest)
+            fates = news.fates
+            finished = sum(fates[k].state in ("done", "failed", "unclear") for k in news.rest)
             work.tell_done(finished / len(news.rest), f"{finished} of {counted(len(news.rest), 'target')}")
 
     @property
