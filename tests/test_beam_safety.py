@@ -26,6 +26,7 @@ from tests.beam_machine import BLANKER, READ_BACK, Case, carried_out, cases
 @example(Case("eject", "raises", 5, True, "nothing", 0.0))
 @example(Case("eject", "clock goes back", 9, True, "nothing", 0.0))
 @example(Case("eject", "read raises", 1, False, "nothing", 0.0))
+@example(Case("eject", "hangs", 1, False, "stop", 0.0))
 def test_however_a_run_ends_the_beam_is_off_or_the_alarm_is_told(case):
     assert carried_out(case).fault == ""
 

@@ -287,6 +287,8 @@ class EjectionRun:
         """Blank and park away, each whatever becomes of the other; nothing hides an alarm."""
         try:
             self.guard.blank()
+            if alarm_text := self.guard.interlock.alarm:  # of whoever stopped the run: the blanker hung, perhaps
+                raise BeamAlarm(alarm_text)
         except BeamAlarm as alarm:
             if self.reason != str(alarm):
                 self._end(str(alarm))

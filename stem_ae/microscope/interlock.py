@@ -369,7 +369,8 @@ class Interlock:
         try:
             yield has_turn
         finally:
-            if has_turn:
+            # Without a turn: what hangs in the other sequence is an alarm soon, which has to be known then.
+            if has_turn or self._turn.acquire(timeout=2 * ANSWER_S):
                 self._turn.release()
 
     def _tried(self, blanked: bool, moment: int | None = None) -> tuple[str, bool]:
