@@ -76,15 +76,18 @@ class Atoms2D:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
-        put("positions", np.asarray(self.positions, dtype=float).reshape(-1, 2))
-        n = len(self.positions)
-        put("species", tuple(self.species))
-        put("covariance", np.asarray(self.covariance, dtype=float).reshape(-1, 2, 2))
-        put("labels", np.asarray(self.labels, dtype=np.int64).reshape(-1))
-        put("probabilities", np.asarray(self.probabilities, dtype=float).reshape(-1, len(self.species)))
-        put("intensity", np.asarray(self.intensity, dtype=float).reshape(-1))
-        put("shape", (int(self.shape[0]), int(self.shape[1])))
         put("sampling", as_sampling(self.sampling))
+        try:
+            put("positions", np.asarray(self.positions, dtype=float).reshape(-1, 2))
+            put("species", tuple(self.species))
+            put("covariance", np.asarray(self.covariance, dtype=float).reshape(-1, 2, 2))
+            put("labels", np.asarray(self.labels, dtype=np.int64).reshape(-1))
+            put("probabilities", np.asarray(self.probabilities, dtype=float).reshape(-1, len(self.species)))
+            put("intensity", np.asarray(self.intensity, dtype=float).reshape(-1))
+            put("shape", (int(self.shape[0]), int(self.shape[1])))
+        except (TypeError, ValueError, OverflowError, IndexError) as error:
+            raise StemAeError(f"Atoms2D has arrays of other shapes or types than it says ({error}).") from error
+        n = len(self.positions)
         for name in ("covariance", "labels", "probabilities", "intensity"):
             if len(getattr(self, name)) != n:
                 raise StemAeError(f"Atoms2D has {n} positions but {len(getattr(self, name))} rows of {name}.")

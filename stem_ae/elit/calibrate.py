@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
+from stem_ae import checks
 from stem_ae.elit.preprocess import as_image, repair
 from stem_ae.errors import StemAeError
 
@@ -46,6 +47,7 @@ def estimate_sampling(image: ArrayLike, material: str | float) -> tuple[float, f
     constant = HEXAGONAL_LATTICE.get(material) if isinstance(material, str) else float(material)
     if not constant:
         raise StemAeError(f"The lattice of {material!r} is not known: give its sampling in Å per pixel.")
+    constant = checks.number(constant, "The lattice constant", 1, 100, "Å")
     power = _log_power(repair(as_image(image)))
     spacing = constant * np.sqrt(3) / 2  # of the first-order planes
     frequencies = np.geomspace(_SAMPLING_RANGE[0] / spacing, min(_SAMPLING_RANGE[1] / spacing, 0.28), 400)

@@ -69,6 +69,8 @@ def channel_share(energy: FloatArray, band: Band) -> FloatArray:
     low, high = band
     if energy.ndim != 1 or len(energy) < 3:
         raise StemAeError("Give the energies of a spectrum's channels as one row of at least three numbers, in eV.")
+    if not (np.isfinite(energy).all() and energy[0] != energy[-1]):
+        raise StemAeError("The energies of a spectrum's channels are not finite, or all the same: calibrate its axis.")
     half = abs(energy[-1] - energy[0]) / (len(energy) - 1) / 2
     if not low < high:
         raise StemAeError(f"The band {low} to {high} eV is empty: give the lower energy first.")
@@ -80,6 +82,18 @@ def channel_share(energy: FloatArray, band: Band) -> FloatArray:
         (np.minimum(energy + half, high) - np.maximum(energy - half, low)) / (2 * half), 0.0, 1.0
     )
     return share
+
+
+def channels_inside(energy: FloatArray, band: Band) -> NDArray[np.int64]:
+    """Return the channels whose greater half lies inside a band; of a narrow band the one that most of it lies in.
+
+    Raises
+    ------
+    StemAeError
+        If the spectrum does not cover the band.
+    """
+    share = channel_share(energy, band)
+    return np.flatnonzero(share > 0.5) if np.any(share > 0.5) else np.array([int(np.argmax(share))])
 
 
 def band_integral(spectra: FloatArray, energy: FloatArray, band: Band) -> FloatArray:
@@ -121,8 +135,7 @@ class PeakMaximum:
 
     def __call__(self, spectra: FloatArray, energy: FloatArray) -> FloatArray:
         """Return counts ``(...)``."""
-        inside = channel_share(energy, self.band) > 0.5
-        largest: FloatArray = spectra[..., inside].max(axis=-1)
+        largest: FloatArray = spectra[..., channels_inside(energy, self.band)].max(axis=-1)
         return largest
 
 
@@ -134,7 +147,7 @@ class PeakPosition:
 
     def __call__(self, spectra: FloatArray, energy: FloatArray) -> FloatArray:
         """Return energies ``(...)`` in eV."""
-        inside = np.flatnonzero(channel_share(energy, self.band) > 0.5)
+        inside = channels_inside(energy, self.band)
         top = inside[0] + spectra[..., inside].argmax(axis=-1)
         top = np.clip(top, 1, spectra.shape[-1] - 2)
         left, middle, right = (

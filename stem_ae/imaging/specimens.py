@@ -28,7 +28,7 @@ IntArray = NDArray[np.int64]
 GRAPHENE_LATTICE = 2.46  # Å
 MOS2_LATTICE = 3.16  # Å
 MOS2_SULPHUR_HEIGHT = 1.56  # Å above and below the Mo plane
-_MOST_ATOMS = 5e6  # of a crystal that is filled into an area: more fills the memory
+_MOST_ATOMS = 1e7  # that are looked through to fill an area with a crystal: more fills the memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +132,16 @@ def lattice_points(
     -------
     (N, 3) array, (N,) array
         Positions in Å, and which basis atom each is.
+
+    Raises
+    ------
+    StemAeError
+        If the area is not finite, or too large.
     """
+    across, along = (checks.number(side, "The extent of a specimen", 0, unit="Å") for side in extent)
+    rotation = checks.number(rotation, "The rotation", unit="degrees")
+    if not max(across, along) ** 2 * len(basis) <= _MOST_ATOMS * abs(np.linalg.det(vectors)):
+        raise StemAeError(f"An area of {across:g} × {along:g} Å has too many atoms: choose a smaller one.")
     centre = np.asarray(extent) / 2
     reach = float(np.hypot(*extent)) / 2
     heights = abs(np.linalg.det(vectors)) / np.linalg.norm(vectors[::-1], axis=1)
@@ -264,16 +273,18 @@ def from_ase(
     angle = np.deg2rad(rotation)
     axes = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]]) @ axes
     reach = np.array([*extent, period])
-    cells = float(np.prod(reach)) / abs(np.linalg.det(cell))
-    if cells * len(atoms) > _MOST_ATOMS:
-        raise StemAeError(
-            f"Along [{' '.join(map(str, zone))}] an area of {across:g} × {along:g} Å of this crystal has "
-            f"{cells * len(atoms):.2g} atoms: choose a simpler zone axis or a smaller area."
-        )
+    if not np.isfinite(atoms.positions).all():
+        raise StemAeError("The structure has atoms without a position: remove or correct them.")
     inner = ase.geometry.wrap_positions(atoms.positions, cell, pbc=True)
     corners = np.stack(np.meshgrid(*[(0.0, r) for r in reach], indexing="ij"), -1).reshape(-1, 3) @ axes
     fractional = corners @ np.linalg.inv(cell)
-    low, high = np.floor(fractional.min(0)).astype(int) - 1, np.ceil(fractional.max(0)).astype(int) + 1
+    low, high = np.floor(fractional.min(0)) - 1, np.ceil(fractional.max(0)) + 1
+    candidates = float(np.prod(high - low + 1.0)) * len(atoms)
+    if not candidates <= _MOST_ATOMS:
+        raise StemAeError(
+            f"Along [{' '.join(map(str, zone))}], {across:g} × {along:g} Å of this crystal have to be looked for among "
+            f"{candidates:.2g} atoms: choose a simpler zone axis or a smaller area."
+        )
     ijk = np.stack(np.meshgrid(*[np.arange(a, b + 1) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
     ijk = ijk.reshape(-1, 3)
     points = (ijk[:, None, :] @ cell + inner[None]).reshape(-1, 3) @ axes.T

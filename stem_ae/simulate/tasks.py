@@ -61,7 +61,7 @@ def from_dict(content: Mapping[str, Any]) -> Task:
 
 def _check_engine(engine: str | None, atoms: ase.Atoms | None) -> None:
     from stem_ae.simulate import electrons, engines
-    from stem_ae.structure.files import refuse_impossible
+    from stem_ae.structure.possible import refuse_impossible
 
     if atoms is None or len(atoms) == 0:
         raise StemAeError("There are no atoms to calculate with: build a structure first.")

@@ -11,7 +11,9 @@ from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from stem_ae.errors import StemAeError
 from stem_ae.structure.bonding import bonded
+from stem_ae.structure.possible import refuse_nowhere
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -59,6 +61,9 @@ def draw(structure: ase.Atoms, held: BoolArray, size: tuple[int, int]) -> NDArra
     pen = ImageDraw.Draw(picture)
     corners = _corners(structure)
     shown = np.vstack([structure.positions[:, :2], corners if structure.pbc.any() else np.empty((0, 2))])
+    refuse_nowhere(structure)
+    if not len(structure):
+        raise StemAeError("There are no atoms to draw.")
     low, high = shown.min(axis=0) - 1.5, shown.max(axis=0) + 1.5
     scale = float(min(width / (high[0] - low[0]), height / (high[1] - low[1])))
     origin = np.array([width, height]) / 2 + scale * np.array([-1, 1]) * (low + high) / 2

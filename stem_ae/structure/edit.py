@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.structure.bonding import bonded
+from stem_ae.structure.possible import refuse_nowhere
 from stem_ae.structure.rings import covered, in_sheet, rings
 
 FloatArray = NDArray[np.float64]
@@ -87,6 +88,7 @@ def add_adatom(
         near = checks.place(near, "The place of an ad-atom")
     if not len(atoms):
         raise StemAeError("There are no atoms to add one to: build a structure first.")
+    refuse_nowhere(atoms)
     places = sites(atoms, site)
     if len(places) == 0:
         raise StemAeError(f"The structure has no {site} site.")
@@ -153,11 +155,11 @@ def add_vacancy(atoms: ase.Atoms, *indices: int) -> ase.Atoms:
     StemAeError
         If one does not exist.
     """
-    wrong = [k for k in indices if not 0 <= k < len(atoms)]
+    wrong = [k for k in indices if not (0 <= k < len(atoms) and k == int(k))]
     if wrong:
         raise StemAeError(f"There is no atom {wrong[0]}: the structure has {len(atoms)} atoms, counted from 0.")
     result: ase.Atoms = atoms.copy()
-    del result[list(indices)]
+    del result[[int(k) for k in indices]]
     return result
 
 

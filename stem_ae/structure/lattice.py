@@ -50,6 +50,8 @@ def typical_distance(positions: FloatArray) -> float:
     """
     if len(positions) < 2:
         raise StemAeError("There are fewer than two atoms here: choose a larger region.")
+    if not np.isfinite(positions).all():
+        raise StemAeError("An atom's position is not finite: leave such atoms out.")
     return float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1]))
 
 
@@ -122,6 +124,7 @@ def calibrate(
     StemAeError
         If too few atoms are fully surrounded to say.
     """
+    spacing = checks.positive(spacing, "The spacing of a material's columns", unit="Å")
     cutoff = REACH * typical_distance(positions)
     pairs = bonds_2d(positions, cutoff)
     directed = np.concatenate([pairs, pairs[:, ::-1]])

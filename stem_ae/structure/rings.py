@@ -11,6 +11,7 @@ from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
 from stem_ae.structure.bonding import bonded
+from stem_ae.structure.possible import refuse_nowhere
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -83,6 +84,7 @@ def rings(atoms: ase.Atoms) -> list[Ring]:
 
 def _laid_flat(atoms: ase.Atoms) -> ase.Atoms:
     """Return a patch turned so that its plane is normal to z; periodic sheets as they are."""
+    refuse_nowhere(atoms)
     inside = in_sheet(atoms)
     if atoms.pbc.any() or inside.sum() < _ENOUGH:
         return atoms

@@ -27,7 +27,7 @@ from stem_ae.simulate.constraints import fix, free_coordinates
 from stem_ae.simulate.inputs import cp2k, dftb, espresso, gpaw, lammps, vasp
 from stem_ae.simulate.inputs.common import InputSet, Job
 from stem_ae.simulate.tasks import MolecularDynamics, Relax
-from stem_ae.structure.files import refuse_impossible
+from stem_ae.structure.possible import refuse_impossible
 
 FloatArray = NDArray[np.float64]
 

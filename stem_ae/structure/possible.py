@@ -1,0 +1,87 @@
+"""What a structure cannot be: atoms nowhere, in one place, of no element."""
+
+from __future__ import annotations
+
+import ase
+import ase.data
+import numpy as np
+from numpy.typing import NDArray
+
+from stem_ae.errors import StemAeError
+
+FloatArray = NDArray[np.float64]
+
+_COINCIDENT = 0.4
+"""Å: atoms are never closer."""
+_THINNEST = 0.5
+"""Å between the faces of a periodic cell; the atoms of a flatter one overlap their own images."""
+_FARTHEST = 1e6
+"""Å: no structure is larger than a tenth of a millimetre."""
+
+
+def refuse_nowhere(atoms: ase.Atoms, name: str = "The structure") -> None:
+    """Raise StemAeError if an atom or the cell is nowhere, or farther away than any structure is large.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure.
+    name : str
+        What to call it.
+    """
+    if not np.all(np.abs(atoms.cell.array) < _FARTHEST):
+        raise StemAeError(f"{name} has a cell that is not finite, or longer than {_FARTHEST:g} Å.")
+    wrong = ~(np.abs(atoms.positions) < _FARTHEST).all(axis=1)
+    if wrong.any():
+        raise StemAeError(f"{name} has atoms without a position ({_named(atoms, wrong)}): remove or correct them.")
+
+
+def refuse_impossible(atoms: ase.Atoms, name: str = "The structure") -> None:
+    """Raise StemAeError if a structure has no atoms, numbers that are not finite, dummies, or atoms in one place.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Atoms that share a site by their occupancies may be in one place.
+    name : str
+        What to call it.
+    """
+    if len(atoms) == 0:
+        raise StemAeError(f"{name} holds no atoms.")
+    refuse_nowhere(atoms, name)
+    dummies = (atoms.numbers < 1) | (atoms.numbers >= len(ase.data.chemical_symbols))
+    if dummies.any():
+        raise StemAeError(f"{name} has atoms that are no element ({_named(atoms, dummies)}): remove or correct them.")
+    if atoms.pbc.any() and abs(atoms.cell.volume) > 0:
+        heights = abs(atoms.cell.volume) / np.linalg.norm(np.cross(*_other_vectors(atoms.cell.array)), axis=1)
+        if np.any(heights[atoms.pbc] < _THINNEST):
+            raise StemAeError(f"{name} has a cell that is only {heights[atoms.pbc].min():.3g} Å thick: is its unit Å?")
+    _refuse_coincident(atoms, name)
+
+
+def _other_vectors(cell: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return for each vector of a cell the two others, ``(3, 3)`` each."""
+    return cell[[1, 2, 0]], cell[[2, 0, 1]]
+
+
+def _refuse_coincident(atoms: ase.Atoms, name: str) -> None:
+    from ase.neighborlist import neighbor_list
+
+    first, second, distance = neighbor_list("ijd", atoms, _COINCIDENT)
+    certain = np.ones(len(atoms), bool)
+    if atoms.info.get("occupancy") or atoms.has("occupancies") or atoms.has("occupancy"):
+        certain = np.zeros(len(atoms), bool)  # who excludes whom is seen when they are drawn
+    both = certain[first] & certain[second]
+    if both.any():
+        i, j, d = int(first[both][0]), int(second[both][0]), distance[both][0]
+        more = int(both.sum()) // 2 - 1
+        raise StemAeError(
+            f"{name} has atoms in one place: {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}), counted from 0, "
+            f"are {d:.2f} Å apart" + (f", and {more} more pairs." if more > 0 else ".")
+        )
+
+
+def _named(atoms: ase.Atoms, which: NDArray[np.bool_]) -> str:
+    numbers = np.flatnonzero(which)
+    words = ", ".join(f"{k} {atoms.symbols[int(k)]}" for k in numbers[:6])
+    return f"counted from 0: {words}" + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")
