@@ -1,8 +1,8 @@
 """Damaged files and nonsense numbers for every reader, command and public function: what may happen is one sentence.
 
-Run as a program: ``python tests/fuzzing.py KIND COUNT [GB]`` tries so many inputs of a kind and prints as JSON what came
-of it: how many were tried and refused, which failed and how, the slowest in seconds, the peak of memory in GB. ``GB``
-limits the address space.
+Run as a program: ``python tests/fuzzing.py KIND COUNT [GB]`` tries so many inputs of a kind and prints as JSON
+what came of it: how many were tried and refused, which failed and how, the slowest in seconds, the peak of memory
+in GB. ``GB`` limits the address space.
 """
 
 from __future__ import annotations
