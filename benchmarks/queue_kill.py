@@ -110,8 +110,9 @@ def kill_one_calculation(rows: list[jobs.Row], root: pathlib.Path, rng: random.R
     if not running:
         return 0
     try:
-        os.killpg(int((root / "queue" / "jobs" / rng.choice(running) / "pid").read_text()), signal.SIGKILL)
-    except (OSError, ValueError):
+        identity = json.loads((root / "queue" / "jobs" / rng.choice(running) / "process.json").read_bytes())
+        os.killpg(int(identity["pid"]), signal.SIGKILL)
+    except (OSError, ValueError, KeyError):
         return 0
     return 1
 

@@ -188,8 +188,8 @@ def test_a_dead_job_is_requeued_and_then_explained(queue, worker):
     """Its process is killed like by the out-of-memory killer: tried again, then failed with a sentence."""
     job = queue.submit(simulate.Command("sleep 600"), retries=1)
     for _ in range(2):
-        until((job.calculation.folder / "pid").exists, "the process")
-        pid = int((job.calculation.folder / "pid").read_text())
+        until(lambda: _number(job), "the process")
+        pid = _number(job)
         os.kill(pid, signal.SIGKILL)
         until(lambda pid=pid: job.state != "running" or _number(job) not in (None, pid), "what follows")
     assert job.wait(120) == "failed"
@@ -198,6 +198,6 @@ def test_a_dead_job_is_requeued_and_then_explained(queue, worker):
 
 def _number(job):
     try:
-        return int((job.calculation.folder / "pid").read_text())
-    except (OSError, ValueError):
+        return int(json.loads((job.calculation.folder / "process.json").read_bytes())["pid"])
+    except (OSError, ValueError, KeyError):
         return None
