@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -547,6 +548,31 @@ def test_a_run_can_be_replayed_and_exported(swift, tmp_path):
         assert signal_["data"].shape[:2] == (2, 3)
         energy = signal_["axes"][-1]
         assert (energy["units"], energy["offset"], energy["scale"]) == ("eV", ZERO_EV, STEP_EV)
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "a file of it", "replaced"])
+def test_a_run_whose_folder_is_gone_does_not_end_as_completed(swift, tmp_path, how):
+    """It ends with a sentence, and safe, while the measuring would have gone on."""
+
+    def plan():
+        for k in range(40):
+            yield from stubs.scan(swift.microscope, FRAME)
+            if k == 2:
+                folder = swift.runner.run_folder
+                if how == "a file of it":
+                    next(folder.glob("*.bin")).unlink()
+                else:
+                    folder.rename(tmp_path / "elsewhere")
+                if how == "deleted":
+                    shutil.rmtree(tmp_path / "elsewhere")
+                if how == "replaced":
+                    shutil.copytree(tmp_path / "elsewhere", folder)
+
+    swift.runner.start(stubs.as_run(swift.microscope, "scan", plan()))
+    assert swift.runner.wait(60)
+    assert swift.runner.outcome == "failed"
+    assert "was deleted, moved or replaced: the run ends here" in swift.runner.error
+    assert swift.is_safe
 
 
 WRITER = """

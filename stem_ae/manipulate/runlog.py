@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stem_ae.errors import StemAeError
+from stem_ae.in_place import check_in_place
 from stem_ae.manipulate.exposure import Exposure
 
 FORMAT = 1
@@ -59,6 +60,11 @@ class RunLog:
             process, but not of the computer.
         **values
             Numbers, words, arrays, and lists and mappings of them.
+
+        Raises
+        ------
+        StemAeError
+            If the file is not there any more, which is looked for where the line is to be durable.
         """
         line = json.dumps(_finite({"kind": kind} | values), ensure_ascii=False)
         with self._lock:
@@ -66,6 +72,16 @@ class RunLog:
             self._file.flush()
             if durable:
                 os.fsync(self._file.fileno())
+                self._check_in_place()
+
+    def _check_in_place(self) -> None:
+        try:
+            check_in_place(self._file, self.path)
+        except FileNotFoundError as error:
+            raise StemAeError(
+                f"The run's log {self.path} was deleted, moved or replaced: the run ends here, since nothing more can "
+                "be kept."
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

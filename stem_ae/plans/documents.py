@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
+from stem_ae.in_place import check_in_place
 
 NAME = "documents.jsonl"
 _SYNC_S = 1.0  # a power failure costs so many seconds at most
@@ -38,7 +39,7 @@ class DocumentWriter:
     Raises
     ------
     StemAeError
-        If the folder cannot be written to, then or later.
+        If the folder cannot be written to, then or later, or is not there any more.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -70,6 +71,11 @@ class DocumentWriter:
             if self._has_failed:  # it was said; what follows, such as the end of the run, is written if it can be
                 return
             self._has_failed = True
+            if isinstance(error, FileNotFoundError):
+                raise StemAeError(
+                    f"The run's folder {self.folder}, or a file in it, was deleted, moved or replaced: the run ends "
+                    "here, since nothing more can be kept."
+                ) from error
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             why = "the disk is full" if is_full else (error.strerror or str(error))
             raise StemAeError(
@@ -78,6 +84,8 @@ class DocumentWriter:
             ) from error
 
     def _write(self, name: str, document: dict[str, Any]) -> None:
+        for open_name, file in self._files.items():
+            check_in_place(file, self.folder / open_name)
         kept = dict(document)
         if name == "event":
             kept["data"] = {key: self._store(key, value) for key, value in document["data"].items()}
