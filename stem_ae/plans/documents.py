@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
+from stem_ae.files import existing_file
 from stem_ae.in_place import check_in_place
 
 NAME = "documents.jsonl"
@@ -196,9 +197,20 @@ class Run:
             return math.nan
         if not (isinstance(value, dict) and "array" in value):
             return value
-        count = int(np.prod(value["shape"]))
-        array = np.fromfile(self.folder / value["array"], value["dtype"], count, offset=value["offset"])
-        return array.reshape(value["shape"])
+        name = str(value["array"])
+        if not re.fullmatch(r"\w+\.bin", name) or (self.folder / name).is_symlink():
+            raise StemAeError(f"{self.folder / NAME} names {name[:60]!r} as one of its arrays, which lies elsewhere.")
+        try:
+            shape, dtype = tuple(int(n) for n in value["shape"]), np.dtype(value["dtype"])
+            count, offset = math.prod(shape), int(value["offset"])
+            if min((count, offset, *shape)) < 0 or dtype.hasobject:
+                raise ValueError("its shape or type is not possible")
+            size = existing_file(self.folder / name).stat().st_size
+            if offset + count * dtype.itemsize > size:
+                raise ValueError("it is cut short")
+            return np.fromfile(self.folder / name, dtype, count, offset=offset).reshape(shape)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise StemAeError(f"{self.folder / name} does not hold what the run says of it ({error}).") from error
 
     def replay(self, receive: Callable[[str, dict[str, Any]], None]) -> None:
         """Send all documents, in order, as the run did."""
