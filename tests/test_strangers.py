@@ -21,7 +21,8 @@ from stem_ae.elit.materials import crystal
 from stem_ae.imaging import adf, dose, noise, probe, scattering, specimens
 from stem_ae.imaging.specimens import from_ase
 from stem_ae.simulate import inputs
-from stem_ae.simulate.tasks import run_folder, to_dict
+from stem_ae.simulate.running import run_folder
+from stem_ae.simulate.tasks import to_dict
 from stem_ae.structure.files import read
 
 SAMPLING = 0.15
