@@ -110,8 +110,9 @@ class Runner:
                 return
             self.state = "pausing"
             engine = self._engine
-        self.microscope.interlock.stop(self)
+        # At once: an exposure that blanking cancels must not look finished to an engine that knows of no pause yet.
         self._aside(lambda: engine.request_pause(False))
+        self.microscope.interlock.stop(self)
         self._changed()
 
     def resume(self) -> None:
