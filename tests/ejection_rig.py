@@ -191,12 +191,14 @@ def headless(folder: pathlib.Path, networks: bool = True, **options: Any) -> Ite
         AcquisitionTestContext.begin_leaks()
         setup = TestContext.TestSetup(set_global=True)
         plugin.run()
-        swift = Swift(folder, **options)
-        made.append(swift)
-        with swift.context:
-            yield swift
-            swift.scan.abort_playing(sync_timeout=5.0)
-        plugin.stop()
+        try:
+            swift = Swift(folder, **options)
+            made.append(swift)
+            with swift.context:
+                yield swift
+                swift.scan.abort_playing(sync_timeout=5.0)
+        finally:
+            plugin.stop()  # or every other test would fail after one
         assert not WATCH.armed, "somebody is armed whose window is closed"
         made.clear()
         swift.__dict__.clear()

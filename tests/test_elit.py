@@ -125,7 +125,7 @@ def test_a_model_survives_its_file(models: dict[str, elit.Ensemble], tmp_path: p
     assert a.novelty == b.novelty
     whole = (tmp_path / "copy.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    for path, words in (("cut.safetensors", "not a stem_ae model"), ("none.safetensors", "no model file")):
+    for path, words in (("cut.safetensors", "not a stem_ae model"), ("none.safetensors", "There is no file")):
         with pytest.raises(StemAeError, match=words):
             elit.load(tmp_path / path)
     with pytest.raises(StemAeError, match="graphene"):

@@ -182,7 +182,10 @@ def test_choose_takes_a_folder_and_cancelling_keeps_it(pane, tmp_path, monkeypat
 
 def test_the_page_can_be_built(pane):
     loop = asyncio.new_event_loop()
-    widget = preferences.Pane().build(TestUI.UserInterface(), event_loop=loop)
-    widget.close()
-    loop.close()
+    asyncio.set_event_loop(loop)  # as Swift does
+    try:
+        preferences.Pane().build(TestUI.UserInterface(), event_loop=loop).close()
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
     assert pathlib.Path(preferences.usual("runs")).name == "runs"

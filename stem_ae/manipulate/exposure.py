@@ -212,6 +212,10 @@ class Exposure:
             return Outcome.MAXIMUM_DOSE
         return None if self.elapsed_s < self.settings.timeout_s else Outcome.TIMEOUT
 
+    def has_lasted(self, seconds: float) -> None:
+        """Say how long the beam was on at most: what no reading tells of counts as exposed, too."""
+        self.elapsed_s = max(self.elapsed_s, seconds)
+
     def confirm(self, counts: float, exposure_s: float) -> Outcome:
         """Take in a reading that was complete before the beam was blanked, and name the step again.
 

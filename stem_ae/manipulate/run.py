@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -617,7 +618,7 @@ class EjectionRun:
         parked = course.at(self._beam.now()).position
         self._beam.park(parked)
         waiting: list[Counts] = []  # to be written
-        rest = NO_COUNTS
+        rest, start_s = NO_COUNTS, math.inf
         try:
             with self.guard.beam_on():
                 start_s, (times, more_s) = self._beam.now(), _OVERDUE
@@ -640,6 +641,8 @@ class EjectionRun:
             exposure.end(Outcome.STOPPED if self.guard.interrupted else Outcome.SIGNAL_LOST)
             raise
         finally:
+            if exposure.outcome in FROM_OUTSIDE:  # perhaps before the first reading came in
+                exposure.has_lasted(self._beam.now() - start_s)
             self._log_counts(number, waiting, 0.0)
 
     def _log_counts(self, number: int, waiting: list[Counts], at_least_s: float) -> None:

@@ -1,6 +1,7 @@
 """What tests/test_ejection_real_app.py does inside the real Nion Swift."""
 
 import asyncio
+import os
 import pathlib
 import threading
 import time
@@ -29,7 +30,7 @@ async def prepare(window, data):
     screen.fill_screen(window)
     scan, simulator = demo.simulated_scan(), stem_ae_sim.current()
     atoms, ejection = panel(window, AtomsPanel).model, panel(window, EjectionPanel).model
-    ejection._EjectionModel__folder = pathlib.Path(data)
+    os.environ["STEM_AE_RUNS"] = data
     simulator.microscope.load(mos2((60.0, 60.0), 0.02, 0.0, rotation=8.0, seed=3))
     simulator.microscope.conditions = Conditions(drift=(1 / 60, 0.0), damage=False)
     simulator.instrument.SetVal("BeamCurrent", 60e-12)
