@@ -329,7 +329,9 @@ class Interlock:
         """
         if not self._alarm:
             return
-        state = self.read()
+        end = time.monotonic() + TOLERANCE_S  # a command may be under way: the rescue's, or one that came late
+        while (state := self.read()) == "unknown" and time.monotonic() < end:
+            time.sleep(_PAUSES_S[-1])
         if state != "blanked" and self._is_readable:
             what = "is still read as on" if state == "on" else "cannot be read"
             raise StemAeError(f"The beam {what}: blank it by hand, then acknowledge.")
