@@ -83,6 +83,22 @@ def test_an_alarm_stands_until_a_person_acknowledges_and_the_beam_is_read_as_off
     interlock.blank()
 
 
+def test_the_alarm_can_be_acknowledged_while_a_command_that_came_late_is_followed_by_another_blanking():
+    blanker = Blanker()
+    interlock = Interlock.of(blanker)
+    interlock.unblank()
+    blanker.sticks = True
+    with pytest.raises(BeamAlarm):
+        interlock.blank()
+    blanker.sticks, blanker.on, blanker.hangs_s = False, False, 0.1
+    interlock.darken(0.0)  # as the interlock does after a command that came late
+    end = time.monotonic() + 5
+    while interlock.state != "unknown" and time.monotonic() < end:
+        time.sleep(0.001)
+    interlock.acknowledge()
+    assert (interlock.alarm, interlock.state) == ("", "blanked")
+
+
 def test_a_slow_read_is_not_taken_for_what_a_later_command_did():
     class SlowToRead(Blanker):
         slow = False

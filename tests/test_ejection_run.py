@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from stem_ae.imaging.probe import AberratedProbe
 from stem_ae.manipulate import (
     ClosedLoop,
     Do,
+    EjectionRun,
     Interrupted,
     Limits,
     Observer,
@@ -35,8 +37,10 @@ from stem_ae.manipulate.beam import NO_COUNTS
 from stem_ae.manipulate.columns import ColumnModel, Evidence, Measured
 from stem_ae.manipulate.guard import Guard
 from stem_ae.manipulate.ledger import DoseLedger
+from stem_ae.manipulate.run import AROUND
 from stem_ae.manipulate.verify import Belief, Verification
 from stem_ae.microscope.interlock import BeamAlarm
+from stem_ae.microscope.usable import Unusable
 from tests.rigs import Disulfide
 
 SPECIES = ("Mo", "S2", "S1")
@@ -178,6 +182,106 @@ def test_dose_caps_hold():
     run.run()
     assert run.attempts[0].outcome is Outcome.MAXIMUM_DOSE
     assert run.ledger.at(site)[0] == pytest.approx(1e7, rel=0.05)
+
+
+@pytest.mark.parametrize("cap", [Limits(total_electrons=2e7), Limits(local_dose=1e7)], ids=["total", "local"])
+def test_dose_caps_go_on_from_the_log_of_the_run_before(cap, tmp_path):
+    bench = Disulfide(seed=7, damage=False)
+    site = bench.near((15, 15))
+    logs = [RunLog(tmp_path / f"{k}.jsonl") for k in range(2)]
+    run = bench.run(OpenLoop(site), limits=cap, log=logs[0], observer=Doing(lambda: run.stop(), after=10))
+    assert run.run() == "stopped"
+    spent = runlog.spent(logs[0].path)
+    assert spent.electrons == pytest.approx(run.ledger.electrons)
+    before = run.ledger.at(site)[0]
+    assert before > 0.1 * 1e7
+    run = bench.run(OpenLoop(site), limits=cap, log=logs[1], spent=spent)
+    run.run()
+    assert run.attempts[0].outcome is Outcome.MAXIMUM_DOSE
+    assert run.ledger.electrons <= cap.total_electrons * 1.05
+    if cap.local_dose == 1e7:
+        assert run.ledger.at(site)[0] == pytest.approx(1e7, rel=0.05)  # of both
+    assert runlog.spent(logs[1].path).electrons == pytest.approx(run.ledger.electrons)  # of both
+    for log in logs:
+        log.close()
+
+
+def test_what_a_crash_has_cut_off_counts_as_spent(tmp_path):
+    bench = Disulfide(seed=7, damage=False)
+    log = RunLog(tmp_path / "run.jsonl")
+    run = bench.run(OpenLoop(bench.near((15, 15))), limits=Limits(local_dose=1e7), log=log)
+    run.run()
+    log.close()
+    text = log.path.read_text(encoding="utf-8")
+    spent = [runlog.spent(log.path).electrons]
+    for last in ('{"kind": "blanked"', '{"kind": "scanned"'):  # the crash came before this line
+        (tmp_path / "cut.jsonl").write_text(text[: text.index(last)], encoding="utf-8")
+        spent.append(runlog.spent(tmp_path / "cut.jsonl").electrons)
+    whole, in_exposure, in_scan = spent
+    exposed = run.attempts[0].electrons
+    assert in_exposure > exposed
+    line = next(line for line in runlog.read_lines(log.path) if line["kind"] == "scanned")
+    (x0, y0, x1, y1), dose = line["region"], line["dose"]
+    assert in_scan == pytest.approx(dose * (x1 - x0) * (y1 - y0), rel=0.1)
+    assert whole == pytest.approx(run.ledger.electrons)
+
+
+def test_a_scan_that_is_stopped_counts_for_as_long_as_it_was():
+    bench = Disulfide(seed=7)
+    real = bench.beam.scan
+
+    def broken(region, dose):
+        real(region, dose)
+        raise RuntimeError("as ordered")
+
+    bench.beam.scan = broken
+    run = bench.run(OpenLoop(bench.near((15, 15))))
+    with pytest.raises(RuntimeError, match="as ordered"):
+        run.run()
+    planned = run._settings.aim_dose * 13.0 * 8.6
+    assert run.ledger.electrons == pytest.approx(planned, rel=0.1)
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+@pytest.mark.parametrize("where", ["survey", "aim", "verify"])
+@pytest.mark.parametrize("how", ["NaN", "zero"])
+def test_a_scan_that_is_no_image_suspends_the_run_or_ends_it_as_failed(where, how, lasts, monkeypatch, tmp_path):
+    monkeypatch.setattr("stem_ae.manipulate.run._FIRST_WAIT_S", 0.02)
+    bench, spoilt, said = Disulfide(seed=5), [], []
+    log = RunLog(tmp_path / "run.jsonl")
+    run = EjectionRun(bench.beam, bench.find, OpenLoop(bench.near((15, 15))), log=log)
+    run.guard.arm()
+    run.suspension.patience_s = 0.2
+    run.suspension.changed = lambda: said.append((run.suspension.reason, bench.beam.is_blanked))
+
+    def spoiling(real, *arguments):
+        scan = real(*arguments)
+        x0, _, x1, _ = scan.region
+        kind = "survey" if len(arguments) == 1 else "verify" if x1 - x0 == pytest.approx(AROUND, abs=0.2) else "aim"
+        if kind != where or (len(spoilt) == 2 and not lasts):
+            return scan
+        spoilt.append(scan)
+        return dataclasses.replace(scan, image=scan.image * (np.nan if how == "NaN" else 0.0))
+
+    for name in ("survey", "scan"):
+        monkeypatch.setattr(bench.beam, name, functools.partial(spoiling, getattr(bench.beam, name)))
+    if lasts:
+        with pytest.raises(Unusable, match="It has been so for"):
+            run.run()
+        assert "The scan gives" in run.reason
+        assert [a.verdict for a in run.attempts] == [Verdict.UNCLEAR] * (where == "verify")
+    else:
+        assert run.run() == "done"
+        assert [a.verdict for a in run.attempts] == [Verdict.ONE]
+        assert len(spoilt) == 2
+    log.close()
+    assert "The scan gives" in said[0][0]
+    assert all(was_blanked for _, was_blanked in said)
+    assert said[-1][0] == ""
+    assert bench.beam.is_blanked
+    kinds = [line["kind"] for line in runlog.read_lines(log.path)]
+    assert kinds.count("suspended") == 1
+    assert kinds.count("scanned") == len(run.ledger.spent.scans) >= len(spoilt) > 1
 
 
 def test_the_ledger_conserves_electrons_and_allows_what_is_left():

@@ -13,6 +13,7 @@ from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.manipulate import targets
 from stem_ae.manipulate.aim import Track, common_shift, repeat_distance
+from stem_ae.manipulate.ledger import Spent
 from stem_ae.manipulate.relocate import relocated
 from stem_ae.structure.region import in_polygon
 
@@ -50,6 +51,8 @@ class Choice:
         self.doubt = ""
         """Why they may be on wrong atoms; a person has to look, see :meth:`confirm`."""
         self.zones: list[FloatArray] = []
+        self.spent = Spent()
+        """What the specimen has had in the runs on these targets, where it is now."""
         """Corners of each forbidden zone."""
         self.drawn: list[FloatArray] = []
         """Corners of what is being drawn."""
@@ -166,12 +169,13 @@ class Choice:
     def _move(self, shift: FloatArray) -> None:
         self.sites = self.sites + shift
         self.zones = [zone + shift for zone in self.zones]
+        self.spent = self.spent.moved(shift)
 
     def confirm(self) -> None:
         """Take it from a person that the targets are on the right atoms."""
         self.doubt = ""
 
-    def go_on_after(self, atoms: Atoms2D, shift: FloatArray, drift: Track, time_s: float) -> None:
+    def go_on_after(self, atoms: Atoms2D, shift: FloatArray, drift: Track, time_s: float, spent: Spent) -> None:
         """Go on after a run that has followed the specimen.
 
         Parameters
@@ -184,8 +188,11 @@ class Choice:
             What is known of its velocity.
         time_s : float
             Now, as in :meth:`follow`.
+        spent : Spent
+            What the specimen has had by the end of the run.
         """
         self._move(shift - self._ahead)
+        self.spent = spent.moved(shift)
         self._ahead = np.zeros(2)
         self.atoms = dataclasses.replace(atoms, positions=atoms.positions + shift)
         self._repeat = repeat_distance(self.atoms) if len(self.atoms) else 0.0
@@ -211,6 +218,7 @@ class Choice:
         self.sites = np.array([self.snapped(site) for site in plan.sites + shift]).reshape(-1, 2)
         self.fates, self.zones, self.drawn = list(plan.fates), [zone + shift for zone in plan.zones], []
         self._ahead, self.elsewhere = np.zeros(2), ""
+        self.spent = plan.spent.moved(shift)
         return f"{plan.done} of {len(plan.sites)} are done. Arm, then Run goes on with the rest."
 
     # --- what is left to do -----------------------------------------------------------------------------------------
@@ -320,6 +328,7 @@ class Choice:
     def clear(self) -> None:
         """Choose none, and forbid nothing."""
         self.zones, self.drawn, self.sites, self.fates = [], [], np.zeros((0, 2)), []
+        self.spent = Spent()
         self.elsewhere = self.doubt = ""
 
     def add(self, chosen: NDArray[np.int64]) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.manipulate import Attempt, Outcome, RunLog, Verdict, runlog
+from stem_ae.manipulate.ledger import Spent
 
 FloatArray = NDArray[np.float64]
 
@@ -99,6 +100,8 @@ class Plan:
         What was typed and chosen in the panel.
     started : datetime
         When, in UTC.
+    spent : Spent
+        What the specimen has had in it and before.
     """
 
     atoms: Atoms2D
@@ -108,6 +111,7 @@ class Plan:
     zones: tuple[FloatArray, ...]
     options: dict[str, typing.Any]
     started: datetime.datetime
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
     @property
     def done(self) -> int:
@@ -167,7 +171,7 @@ def read_plan(path: pathlib.Path) -> Plan:
             _bare_atoms(atoms["positions"], atoms["labels"], atoms["species"], atoms["shape"], atoms["sampling"]),
             np.array(plan["sites"], float).reshape(-1, 2), tuple(fate.settled() for fate in fates), tuple(plan["rest"]),
             tuple(np.array(zone, float) for zone in plan["zones"]), dict(plan["options"]),
-            datetime.datetime.fromisoformat(plan["started"]),
+            datetime.datetime.fromisoformat(plan["started"]), runlog.spent(path),
         )  # fmt: skip
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StemAeError(f"{path.parent.name}/{path.name} does not say what the run set out to do.") from error

@@ -541,7 +541,8 @@ class EjectionModel(Observable.Observable):
             fates[k] = Fate(choice.species_at(choice.sites[k]) or fates[k].species)
         started = datetime.datetime.now(datetime.UTC)
         return Plan(
-            choice.atoms, choice.sites.copy(), tuple(fates), tuple(rest), tuple(choice.zones), options, started
+            choice.atoms, choice.sites.copy(), tuple(fates), tuple(rest), tuple(choice.zones), options, started,
+            choice.spent,
         )
 
     def __ready(self) -> Intent:
@@ -603,8 +604,11 @@ class EjectionModel(Observable.Observable):
             survey_item.stop()
         if news is not None and run is not None and not self.__conduct.is_rehearsal:
             self.__choice.fates = [fate.settled() for fate in news.fates]
+            spent = run.ledger.spent
             if len(run.view.atoms):
-                self.__choice.go_on_after(run.view.atoms, run.moved(), run.track, time.perf_counter())
+                self.__choice.go_on_after(run.view.atoms, run.moved(), run.track, time.perf_counter(), spent)
+            else:
+                self.__choice.spent = spent
             self.again = False
         self.__has_failed = reason not in ("done", "stopped")
         log = f"{path.parent.name}/{path.name}"
@@ -742,7 +746,7 @@ class EjectionModel(Observable.Observable):
         return "Rehearsing" if self.__conduct.is_rehearsal else "Ejecting"
 
     def __spent(self) -> float:
-        return self.__run.ledger.electrons if self.__run else 0.0
+        return self.__run.ledger.electrons if self.__run else self.__choice.spent.electrons
 
     @property
     def __situation(self) -> Situation:
@@ -753,13 +757,13 @@ class EjectionModel(Observable.Observable):
         )  # fmt: skip
 
     def __describe(self) -> Texts:
-        now, is_running = self.__situation, self.is_running
+        now, is_running, spent = self.__situation, self.is_running, self.__spent()
         status, status_color = now.status()
         armed, armed_color = now.armed()
         return Texts(
             status=status,
             status_color=status_color,
-            message=self.__note or ("" if is_running else self.__choice.elsewhere or now.doubt()),
+            message=now.suspended() or self.__note or ("" if is_running else self.__choice.elsewhere or now.doubt()),
             targets=now.counts(),
             again=now.left_out(),
             offer=now.offered(),
@@ -767,6 +771,6 @@ class EjectionModel(Observable.Observable):
             warning="" if is_running else self.__estimate.warning,
             armed=armed,
             armed_color=armed_color,
-            dose=f"{self.__spent():.2e} of {self.__limits.total_electrons:.1e} electrons" if is_running else "",
+            dose=f"{spent:.2e} of {self.__limits.total_electrons:.1e} electrons" if is_running or spent else "",
             site=now.site(),
         )

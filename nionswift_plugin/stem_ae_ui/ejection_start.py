@@ -92,8 +92,8 @@ def staged_run(
     log = RunLog(_new_folder(folder) / LOG_NAME)
     plan.write(log)
     news = News(policy, plan.sites, plan.fates, plan.rest, changed, log)
-    run = EjectionRun(beam, find, policy, intent.settings(), intent.limits, log, news, track=track)
-    runner = Runner(microscope, log.path.parent)
+    run = EjectionRun(beam, find, policy, intent.settings(), intent.limits, log, news, track=track, spent=plan.spent)
+    runner = Runner(microscope, log.path.parent, changed)
 
     def work() -> str:
         warm_up(find)
@@ -116,9 +116,14 @@ def staged_rehearsal(
     news = News(policy, plan.sites, plan.fates, plan.rest, changed)
     staged = rehearsal.Rehearsal(
         intent.atoms, find, policy, intent.column, conditions, intent.settings(), intent.limits, log, news,
-        seed=int(time.time()),
+        seed=_seed(),
     )  # fmt: skip
     return Staged(staged.run, news, log, staged.run.run)
+
+
+def _seed() -> int:
+    """Return another one for each rehearsal."""
+    return int(time.time())
 
 
 def warm_up(find: Find) -> None:

@@ -8,12 +8,14 @@ import numpy as np
 from nion.utils import Observable
 
 from stem_ae.manipulate import EjectionRun, Exposure
+from stem_ae.words import counted
 
 from .ejection_choice import Choice
 from .ejection_fates import Fate, Plan
 from .ejection_news import News
 
 GOOD, WAITING, BAD, OFF = "#1A8F3C", "#B26A00", "#C62828", "#707070"
+_FEW = 2  # targets that fit into the headline
 REHEARSED = "#7E57C2"
 """What has not really happened."""
 
@@ -85,6 +87,10 @@ class Situation:
             return f"Run has failed: {done} of {total} done", BAD
         if done == total:
             return "All targets done", GOOD
+        if unclear := self._unclear():
+            return f"Unclear: {unclear}", WAITING
+        if failed := self._count("failed"):
+            return f"Ready: {done} of {total} done, {failed} failed", WAITING
         return (f"Ready: {done} of {total} done", WAITING) if done else ("Ready", GOOD)
 
     def _status_of(self, run: EjectionRun) -> tuple[str, str]:
@@ -95,6 +101,8 @@ class Situation:
             return f"{name} paused", WAITING
         if not run.guard.armed_left_s:
             return f"{name} waits: press Arm", WAITING
+        if run.suspension.reason:
+            return f"{name} suspended", WAITING
         target = self.news.target if self.news else None
         what = "survey" if target is None else f"{self.fates[target].state}, target {target + 1}"
         return f"{name}: {what}", REHEARSED if self.is_rehearsal else BAD
@@ -103,6 +111,10 @@ class Situation:
         """Return whether the beam may be fired, and the colour of that."""
         left = self.armed_left_s
         return (f"Armed for {left // 60:.0f}:{left % 60:02.0f}", BAD) if left else ("Not armed", OFF)
+
+    def suspended(self) -> str:
+        """Return what the run waits for; empty: for nothing."""
+        return self.run.suspension.reason if self.run is not None else ""
 
     def counts(self) -> str:
         """Return how many targets there are, and in which states."""
@@ -115,6 +127,13 @@ class Situation:
 
     def _count(self, state: str) -> int:
         return sum(fate.state == state for fate in self.fates)
+
+    def _unclear(self) -> str:
+        """Name the targets that the beam was on, of which nobody has seen what that did; empty if there are none."""
+        numbers = [str(k + 1) for k, fate in enumerate(self.fates) if fate.state == "unclear"]
+        if len(numbers) > _FEW:
+            return counted(len(numbers), "target")
+        return f"target{'s' * (len(numbers) > 1)} {' and '.join(numbers)}" if numbers else ""
 
     # --- sentences --------------------------------------------------------------------------------------------------
 
@@ -175,6 +194,8 @@ class Situation:
         if others:
             words += f", {others} neighbouring column{'s' * (others > 1)} {would}changed"
         cause = "" if reason in ("done", "stopped") else f" {reason.removesuffix('.')}."
+        if (unclear := self._unclear()) and not self.is_rehearsed:
+            cause += f" The beam was on {unclear}, and no image has shown yet whether an atom left: the next run looks."
         return f"{words}.{cause} Log: {log}."
 
 

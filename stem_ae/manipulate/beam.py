@@ -70,6 +70,8 @@ class Scan:
         Seconds from line to line.
     electrons : float
         Electrons that each pixel received.
+    problem : str
+        Why it is no image, though the specimen had its dose; empty if it is one. See :mod:`stem_ae.microscope.usable`.
     """
 
     image: FloatArray
@@ -78,6 +80,7 @@ class Scan:
     start_s: float
     line_s: float
     electrons: float
+    problem: str = ""
 
     @property
     def dose(self) -> float:

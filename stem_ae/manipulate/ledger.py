@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,6 +14,37 @@ from stem_ae.manipulate.beam import Region
 FloatArray = NDArray[np.float64]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spent:
+    """What a specimen has had.
+
+    Parameters
+    ----------
+    scans : tuple of (Region, float)
+        What was scanned, and with how many e/Å².
+    exposures : tuple of ((2,) array, float)
+        Where the beam rested, and with how many electrons.
+    """
+
+    scans: tuple[tuple[Region, float], ...] = ()
+    exposures: tuple[tuple[FloatArray, float], ...] = ()
+
+    @property
+    def electrons(self) -> float:
+        """All of them."""
+        scanned = sum(dose * (x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), dose in self.scans)
+        return scanned + sum(electrons for _, electrons in self.exposures)
+
+    def moved(self, shift: ArrayLike) -> Spent:
+        """Return the same where the specimen has moved by ``shift``, ``(2,)`` in Å."""
+        shift = np.asarray(shift, float)
+        x, y = shift.tolist()
+        return Spent(
+            tuple(((x0 + x, y0 + y, x1 + x, y1 + y), dose) for (x0, y0, x1, y1), dose in self.scans),
+            tuple((position + shift, electrons) for position, electrons in self.exposures),
+        )
+
+
 class DoseLedger:
     """Adds up scans and exposures. Positions are those of the specimen: of the first survey, drift taken off.
 
@@ -19,14 +52,21 @@ class DoseLedger:
     ----------
     probe : Probe
         The beam, whose tails dose the surroundings of an exposure.
+    before : Spent, optional
+        What the specimen has had before, which counts.
     """
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: Probe, before: Spent | None = None) -> None:
+        before = before or Spent()
         self._probe = probe
-        self._scans: list[tuple[Region, float]] = []
-        self._exposures: list[tuple[FloatArray, float]] = []
-        self.electrons = 0.0
+        self._scans, self._exposures = list(before.scans), list(before.exposures)
+        self.electrons = before.electrons
         """All of them."""
+
+    @property
+    def spent(self) -> Spent:
+        """Everything that was entered, and what was before."""
+        return Spent(tuple(self._scans), tuple(self._exposures))
 
     def scanned(self, region: Region, dose: float) -> None:
         """Enter a scan of a region with a dose in e/Å²."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,18 +17,21 @@ from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
 from stem_ae.imaging.damage import fluence
+from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.manipulate.aim import LIMIT, Course, Drift, LockOn, Track, common_shift, repeat_distance
 from stem_ae.manipulate.beam import NO_COUNTS, Beam, Counts, Region, Scan
 from stem_ae.manipulate.columns import ColumnModel, Evidence
 from stem_ae.manipulate.exposure import FROM_OUTSIDE, Exposure, ExposureSettings, Outcome
 from stem_ae.manipulate.guard import Guard, Interrupted, Limits
-from stem_ae.manipulate.ledger import DoseLedger
+from stem_ae.manipulate.ledger import DoseLedger, Spent
 from stem_ae.manipulate.levels import atoms_left, move_levels, signal_levels, weights_from_frame
 from stem_ae.manipulate.moves import MoveVerification, dopant_beside
 from stem_ae.manipulate.policy import Do, Policy, View
 from stem_ae.manipulate.runlog import RunLog
 from stem_ae.manipulate.verify import Belief, Change, Verdict, Verification, differences
+from stem_ae.microscope.devices import Suspension
 from stem_ae.microscope.interlock import BeamAlarm, NoBeam
+from stem_ae.microscope.usable import Unusable, problem_of, still_unusable
 
 FloatArray = NDArray[np.float64]
 Find = Callable[[FloatArray, float], Atoms2D]
@@ -39,6 +43,7 @@ _GAP, _LONG, _SHORT = 1.3, 13.0, 8.6  # Å: the re-scan's distance from the targ
 _FOLLOW = 0.02  # Å: the parked beam follows the drift in steps of this size
 _LOGGED_S = 0.25  # the counts of an exposure are written this often
 _WAIT_S = 0.02
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 4.0  # between scans that are no images
 _CLOCK_S = 1.0
 _OVERDUE = 1.5, 1.0  # times the timeout, and seconds: the beam is on for so long at most, whatever the readings say
 _LARGEST_AIM_LIMIT = 1.0  # Å
@@ -209,6 +214,9 @@ class EjectionRun:
         A survey that was taken already, with what was found in it: the image in which the targets were chosen.
     track : Track, optional
         What is known of the drift before.
+    spent : Spent, optional
+        What the specimen has had in a run that this one continues, see :func:`stem_ae.manipulate.runlog.spent`: the
+        dose caps are for both together.
     """
 
     def __init__(
@@ -222,6 +230,7 @@ class EjectionRun:
         observer: Observer | None = None,
         start: tuple[Scan, Atoms2D] | None = None,
         track: Track | None = None,
+        spent: Spent | None = None,
     ) -> None:
         self._settings, self._limits = settings or RunSettings(), limits or Limits()
         self.guard = Guard(beam, self._limits)
@@ -230,7 +239,7 @@ class EjectionRun:
         self.attempts: list[Attempt] = []
         self.found_later: list[Change] = []
         """Columns that a survey shows as others than they were, though no verification had said so."""
-        self.ledger = DoseLedger(beam.probe)
+        self.ledger = DoseLedger(beam.probe, spent)
         self.reason = ""
         """Why the run has ended; empty while it goes on."""
         self._beam, self._find = beam, find
@@ -248,10 +257,15 @@ class EjectionRun:
         self._background = 0.0
         self._levels: dict[str, tuple[float, ...]] = {}
         self._over_cap = ""
+        self.suspension = Suspension()
+        """Why the run waits for the detector, and how long it does before it ends as failed."""
+        self.suspended: list[tuple[str, float]] = []
+        """Why it has waited, and for how many seconds."""
+        self._unusable: Unusable | None = None
         self._working = threading.Lock()  # one step at a time
         self._write(
             "run", policy=type(policy).__name__, sites=policy.sites, settings=self._settings,
-            limits=self._limits,
+            limits=self._limits, spent=self.ledger.spent,
         )
         if start is not None:
             self._begin(*start)
@@ -319,6 +333,8 @@ class EjectionRun:
             return attempt
 
     def _next(self) -> Attempt | None:
+        if self._unusable is not None:  # in the last verification, whose attempt had to be kept first
+            raise self._unusable
         if self._atoms is None:
             self._survey()
             return None
@@ -378,17 +394,73 @@ class EjectionRun:
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def _scan(self, region: Region | None, dose: float) -> Scan:
-        """Scan a region, or everything; the electrons are counted in."""
-        x0, y0, x1, y1 = region or self._region
-        self._spend(dose * (x1 - x0) * (y1 - y0))
-        self._beam.park(None)
-        with self.guard.beam_on():
-            scan = self._beam.survey(dose) if region is None else self._beam.scan(region, dose)
-        self.guard.check()  # a scan that was interrupted is dark
-        x, y = self._drift.at(scan.start_s)
-        x0, y0, x1, y1 = scan.region
-        self.ledger.scanned((x0 - x, y0 - y, x1 - x, y1 - y), scan.dose)
+        """Scan a region, or everything, until that gives an image.
+
+        Raises
+        ------
+        Unusable
+            If it does not for as long as :attr:`suspension` is patient.
+        """
+        scan = self._scan_once(region, dose)
+        if not scan.problem:
+            return scan
+        start, wait_s, reason = time.monotonic(), _FIRST_WAIT_S, scan.problem
+        try:
+            while scan.problem:
+                reason = scan.problem
+                self._suspend(reason, start, wait_s)
+                scan = self._scan_once(region, dose)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        finally:
+            self.suspension.reason = ""
+            self.suspended.append((reason, time.monotonic() - start))
+            self._write("suspended", reason=reason, seconds=self.suspended[-1][1])
+        if self._atoms is not None:
+            self._check_slip(scan.start_s)
         return scan
+
+    def _suspend(self, reason: str, start: float, wait_s: float) -> None:
+        """Wait for the detector, blanked and parked; ``start`` is when that began, on ``time.monotonic()``."""
+        self._beam.park(None)
+        patience_s, now = self.suspension.patience_s, time.monotonic()
+        if now - start >= patience_s:
+            raise still_unusable(reason, patience_s)
+        self.suspension.reason = reason
+        end = min(now + wait_s, start + patience_s)
+        while time.monotonic() < end:
+            self.guard.check()
+            threading.Event().wait(_WAIT_S)
+
+    def _scan_once(self, region: Region | None, dose: float) -> Scan:
+        """Scan a region, or everything; the electrons are counted in, whatever the detector has made of them."""
+        x0, y0, x1, y1 = region or self._region
+        area = (x1 - x0) * (y1 - y0)
+        self._spend(dose * area)
+        self._beam.park(None)
+        planned = self._on_specimen((x0, y0, x1, y1), self._beam.now())
+        self._write("scan", durable=False, region=planned, dose=dose)
+        start_s = math.inf
+        try:
+            with self.guard.beam_on():
+                start_s = self._beam.now()
+                scan = self._beam.survey(dose) if region is None else self._beam.scan(region, dose)
+        except BaseException:  # it counts for as long as it was
+            electrons = electrons_per_pixel(self._beam.current_pa, 1e6 * max(self._beam.now() - start_s, 0.0))
+            self._scanned(planned, min(electrons / area, dose) if area else 0.0)
+            raise
+        self._scanned(self._on_specimen(scan.region, scan.start_s), scan.dose)
+        self.guard.check()  # a scan that was interrupted is dark
+        return scan if scan.problem else dataclasses.replace(scan, problem=problem_of(scan.image, "The scan"))
+
+    def _on_specimen(self, region: Region, time_s: float) -> Region:
+        """Return a region of the beam's frame in Å of the first survey."""
+        x, y = self._drift.at(time_s).tolist() if self._atoms is not None else (0.0, 0.0)
+        x0, y0, x1, y1 = region
+        return x0 - x, y0 - y, x1 - x, y1 - y
+
+    def _scanned(self, region: Region, dose: float) -> None:
+        self.ledger.scanned(region, dose)
+        self._write("scanned", durable=False, region=region, dose=dose)
 
     def _spend(self, electrons: float) -> None:
         spent = self.ledger.electrons + electrons
@@ -491,7 +563,7 @@ class EjectionRun:
         try:
             course = self._aim(atom)
         except StemAeError as error:
-            if self.guard.interrupted or isinstance(error, _CapReached | NoBeam):
+            if self.guard.interrupted or isinstance(error, _CapReached | NoBeam | Unusable):
                 raise
             return self._keep(
                 Attempt(
@@ -719,6 +791,8 @@ class EjectionRun:
                 verification.look(self._looked_at(scan, evidence))
         except _CapReached as error:
             self._over_cap = str(error)
+        except Unusable as error:
+            self._unusable = error
         except (Interrupted, StemAeError):
             pass
         bystanders = tuple(verification.bystanders())

@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from stem_ae.errors import StemAeError
+from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.in_place import check_in_place
 from stem_ae.manipulate.exposure import Exposure
+from stem_ae.manipulate.ledger import Spent
 
 FORMAT = 1
+_UNSEEN_S = 1.0  # of an exposure that a crash has cut off: counts not yet written, and the watchdog's time to blank
 
 
 class RunLog:
@@ -174,6 +177,32 @@ def exposures(path: str | pathlib.Path) -> list[LoggedExposure]:
         elif kind == "attempt" and number in facts:
             facts[number] |= line
     return [LoggedExposure(facts[number], records[number], number in complete) for number in facts]
+
+
+def spent(path: str | pathlib.Path) -> Spent:
+    """Return what the specimen has had by the end of a log, earlier runs that it continues included.
+
+    What a crash has cut off counts as complete: a scan as a whole, an exposure until the beam was surely off.
+    """
+    lines = read_lines(path)
+    before = next((line["spent"] for line in lines if line["kind"] == "run" and "spent" in line), {})
+    scans = [(tuple(region), dose) for region, dose in before.get("scans", ())]
+    exposed = [(np.array(position), electrons) for position, electrons in before.get("exposures", ())]
+    under_way: dict[str, Any] | None = None
+    for line in lines:
+        if line["kind"] in ("scan", "scanned"):
+            under_way = line if line["kind"] == "scan" else None
+            if under_way is None:
+                scans.append((tuple(line["region"]), line["dose"]))
+    if under_way is not None:
+        scans.append((tuple(under_way["region"]), under_way["dose"]))
+    for exposure in exposures(path):
+        electrons = exposure.facts.get("electrons") if exposure.complete else None
+        if electrons is None:
+            seconds = sum(exposure.record["exposure_s"]) + _UNSEEN_S
+            electrons = electrons_per_pixel(exposure.record["settings"]["current_pa"], 1e6 * seconds)
+        exposed.append((np.array(exposure.facts["position"]), electrons))
+    return Spent(tuple(scans), tuple(exposed))
 
 
 def export_csv(path: str | pathlib.Path, target: str | pathlib.Path) -> pathlib.Path:

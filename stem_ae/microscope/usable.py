@@ -50,6 +50,11 @@ class Unusable(StemAeError):  # noqa: N818  (the detector's doing)
     """What a detector has given is no measurement; the sentence says why."""
 
 
+def still_unusable(reason: str, patience_s: float) -> Unusable:
+    """Return what ends a run when a detector has not been right for so many seconds."""
+    return Unusable(f"{reason} It has been so for {patience_s:.0f} s: put it right and start again.")
+
+
 def missing(data: ArrayLike) -> int:
     """Return how many pixels are NaN or infinite."""
     array = np.asarray(data)

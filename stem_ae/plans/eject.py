@@ -28,6 +28,7 @@ from stem_ae.microscope.devices import Microscope, Operation
 from stem_ae.microscope.frame import Frame, Image
 from stem_ae.microscope.instrument import Cancelled
 from stem_ae.microscope.interlock import LEASE_MORE_S, LEASE_TIMES, BeamAlarm, Interlock
+from stem_ae.microscope.usable import filled, problem_of, problem_of_reading
 from stem_ae.plans import stubs
 from stem_ae.plans.stubs import Plan
 
@@ -111,11 +112,13 @@ class MicroscopeBeam:
         self._microscope.probe.set(None if place is None else (float(place[0]), float(place[1])))
 
     def read(self) -> Counts:
-        """Return one reading of the dark-field detector; none if it was cancelled."""
+        """Return one reading of the dark-field detector; none if it was cancelled, or is no number."""
         self.interlock.renew(READING_S + LEASE_MORE_S)
         try:
             reading = self._microscope.instrument.read_dark_field(READING_S, self._begin())
         except Cancelled:
+            return NO_COUNTS
+        if problem_of_reading(reading):
             return NO_COUNTS
         electrons = max(reading.counts * self._gain, 0.0)  # readout noise may be below zero
         return Counts(np.array([electrons]), np.array([reading.exposure_s]))
@@ -143,9 +146,11 @@ class MicroscopeBeam:
             image: Image = self._microscope.instrument.scan(frame, self._begin())
         except Cancelled as error:
             raise Interrupted from error
+        problem = problem_of(image.data, "The scan", frame.shape)
+        data = np.full(frame.shape, np.nan) if problem else np.asarray(filled(image.data), float)
         return Scan(
-            np.asarray(image.data, float) * self._gain, frame.sampling[0], origin, image.clock_s - frame.seconds,
-            frame.shape[1] * frame.dwell_us * 1e-6, electrons_per_pixel(self.current_pa, frame.dwell_us),
+            data * self._gain, frame.sampling[0], origin, image.clock_s - frame.seconds,
+            frame.shape[1] * frame.dwell_us * 1e-6, electrons_per_pixel(self.current_pa, frame.dwell_us), problem,
         )  # fmt: skip
 
 
@@ -221,6 +226,8 @@ class Ejector:
 def eject(microscope: Microscope, run: EjectionRun, **settings: Any) -> Plan:
     """Carry out a run; the result is why it ended. While it is not armed, or paused by its guard, the plan waits.
 
+    A scan that is no image suspends the run as in other plans: see :func:`stem_ae.plans.stubs.until_usable`.
+
     Parameters
     ----------
     microscope : Microscope
@@ -233,6 +240,7 @@ def eject(microscope: Microscope, run: EjectionRun, **settings: Any) -> Plan:
 
     def plan() -> Plan:
         ejector = Ejector(run)
+        run.suspension = microscope.suspension
         while not run.reason and not run.guard.stopped:
             yield from bps.checkpoint()
             if run.guard.interlock.alarm:
@@ -241,6 +249,8 @@ def eject(microscope: Microscope, run: EjectionRun, **settings: Any) -> Plan:
                 yield from bps.sleep(_WAIT_S)
                 continue
             yield from bps.trigger(ejector, wait=True)
+            while run.suspended:
+                yield from stubs.noted(microscope, *run.suspended.pop(0))
             if ejector.attempt is not None:
                 yield from stubs.record([ejector], "attempts")
         return run.reason or "stopped"

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from stem_ae.microscope.devices import Camera, CameraScan, Microscope, Note, NotRegistered
 from stem_ae.microscope.frame import Frame, Image
-from stem_ae.microscope.usable import Unusable
+from stem_ae.microscope.usable import Unusable, still_unusable
 
 Plan = Generator[Msg, Any, Any]
 
@@ -216,7 +216,7 @@ def suspended(
     now = time.monotonic()
     if now - start >= patience_s:
         microscope.suspension.reason = ""
-        raise Unusable(f"{reason} It has been so for {patience_s:.0f} s: put it right and start again.")
+        raise still_unusable(reason, patience_s)
     microscope.suspension.reason = reason
     end = min(now + wait_s, start + patience_s)
     while time.monotonic() < end and not is_over():
