@@ -11,7 +11,7 @@ from nion.instrumentation import HardwareSource
 from nion.swift.model import DataItem
 from nion.utils import Registry
 
-from nionswift_plugin.stem_ae_ui import canvas, stop_key
+from nionswift_plugin.stem_ae_ui import canvas, ejection_texts, stop_key
 from nionswift_plugin.stem_ae_ui.beam_watch import WATCH, Working
 from nionswift_plugin.stem_ae_ui.ejection_overlay import TargetsLegendCanvasItem
 from stem_ae import StemAeError
@@ -169,7 +169,15 @@ def test_a_stopped_run_goes_on_with_the_rest_and_is_offered_to_a_new_swift(tmp_p
         swift.handler.stop_clicked(None)
         swift.pump(lambda: not swift.model.is_running)
         assert "unclear" in swift.model.states
+        target = swift.model.states.index("unclear") + 1
+        assert swift.model.texts.status == f"Unclear: target {target}"
+        assert swift.model.texts.status_color == ejection_texts.WAITING
+        assert f"The beam was on target {target}" in swift.model.texts.message
+        spent = swift.model._EjectionModel__choice.spent.electrons
+        assert spent > 1e6
+        assert swift.model.texts.dose.startswith(f"{spent:.2e} of")
         swift.model.clear()
+        assert swift.model.texts.dose == ""
         swift.pump(lambda: "Continue the run of" in swift.model.texts.offer)
     with headless(tmp_path, networks=False, fov=30.0, pixels=150) as swift:  # as after a crash
         swift.look()
@@ -177,6 +185,7 @@ def test_a_stopped_run_goes_on_with_the_rest_and_is_offered_to_a_new_swift(tmp_p
         swift.handler.go_on_clicked(None)
         assert len(swift.model.sites) == 2, swift.model.texts.message
         assert "unclear" in swift.model.states
+        assert swift.model._EjectionModel__choice.spent.electrons == pytest.approx(spent)  # the caps go on
         swift.handler.arm_clicked(None)
         if swift.model.can_confirm:  # a perfect crystal may have moved: somebody has to look first
             swift.handler.run_clicked(None)

@@ -343,6 +343,28 @@ def test_a_pause_blanks_and_afterwards_every_point_is_there_once(swift):
     np.testing.assert_allclose(named_places(run.column("eels")), places, atol=0.4)
 
 
+def test_a_pause_reaches_the_engine_although_the_blanker_takes_its_time(swift, monkeypatch):
+    """What blanking cancels would otherwise count as measured: the engine would go on to the next place."""
+    places = FRAME.to_plane(np.random.default_rng(4).uniform(2, 35, (6, 2)))
+    swift.name_places()
+    swift.run_until(acquire.points(swift.microscope, FRAME, places, exposure_s=0.5), 2)
+    interlock, stop = swift.microscope.interlock, swift.microscope.interlock.stop
+
+    def slow_stop(*holders):
+        stop(*holders)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(interlock, "stop", slow_stop)
+    wait_for(lambda: interlock.state == "on")
+    swift.runner.pause()
+    wait_for(lambda: swift.runner.state != "pausing")
+    assert swift.runner.state == "paused", swift.runner.error
+    swift.runner.resume()
+    assert swift.runner.wait(20)
+    assert swift.runner.outcome == "completed", swift.runner.error
+    np.testing.assert_allclose(named_places(Run(swift.runner.run_folder).column("eels")), places, atol=0.4)
+
+
 def test_one_run_at_a_time(swift):
     swift.run_until(acquire.raster(swift.microscope, FRAME, (9, 9)), 1)
     with pytest.raises(StemAeError, match="under way"):

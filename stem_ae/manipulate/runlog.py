@@ -185,7 +185,7 @@ def spent(path: str | pathlib.Path) -> Spent:
     What a crash has cut off counts as complete: a scan as a whole, an exposure until the beam was surely off.
     """
     lines = read_lines(path)
-    before = next((line["spent"] for line in lines if line["kind"] == "run" and "spent" in line), {})
+    before: dict[str, Any] = next((line["spent"] for line in lines if line["kind"] == "run" and "spent" in line), {})
     scans = [(tuple(region), dose) for region, dose in before.get("scans", ())]
     exposed = [(np.array(position), electrons) for position, electrons in before.get("exposures", ())]
     under_way: dict[str, Any] | None = None
