@@ -101,6 +101,43 @@ def test_a_row_leads_to_no_other_folder(queue, tmp_path):
         queue.take_over("../jobs")
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("created_at", 10**18), ("created_at", -(10**18)), ("created_at", "yesterday"), ("created_at", b"\xff"),
+        ("status", b"\xff"), ("priority", "high"), ("attributes", b"\xff\xfe"),
+        ("attributes", json.dumps({"title": "x", "created": 10**400})),
+        ("attributes", json.dumps({"title": "x", "created": -(10**17)})),
+    ],
+)  # fmt: skip
+def test_a_damaged_row_does_not_hide_the_others(queue, column, value):
+    kept, damaged = (queue.submit(simulate.Command("true"), title=title) for title in ("kept", "damaged"))
+    with contextlib.closing(sqlite3.connect(queue.root / "queue.sqlite")) as connection:
+        connection.execute(f"UPDATE workflow_status SET {column} = ? WHERE workflow_uuid = ?", (value, damaged.id))
+        if isinstance(value, bytes):  # text that is none, as a bad disk makes it
+            connection.execute(f"UPDATE workflow_status SET {column} = CAST({column} AS TEXT)")
+        connection.commit()
+    for newest in (None, 10):
+        rows = {row.id: row for row in queue.rows(newest)}
+        assert set(rows) == {kept.id, damaged.id}
+        assert (rows[kept.id].title, rows[kept.id].state) == ("kept", "queued")
+
+
+def test_a_list_is_sorted_and_cut_the_same_way(queue):
+    for k in range(12):
+        queue.submit(simulate.Command("true"), title=str(k))
+    with contextlib.closing(sqlite3.connect(queue.root / "queue.sqlite")) as connection:
+        connection.execute("UPDATE workflow_status SET created_at = created_at / 100 * 100")  # some at one time
+        connection.execute(
+            "UPDATE workflow_status SET workflow_uuid = '../' || workflow_uuid WHERE rowid IN (2, 11)"
+        )  # fmt: skip
+        connection.commit()
+    whole = queue.rows()
+    assert len(whole) == 10
+    assert queue.rows(4) == whole[:4]
+    assert queue.rows(10) == whole
+
+
 # --- other processes --------------------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,7 @@ def _list(arguments: argparse.Namespace) -> None:
     while True:
         rows = queue.rows(newest)
         if arguments.json:
-            print(json.dumps([dataclasses.asdict(row) for row in rows], default=str))
+            print(json.dumps([row._asdict() for row in rows], default=str))
         else:
             _print_table(queue, rows)
         if not arguments.watch:
@@ -119,7 +119,7 @@ def _show(arguments: argparse.Namespace) -> None:
     queue = _open(arguments)
     job = queue.job(arguments.job)
     content = {
-        **dataclasses.asdict(queue.row(job.id)), "folder": str(job.calculation.folder), "progress": job.progress,
+        **queue.row(job.id)._asdict(), "folder": str(job.calculation.folder), "progress": job.progress,
         "task": job.calculation.input["task"], "provenance": job.calculation.input["provenance"],
     }  # fmt: skip
     if arguments.json:

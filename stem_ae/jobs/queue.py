@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stem_ae import checks, folders, processes
 from stem_ae.errors import StemAeError
@@ -58,8 +58,7 @@ _SILENT_WORKER_S = 90.0
 """Seconds without a sign of life after which a worker counts as hung; it gives one every few."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What a list of jobs shows about one of them."""
 
     id: str
@@ -371,8 +370,12 @@ class Queue:
 
     def _rows(self, entries: Sequence[Entry]) -> list[Row]:
         halted = self._halted()
-        told = read_objects([entry.attributes for entry in entries])
-        return [self._row(entry, about, halted) for entry, about in zip(entries, told, strict=True)]
+        rows = []
+        for k in range(0, len(entries), 1000):  # by parts: Python's memory is looked through less often then
+            part = entries[k : k + 1000]
+            told = read_objects([entry.attributes for entry in part])
+            rows += [self._row(entry, about, halted) for entry, about in zip(part, told, strict=True)]
+        return rows
 
     def _row(self, entry: Entry, told: dict[str, Any], halted: str) -> Row:
         state = _STATES.get(entry.status, "failed")
@@ -392,7 +395,7 @@ class Queue:
         return Row(
             entry.id, str(told.get("title", "")), state,
             1.0 if state == "finished" else float(progress.get("fraction", 0.0)), progress.get("seconds_left"),
-            datetime.datetime.fromtimestamp((created if isinstance(created, int) else entry.created_at) / 1000),
+            _time(created if isinstance(created, int) else entry.created_at),
             entry.priority or 0, retries if isinstance(retries, int) else 0,
             tuple(map(str, after)) if after and isinstance(after, list) else (), error, str(told.get("image", "")),
         )  # fmt: skip
@@ -534,6 +537,14 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
         return os.path.samefile(one, other)
     except OSError:
         return False
+
+
+def _time(milliseconds: int) -> datetime.datetime:
+    """Return a time of the record, the beginning of time for one that cannot be."""
+    try:
+        return datetime.datetime.fromtimestamp(milliseconds / 1000)
+    except (OverflowError, ValueError, OSError):
+        return datetime.datetime.fromtimestamp(0)
 
 
 def _touched(path: pathlib.Path) -> int | None:

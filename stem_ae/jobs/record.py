@@ -13,6 +13,7 @@ import errno
 import functools
 import json
 import logging
+import operator
 import os
 import pathlib
 import shutil
@@ -144,21 +145,25 @@ class Record:
         if ids is not None and len(ids) > _AT_ONCE:
             parts = [ids[k : k + _AT_ONCE] for k in range(0, len(ids), _AT_ONCE)]
             return [entry for part in parts for entry in self.entries(part, statuses, newest)]
-        # A number is the name of a folder: none that would lead to another place is believed.
-        plain = "NOT GLOB '*[^-0-9A-Za-z_]*'" if self._url is None else "~ '^[-0-9A-Za-z_]+$'"
-        conditions, values = ["name = :name", f"workflow_uuid {plain}"], {"name": WORKFLOW}
+        conditions, values = ["name = :name"], {"name": WORKFLOW}
         for column, wanted in (("workflow_uuid", ids), ("status", statuses)):
             if wanted is not None:
                 named = {f"{column}{k}": value for k, value in enumerate(wanted)}
                 conditions.append(f"{column} IN ({', '.join(f':{name}' for name in named)})" if named else "1 = 0")
                 values |= named
-        limit = "" if newest is None else f" LIMIT {int(newest)}"
+        order = ""
+        if newest is not None:
+            # What is left out must not count. Of all rows that is found more quickly afterwards, and so is their order.
+            plain = "NOT GLOB '*[^-0-9A-Za-z_]*'" if self._url is None else "~ '^[-0-9A-Za-z_]+$'"
+            conditions.append(f"workflow_uuid {plain}")
+            order = f" ORDER BY created_at DESC, workflow_uuid DESC LIMIT {int(newest)}"
         found = self._read(
-            "SELECT workflow_uuid, status, serialization, created_at, priority, executor_id,"
-            f" CAST(attributes AS TEXT), output, error FROM {self._prefix}workflow_status"
-            f" WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, workflow_uuid DESC{limit}",
+            "SELECT CAST(workflow_uuid AS TEXT), status, serialization, COALESCE(CAST(created_at AS BIGINT), 0),"
+            f" priority, executor_id, CAST(attributes AS TEXT), output, error FROM {self._prefix}workflow_status"
+            f" WHERE {' AND '.join(conditions)}{order}",
             values,
         )
+        found = sorted(_with_job_numbers(found), key=operator.itemgetter(3, 0), reverse=True)
         is_over = statuses is None or not set(statuses) <= set(ACTIVE)
         outcomes = self._outcomes([row[0] for row in found] if len(found) <= _AT_ONCE else ids) if is_over else {}
         if outcomes:
@@ -409,8 +414,16 @@ class Record:
 
 
 def is_job_number(name: str) -> bool:
-    """Say whether a word can be a job's number, and so its folder's name."""
+    """Say whether a word can be a job's number, and so its folder's name: none that would lead to another place."""
     return name.isascii() and name.replace("-", "a").replace("_", "a").isalnum()
+
+
+def _with_job_numbers(rows: Sequence[Any]) -> Sequence[Any]:
+    """Return the rows that begin with a job's number."""
+    numbers = [row[0] for row in rows]
+    if all(numbers) and is_job_number("".join(numbers)):  # all at once, since there may be many
+        return rows
+    return [row for row in rows if is_job_number(row[0])]
 
 
 def first_line(error: object) -> str:
@@ -443,6 +456,13 @@ def read_object(text: str | None) -> dict[str, Any]:
 
 def _select(path: pathlib.Path, sql: str, values: dict[str, Any]) -> list[Any]:
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        try:
+            return connection.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+        # A damaged text is shown as far as it goes; it does not hide the other jobs.
+        connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
         return connection.execute(sql, values).fetchall()
 
 
