@@ -87,7 +87,10 @@ def occupancy(atoms: ase.Atoms) -> Occupancy:
     StemAeError
         If a site's occupancies are not between 0 and 1, or add up to more than 1.
     """
-    every, shares = _every_atom(atoms)
+    try:
+        every, shares = _every_atom(atoms)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise StemAeError("The occupancies of this structure cannot be read: correct or remove them.") from error
     if not np.all(np.isfinite(shares)) or np.any(shares < -_FULL) or np.any(shares > _MOST):
         wrong = int(np.argmax(~((shares >= -_FULL) & (shares <= _MOST))))
         raise StemAeError(

@@ -77,7 +77,7 @@ class Report:
             if "\n" in str(error) or not str(error).strip():
                 self._fail(described, f"no sentence: {str(error)!r}")
         except Hang:
-            self._fail(described, f"no end within {HANG_S} s")
+            self._fail(described, f"no end within {HANG_S} s: {traceback.format_exc(limit=-12)}")
         except Exception:
             self._fail(described, traceback.format_exc(limit=-6))
         finally:

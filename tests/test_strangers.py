@@ -19,7 +19,8 @@ from stem_ae import Atoms2D, StemAeError, simulate, structure
 from stem_ae.cli import main
 from stem_ae.elit.materials import crystal
 from stem_ae.imaging import adf, dose, noise, probe, scattering, specimens
-from stem_ae.imaging.specimens import from_ase
+from stem_ae.imaging.specimens import from_ase, graphene
+from stem_ae.occupancy import occupancy
 from stem_ae.simulate import inputs
 from stem_ae.simulate.running import run_folder
 from stem_ae.simulate.tasks import to_dict
@@ -399,6 +400,8 @@ IMPOSSIBLE = {
     "dummy": (lambda a: a.numbers.__setitem__(3, 0), r"no element \(counted from 0: 3 X\)"),
     "coincident": (lambda a: a.positions.__setitem__(5, a.positions[0]), r"in one place: \d \(C\) and \d \(C\)"),
     "flat": (lambda a: (a.set_cell([9, 9, 0.1]), a.set_pbc(True)), "only 0.1 Å thick"),
+    "in one plane": (lambda a: (a.set_cell([[9, 0, 0], [0, 9, 0], [4, 4, 0]]), a.set_pbc(True)), "a cell that is flat"),
+    "parallel": (lambda a: (a.set_cell([[9, 0, 0], [0, 9, 0], [9, 0, 1e-9]]), a.set_pbc(True)), "a cell that is flat"),
 }
 
 
@@ -415,6 +418,42 @@ def test_structures_that_cannot_be_are_refused(tmp_path, kind):
     with pytest.raises(StemAeError, match=words):
         simulate.Relax(engine="emt").check(atoms)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("number", [-1, 119, 255, 2**31])
+def test_numbers_of_no_element_are_refused_in_every_sentence(tmp_path, number):
+    atoms = broken(lambda a: a.numbers.__setitem__(3, number))
+    ase.io.write(tmp_path / "one.traj", atoms)
+    ase.io.write(tmp_path / "two.traj", [broken(lambda a: None), atoms])
+    with pytest.raises(StemAeError, match=rf"no element \(counted from 0: 3 number {number}\)"):
+        read(tmp_path / "one.traj")
+    with pytest.raises(StemAeError, match="holds 2 structures: choose one"):
+        read(tmp_path / "two.traj")
+    assert len(read(tmp_path / "two.traj", 0)) == 12
+    with pytest.raises(StemAeError, match="no element"):
+        read(tmp_path / "two.traj", 1)
+
+
+@pytest.mark.parametrize("stated", [{"0": {"C": "x"}}, {"0": {"Qq": 1.0}}, {"0": [1.0]}, {"0": {"C": None}}, ["C"], 7])
+def test_occupancies_that_are_none_are_refused(stated):
+    atoms = broken(lambda a: None)
+    atoms.info["occupancy"] = stated
+    atoms.set_array("spacegroup_kinds", np.zeros(len(atoms), int))
+    with pytest.raises(StemAeError, match="occupancies of this structure cannot be read"):
+        occupancy(atoms)
+
+
+@pytest.mark.parametrize("spacing", [1e200, 1e-200, float("nan"), 0.0])
+def test_a_spacing_that_cannot_be_is_refused(spacing):
+    sheet = graphene((30.0, 30.0), silicon=0.0).positions[:, :2]
+    with pytest.raises(StemAeError, match="The spacing of a material's columns is"):
+        structure.calibrate(sheet, np.full((len(sheet), 3), 1e-6), spacing)
+
+
+def test_an_area_that_fills_the_memory_is_refused():
+    for extent in ((1e200, 1.0), (1e5, 1e5)):
+        with pytest.raises(StemAeError, match="has too many atoms"):
+            graphene(extent)
 
 
 @pytest.mark.parametrize(

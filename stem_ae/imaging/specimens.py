@@ -140,7 +140,7 @@ def lattice_points(
     """
     across, along = (checks.number(side, "The extent of a specimen", 0, unit="Å") for side in extent)
     rotation = checks.number(rotation, "The rotation", unit="degrees")
-    if not max(across, along) ** 2 * len(basis) <= _MOST_ATOMS * abs(np.linalg.det(vectors)):
+    if not max(across, along) <= np.sqrt(_MOST_ATOMS * abs(np.linalg.det(vectors)) / len(basis)):
         raise StemAeError(f"An area of {across:g} × {along:g} Å has too many atoms: choose a smaller one.")
     centre = np.asarray(extent) / 2
     reach = float(np.hypot(*extent)) / 2

@@ -168,7 +168,7 @@ def _chosen(structures: Sequence[Named], index: str | int | None, name: str) -> 
     elif len(structures) == 1:
         return structures[0][1]
     listed = "; ".join(
-        f"{k}: {' '.join(filter(None, [title, atoms.get_chemical_formula()]))}"
+        f"{k}: {' '.join(filter(None, [title, _formula(atoms)]))}"
         for k, (title, atoms) in enumerate(structures[:8])
     ) + (f"; and {len(structures) - 8} more" if len(structures) > 8 else "")
     if index is None:
@@ -176,6 +176,13 @@ def _chosen(structures: Sequence[Named], index: str | int | None, name: str) -> 
             f"{name} holds {len(structures)} structures: choose one with --index, by its name or number ({listed})."
         )
     raise StemAeError(f"{name} has no structure {str(index)[:40]!r}: it holds {listed}.")
+
+
+def _formula(atoms: ase.Atoms) -> str:
+    try:
+        return str(atoms.get_chemical_formula())
+    except (IndexError, KeyError, ValueError):  # numbers of no element: another one may be meant
+        return "no elements"
 
 
 # --- files that state more than they hold -----------------------------------------------------------------------------

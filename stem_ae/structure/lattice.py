@@ -124,7 +124,7 @@ def calibrate(
     StemAeError
         If too few atoms are fully surrounded to say.
     """
-    spacing = checks.positive(spacing, "The spacing of a material's columns", unit="Å")
+    spacing = checks.number(spacing, "The spacing of a material's columns", 0.1, 1000.0, "Å")
     cutoff = REACH * typical_distance(positions)
     pairs = bonds_2d(positions, cutoff)
     directed = np.concatenate([pairs, pairs[:, ::-1]])

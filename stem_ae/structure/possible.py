@@ -13,6 +13,8 @@ FloatArray = NDArray[np.float64]
 
 _COINCIDENT = 0.4
 """Å: atoms are never closer."""
+_FLAT = 1e-4
+"""Of the least singular value of a cell's directions: below it they count as lying in one plane."""
 _THINNEST = 0.5
 """Å between the faces of a periodic cell; the atoms of a flatter one overlap their own images."""
 _FARTHEST = 1e6
@@ -52,6 +54,10 @@ def refuse_impossible(atoms: ase.Atoms, name: str = "The structure") -> None:
     dummies = (atoms.numbers < 1) | (atoms.numbers >= len(ase.data.chemical_symbols))
     if dummies.any():
         raise StemAeError(f"{name} has atoms that are no element ({_named(atoms, dummies)}): remove or correct them.")
+    vectors = atoms.cell.array[atoms.cell.lengths() > 0]
+    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    if len(vectors) > 1 and np.linalg.svd(directions, compute_uv=False).min() < _FLAT:
+        raise StemAeError(f"{name} has a cell that is flat: its vectors lie in one plane, or on one line.")
     if atoms.pbc.any() and abs(atoms.cell.volume) > 0:
         heights = abs(atoms.cell.volume) / np.linalg.norm(np.cross(*_other_vectors(atoms.cell.array)), axis=1)
         if np.any(heights[atoms.pbc] < _THINNEST):
@@ -83,5 +89,7 @@ def _refuse_coincident(atoms: ase.Atoms, name: str) -> None:
 
 def _named(atoms: ase.Atoms, which: NDArray[np.bool_]) -> str:
     numbers = np.flatnonzero(which)
-    words = ", ".join(f"{k} {atoms.symbols[int(k)]}" for k in numbers[:6])
+    known = ase.data.chemical_symbols
+    kinds = [(k, int(atoms.numbers[k])) for k in numbers[:6]]
+    words = ", ".join(f"{k} {known[z] if 0 <= z < len(known) else f'number {z}'}" for k, z in kinds)
     return f"counted from 0: {words}" + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")
