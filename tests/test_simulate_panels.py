@@ -553,8 +553,17 @@ def test_a_job_can_be_cancelled_and_tried_again(swift):
     swift.jobs.cancel()
     swift.pump(lambda: swift.jobs.rows[0].state == "cancelled")
     assert swift.jobs.can_retry
+    assert swift.jobs.can_start_over
     swift.jobs.retry()
     swift.pump(lambda: swift.jobs.rows[0].state in ("queued", "running"))
+    assert not swift.jobs.can_start_over
+    swift.jobs.cancel()
+    swift.pump(lambda: swift.jobs.rows[0].state == "cancelled")
+    folder = swift.queue / "jobs" / swift.jobs.rows[0].id
+    written = (folder / "history.csv").read_bytes()
+    swift.jobs.start_over()
+    swift.pump(lambda: swift.jobs.rows[0].state in ("queued", "running"))
+    assert [path.read_bytes() for path in (folder / "set_aside").rglob("history.csv")] == [written]
     swift.jobs.cancel()
     swift.pump(lambda: swift.jobs.rows[0].state == "cancelled")
 

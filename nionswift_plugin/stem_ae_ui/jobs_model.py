@@ -198,6 +198,11 @@ class JobsModel(Observable.Observable):
         return self.selected is not None and self.selected.state in ("failed", "cancelled")
 
     @property
+    def can_start_over(self) -> bool:
+        """Whether the chosen job can be calculated again from the start."""
+        return self.selected is not None and self.selected.is_over
+
+    @property
     def can_open(self) -> bool:
         """Whether the chosen job has a result."""
         return self.selected is not None and self.selected.state == "finished"
@@ -207,7 +212,7 @@ class JobsModel(Observable.Observable):
         if texts != self.texts:
             self.texts = texts
             self.notify_property_changed("texts")
-        for name in ("can_cancel", "can_retry", "can_open"):
+        for name in ("can_cancel", "can_retry", "can_start_over", "can_open"):
             self.notify_property_changed(name)
 
     def __summary(self) -> str:
@@ -251,9 +256,16 @@ class JobsModel(Observable.Observable):
             self.__ask({"do": "cancel", "job": self.selected.id}, self.__changed)
 
     def retry(self) -> None:
-        """Queue the chosen job again."""
+        """Queue the chosen job again; it goes on from its checkpoint."""
+        self.__queue_again(from_start=False)
+
+    def start_over(self) -> None:
+        """Queue the chosen job again from the start; what it has written is set aside."""
+        self.__queue_again(from_start=True)
+
+    def __queue_again(self, from_start: bool) -> None:
         if self.selected:
-            self.__ask({"do": "retry", "job": self.selected.id}, self.__changed)
+            self.__ask({"do": "retry", "job": self.selected.id, "from_start": from_start}, self.__changed)
 
     def __changed(self, answer: remote.Answer) -> None:
         self.__say(answer.error)

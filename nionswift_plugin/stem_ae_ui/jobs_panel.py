@@ -191,20 +191,22 @@ class JobsHandler(Declarative.Handler):
     # --- the parts ----------------------------------------------------------------------------------
 
     def __buttons_view(self) -> Declarative.UIDescription:
-        def button(name: str, text: str, tool_tip: str) -> Declarative.UIDescription:
+        def button(name: str, text: str, tool_tip: str, width: int) -> Declarative.UIDescription:
             return u.create_push_button(
                 text=text,
                 on_clicked=f"{name}_clicked",
                 enabled=f"@binding(model.can_{name})",
                 name=f"{name}_button",
-                width=92,
+                width=width,
                 tool_tip=tool_tip,
             )
 
+        start_over = _("Calculate the job again from the start; what it has written is set aside, not deleted")
         return u.create_row(
-            button("open", _("Open result"), _("Bring the result beside the image it came from")),
-            button("retry", _("Retry"), _("Queue the job again; it goes on from its checkpoint")),
-            button("cancel", _("Cancel"), _("Take the job out of the queue and stop its process")),
+            button("open", _("Open result"), _("Bring the result beside the image it came from"), 92),
+            button("retry", _("Retry"), _("Queue the job again; it goes on from its checkpoint"), 60),
+            button("start_over", _("Start over"), start_over, 84),
+            button("cancel", _("Cancel"), _("Take the job out of the queue and stop its process"), 66),
             u.create_stretch(),
             help_button(),
             spacing=6,
@@ -262,6 +264,10 @@ class JobsHandler(Declarative.Handler):
     def retry_clicked(self, widget: Declarative.UIWidget) -> None:
         """Retry the chosen job."""
         self.model.retry()
+
+    def start_over_clicked(self, widget: Declarative.UIWidget) -> None:
+        """Calculate the chosen job again from the start."""
+        self.model.start_over()
 
     def open_clicked(self, widget: Declarative.UIWidget) -> None:
         """Show what came out."""

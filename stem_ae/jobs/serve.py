@@ -9,7 +9,7 @@
 - ``export``: the same, with ``code``, ``folder`` and ``pseudopotentials``; answers the folder
 - ``engines``: answers every engine's title and what it is missing here
 - ``rows``: answers the newest jobs, how many there are, and whether a worker serves them
-- ``cancel``, ``retry``: of a ``job``
+- ``cancel``, ``retry``: of a ``job``; the latter maybe ``from_start``
 - ``result``: of a ``job``; answers its summary, the simulated image, where the atoms were and are, its history, and
   what is known against temperature
 - ``spots``: found atoms of the ``image`` and what to rank ``by``; answers the places to look at next
@@ -144,7 +144,7 @@ class Server:
 
     def _retry(self, request: Request, arrays: processes.Arrays) -> Answer:
         queue = self._queue(request)
-        queue.retry(request["job"])
+        queue.retry(request["job"], from_start=request["from_start"])
         queue.start_worker()
         return {}, {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -245,7 +244,7 @@ def _submit(arguments: argparse.Namespace, tasks: Sequence[Task], atoms: ase.Ato
             job.wait()
     rows = [queue.row(job.id) for job in jobs]
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], default=str))
+        print(json.dumps([row._asdict() for row in rows], default=str))
     else:
         for row in rows:
             print(printable(f"{row.id}  {row.state}  {row.title}  {row.error}", in_one_line=True))
