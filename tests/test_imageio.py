@@ -537,3 +537,19 @@ def test_readers_do_not_talk_to_the_terminal(tmp_path):
     )
     assert done.stderr == ""
     assert "Cannot read a.emd" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "ali", "rec"])
+@pytest.mark.parametrize("size", [(36, 2097176, 33554433), (2**31 - 1,) * 3, (-3, -3, 4), (12, 8, 2), (12, 8, -1)])
+def test_a_header_that_promises_more_than_the_file_holds_is_refused_at_once(tmp_path, suffix, size):
+    header = np.zeros(256, "<i4")
+    header[:4] = (12, 8, 1, 2)  # columns, rows, sections of float32
+    header[52] = int.from_bytes(b"MAP ", "little")
+    image = np.random.default_rng(0).poisson(20, (8, 12)).astype("<f4")
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(header.tobytes() + image.tobytes())
+    np.testing.assert_array_equal(imageio.read(path).frames[0], image)
+    header[:3] = size
+    path.write_bytes(header.tobytes() + image.tobytes())
+    with pytest.raises(StemAeError, match="numbers, which do not fit into it"):
+        imageio.read(path)

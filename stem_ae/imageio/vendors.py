@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,6 +67,7 @@ def read_with(module: str, path: pathlib.Path, **options: Any) -> list[Signal]:
         _refuse_pickles(path)
         options = {"mode": "r"} if path.is_dir() else {}
     reader = importlib.import_module(module).file_reader
+    _bound_maps()
     try:
         entries = reader(str(path), lazy=True, **options)
     except (NotImplementedError, TypeError, AttributeError, ValueError):  # some do not know laziness, or not always
@@ -71,6 +75,36 @@ def read_with(module: str, path: pathlib.Path, **options: Any) -> list[Signal]:
             check_size((path.stat().st_size,), np.dtype(np.uint8), path.name)
         entries = reader(str(path), lazy=False, **options)
     return from_entries(entries, path)
+
+
+def _bound_maps() -> None:
+    """Let RosettaSciIO map no more of a file into memory than there is of it.
+
+    It cuts what a header promises into pieces first, and of a nonsense header these are so many that it never ends.
+    """
+    from rsciio.utils import file
+
+    original = file.memmap_distributed
+    if hasattr(original, "is_bounded"):
+        bounded = original
+    else:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            if given.get("shape") is not None and given.get("positions") is None:
+                count = int(np.prod([int(n) for n in given["shape"]], dtype=object))
+                there = pathlib.Path(given["filename"]).stat().st_size - int(given.get("offset", 0))
+                if count < 0 or count * np.dtype(given["dtype"]).itemsize > there:
+                    raise ValueError(f"it promises {count} numbers, which do not fit into it")
+            return original(*args, **kwargs)
+
+        bounded.is_bounded = True
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("rsciio.") and getattr(module, "memmap_distributed", bounded) is not bounded:
+            module.memmap_distributed = bounded  # type: ignore[attr-defined]
 
 
 def from_entries(entries: Sequence[Mapping[str, Any]], path: pathlib.Path) -> list[Signal]:
