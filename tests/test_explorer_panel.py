@@ -405,7 +405,7 @@ def test_settings_are_kept_and_damaged_ones_do_no_harm(swift, store):
     store[explorer_settings.KEY] = json.dumps({"beside": {"eels": [{"name": "x"}, 3], "diffraction": "none"}})
     for camera in explorer_settings.CAMERAS:
         assert not dataclasses.replace(explorer_settings.Settings.load(Store()), camera=camera).others
-    for damaged in ("{", "[]", json.dumps({"camera": "x-ray", "points": 3, "words": "no", "device": "tpu"})):
+    for damaged in ("{", "[]", json.dumps({"camera": "x-ray", "points": 3, "words": "no"})):
         store[explorer_settings.KEY] = damaged
         assert explorer_settings.Settings.load(Store()) == explorer_settings.Settings()
 

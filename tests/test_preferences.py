@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import pathlib
+import sys
 import webbrowser
 
+import numpy as np
 import pytest
 
 pytest.importorskip("nion.swift", reason="needs Nion Swift")
@@ -18,6 +20,7 @@ from nionswift_plugin.stem_ae_ui.preferences import DEVICES, PaneHandler, Prefer
 from stem_ae import folders, processes
 from stem_ae.elit.remote import PredictionProcess
 from stem_ae.errors import StemAeError
+from stem_ae.explore.remote import DecisionProcess
 from stem_ae.jobs.remote import Workbench
 from stem_ae.store import models
 
@@ -100,6 +103,31 @@ def test_a_gpu_that_is_not_there_is_said_when_the_model_is_loaded(pane):
         process.close()
 
 
+def test_the_surrogate_computes_where_and_with_as_many_threads_as_the_pane_says(pane):
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).random((40, 40))
+    process = DecisionProcess()
+
+    def threads_of_its_process():
+        given = pathlib.Path(f"/proc/{process._process.pid}/environ").read_bytes().split(b"\0")
+        return next(one for one in given if one.startswith(b"OMP_NUM_THREADS="))
+
+    try:
+        pane.device_index, pane.threads = DEVICES.index("cpu"), "1"
+        assert len(process.explore(image, {}).result())
+        if sys.platform == "linux":
+            assert threads_of_its_process() == b"OMP_NUM_THREADS=1"
+        pane.device_index = DEVICES.index("cuda")  # heeded by the next experiment
+        if torch.cuda.is_available():
+            assert len(process.explore(image, {}).result())
+        else:
+            with pytest.raises(StemAeError, match="cannot compute on 'cuda' here: choose the device"):
+                process.explore(image, {}).result()
+            assert len(process.explore(image, {"device": "cpu"}).result())  # an experiment's own choice counts for more
+    finally:
+        process.close()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
@@ -152,7 +180,7 @@ def test_open_runs_folder_opens_the_chosen_one(pane, tmp_path, monkeypatch):
 
 def test_swift_opens_the_preferences_at_our_page_and_keeps_its_order(pane):
     manager = PreferencesDialog.PreferencesManager()
-    ours, order = preferences.Pane(), list(manager.preference_pane_delegates)
+    ours, order = preferences.page(), list(manager.preference_pane_delegates)
     manager.register_preference_pane(ours)
     opened = []
 
@@ -184,7 +212,7 @@ def test_the_page_can_be_built(pane):
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # as Swift does
     try:
-        preferences.Pane().build(TestUI.UserInterface(), event_loop=loop).close()
+        preferences.page().build(TestUI.UserInterface(), event_loop=loop).close()
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -460,7 +460,7 @@ class ExplorerModel(Observable.Observable):
         s, numbers = self.settings, self.settings.numbers()
         self.__candidates = candidates_in(self.items.region, frame.shape, numbers.patch, numbers.step)
         explorer: dict[str, typing.Any] = {
-            "surrogate": s.surrogate, "acquisition": s.acquisition, "device": s.device, "patch": numbers.patch,
+            "surrogate": s.surrogate, "acquisition": s.acquisition, "patch": numbers.patch,
             "dose_per_point": numbers.dose_per_point, "feature": numbers.feature,
             "min_distance": numbers.min_distance, "travel": numbers.travel,
         }  # fmt: skip

@@ -104,8 +104,6 @@ class Settings:
     """Å between two points, at least."""
     travel: str = "0"
     """What a move across the whole specimen costs, in units of the gain of the best point over a middling one."""
-    device: str = "cpu"
-    """Where the surrogate is computed; no widget: those who have a GPU for it set it in the settings file."""
 
     @property
     def property_name(self) -> str:
@@ -206,9 +204,7 @@ class Settings:
     @classmethod
     def load(cls, store: Store) -> Settings:
         """Return what was stored; values that this version does not understand are left at their first ones."""
-        known = {
-            "camera": CAMERAS, "surrogate": SURROGATES, "acquisition": ACQUISITIONS, "device": ("cpu", "cuda", "auto"),
-        }  # fmt: skip
+        known = {"camera": CAMERAS, "surrogate": SURROGATES, "acquisition": ACQUISITIONS}
         return stored(cls(), store, KEY, known)
 
     def save(self, store: Store) -> None:

@@ -82,7 +82,7 @@ class Explorer:
     judge : "likelihood" or "left-out"
         What "auto" chooses by: marginal likelihood, or the prediction of left-out measurements.
     device : "cpu", "cuda" or "auto"
-        Where the surrogate is computed; "auto" takes a GPU if there is one.
+        Where the surrogate is computed; "auto": what ``STEM_AE_DEVICE`` says, or else a GPU if there is one.
     """
 
     def __init__(

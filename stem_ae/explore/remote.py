@@ -74,7 +74,7 @@ class DecisionProcess:
         ----------
         image : (H, W) array
         settings : mapping
-            Of :class:`~stem_ae.explore.Explorer`, what JSON can say.
+            Of :class:`~stem_ae.explore.Explorer`, what JSON can say; unless it names a device, ``STEM_AE_DEVICE`` does.
         **arrays
             ``candidates`` or ``features``.
         """

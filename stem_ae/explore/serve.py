@@ -33,7 +33,7 @@ class Server:
         if do == "nothing":
             return {}, {}
         if do == "explore":
-            self._explorer, self._others = Explorer(**given), {}
+            self._explorer, self._others = Explorer(**{"device": "auto", **given}), {}
             return {}, {"candidates": self._explorer.candidates}
         if do == "tune":
             self._tuner = Tuner(**given)
