@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("nion.swift", reason="needs Nion Swift")
 
-from nion.ui import TestUI
+from nion.ui import DrawingContext, TestUI, Widgets
 from nion.utils import Color, Geometry
 
 from nionswift_plugin.stem_ae_ui import atoms_model, ejection_texts, parts
@@ -16,6 +16,7 @@ from nionswift_plugin.stem_ae_ui.fitted import (
     ELLIPSIS,
     LEAST_CONTRAST,
     FittedInterface,
+    color_list,
     contrast,
     fit_lines,
     legible,
@@ -94,6 +95,30 @@ def test_tips_have_lines_of_a_readable_length():
     tip = wrapped_tip("Train the model further on the frame that is shown. " * 5)
     assert max(map(len, tip.splitlines())) <= 64
     assert wrapped_tip(tip) == tip
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_a_line_of_a_list_can_be_read_on_both_themes(is_dark, selected):
+    widget = Widgets.StringListWidget(TestUI.UserInterface(), ["vacancy at 3.1 nm", "Si"])
+    color_list(widget, not is_dark)
+    color_list(widget, is_dark)
+    context = DrawingContext.DrawingContext()
+    rect = Geometry.IntRect.from_tlbr(0, 0, 20, 300)
+    widget._ListWidget__list_canvas_item_delegate.paint_item(context, "vacancy at 3.1 nm", rect, selected)
+    canvas = widget._ListWidget__canvas_widget.canvas_item
+    color, ground, texts = "", canvas.canvas_items[0].background_color, []
+    for command in context.commands:
+        if command[0] == "fillStyle":
+            color = command[1]
+        elif command[0] == "fill":
+            ground = color
+        elif command[0] == "fillText":
+            texts.append(command[1])
+            assert contrast(*(Color.Color(one).to_rgb_255() for one in (color, ground))) >= LEAST_CONTRAST
+    assert texts == ["vacancy at 3.1 nm"]
+    assert sum(hasattr(item, "background_color") for item in canvas.canvas_items) == 1
+    widget.close()
 
 
 # --- widgets ----------------------------------------------------------------------------------------------------------

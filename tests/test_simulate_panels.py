@@ -41,6 +41,7 @@ from nionswift_plugin.stem_ae_ui import (
     simulate_panel,
     simulate_settings,
 )
+from nionswift_plugin.stem_ae_ui.fitted import SHEETS
 from nionswift_plugin.stem_ae_ui.simulate_model import corners
 from stem_ae import jobs, structure
 from stem_ae.atoms import Atoms2D
@@ -309,16 +310,18 @@ def contrast(first, second):
     return (light + 0.05) / (dark + 0.05)
 
 
+@pytest.mark.parametrize("is_dark", [False, True])
 @pytest.mark.parametrize("is_selected", [False, True])
 @pytest.mark.parametrize("state", list(jobs_panel.COLORS))
 @pytest.mark.parametrize("error", ["", "It failed."])
-def test_every_text_of_a_row_can_be_read_whether_it_is_selected_or_not(state, error, is_selected):
+def test_every_text_of_a_row_can_be_read_whether_it_is_selected_or_not(state, error, is_selected, is_dark):
     row = jobs_model.Row("1", "relax C24H12 · HAADF", state, 0.4, 30.0, error, "", 1e9, {})
     context = DrawingContext.DrawingContext()
-    context.fill_style = "#3875D6" if is_selected else "#FFFFFF"  # what Swift draws below
     table = jobs_panel.JobsTable(lambda row: None)
+    table.is_dark = is_dark
     table.paint_item(context, row, Geometry.IntRect.from_tlbr(0, 0, 36, 340), is_selected)
-    ground, ink, path, texts = ("#3875D6" if is_selected else "#FFFFFF"), "", None, []
+    ground = "#3875D6" if is_selected else SHEETS[is_dark].ground  # what Swift draws below
+    ink, path, texts = "", None, []
     for command in context.commands:
         if command[0] == "fillStyle":
             ink = command[1]

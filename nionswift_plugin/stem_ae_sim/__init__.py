@@ -12,7 +12,7 @@ import os
 import typing
 
 from nion.swift import Workspace
-from nion.swift.model import ApplicationData, Notification
+from nion.swift.model import Notification
 from nion.ui import PreferencesDialog
 from nion.utils import Registry
 
@@ -35,8 +35,8 @@ _current: AtomicMicroscope | None = None
 
 def run() -> None:
     """Start the simulated microscope if the user has asked for it. Swift calls this once all plug-ins are loaded."""
-    PreferencesDialog.PreferencesManager().register_preference_pane(preferences.Pane())
-    if not (_environment_asks() or preferences.is_wanted(ApplicationData.get_data())):
+    PreferencesDialog.PreferencesManager().register_preference_pane(preferences.page())
+    if not (_environment_asks() or preferences.is_wanted()):
         return
     try:
         register()

@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import collections.abc
 import gettext
-import typing
 
-from nion.swift.model import ApplicationData
 from nion.ui import Declarative, UserInterface
 
+from nionswift_plugin.stem_ae_ui import preference_page
+
 _ = gettext.gettext
+u = Declarative.DeclarativeUI()
 
 _KEY = "stem_ae_simulator"
 
 
-def is_wanted(data: collections.abc.Mapping[str, typing.Any]) -> bool:
-    """Return whether the stored application data ask for the simulated microscope."""
-    return bool(data.get(_KEY, {}).get("start", False))
+def is_wanted() -> bool:
+    """Return whether the simulated microscope is to be there at the next start."""
+    return bool(preference_page.stored(_KEY).get("start", False))
 
 
 def want(start: bool) -> None:
     """Store whether the simulated microscope is to be there at the next start."""
-    data = ApplicationData.get_data()
-    data[_KEY] = {"start": start}
-    ApplicationData.set_data(data)
+    preference_page.store(_KEY, {"start": start})
 
 
-class Pane:
-    """What Swift shows under Preferences."""
-
-    identifier = "stem_ae_simulator"
-    label = _("Simulated microscope")
-
-    def build(
-        self,
-        ui: UserInterface.UserInterface,
-        event_loop: asyncio.AbstractEventLoop | None = None,
-        **kwargs: typing.Any,
-    ) -> Declarative.DeclarativeWidget:
-        """Return the page."""
-        assert event_loop is not None
-        return Declarative.DeclarativeWidget(ui, event_loop, _Handler())
+def page() -> preference_page.Page:
+    """Return the page."""
+    return preference_page.Page("stem_ae_simulator", _("Simulated microscope"), _Handler)
 
 
 class _Handler(Declarative.Handler):
-    def __init__(self) -> None:
+    def __init__(self, ui: UserInterface.UserInterface) -> None:
         super().__init__()
-        u = Declarative.DeclarativeUI()
         self.ui_view = u.create_column(
             u.create_check_box(
                 text=_("Start with the simulated atomic microscope (at the next start of Swift)"),
@@ -63,7 +47,7 @@ class _Handler(Declarative.Handler):
     @property
     def start(self) -> bool:
         """Whether it is wanted."""
-        return is_wanted(ApplicationData.get_data())
+        return is_wanted()
 
     @start.setter
     def start(self, value: bool) -> None:

@@ -24,7 +24,7 @@ _ = gettext.gettext
 
 PANELS = (AtomsPanel, ExplorerPanel, EjectionPanel, SimulatePanel, JobsPanel)
 """In the order of the work."""
-_PANE = preferences.Pane()
+_PANE = preferences.page()
 
 
 def run() -> None:

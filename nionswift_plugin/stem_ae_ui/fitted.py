@@ -7,19 +7,22 @@ is often what tells two names apart. `FittedInterface` stands in for Swift's use
   it, it ends with an ellipsis, and the whole text is in the tool tip.
 - A combo box shortens long names in their middle, and says the whole name in its tool tip.
 - Colours of labels are made darker, or lighter, until they can be read.
+
+Swift's list boxes are black on any ground as well: `color_list` draws their lines anew, on a `Sheet` of today's theme.
 """
 
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import functools
 import itertools
 import textwrap
 import typing
 import weakref
 
-from nion.ui import UserInterface
-from nion.utils import Color
+from nion.ui import CanvasItem, DrawingContext, UserInterface, Widgets
+from nion.utils import Color, Geometry
 
 DEFAULT_FONT = "12px"
 ELLIPSIS = "…"
@@ -145,6 +148,71 @@ def contrast(first: typing.Sequence[int], second: typing.Sequence[int]) -> float
 def _luminance(rgb: typing.Sequence[int]) -> float:
     linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in (value / 255 for value in rgb)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """The colours of a list."""
+
+    ground: str
+    selected: str
+    """Ground of the line that is selected."""
+    ink: str
+    fine: str
+    """What is of less importance."""
+    rule: str
+    """Lines between rows."""
+
+
+SHEETS = {
+    False: Sheet("#FFFFFF", "#D3E5F7", "#000000", "#505050", "#E0E0E0"),
+    True: Sheet("#232629", "#24394D", "#EFF0F1", "#B0B4B8", "#4D4D4D"),
+}
+"""By whether the theme is dark."""
+
+
+def fill(drawing_context: DrawingContext.DrawingContext, rect: Geometry.IntRect, color: str) -> None:
+    """Fill a rectangle."""
+    drawing_context.begin_path()
+    drawing_context.rect(rect.left, rect.top, rect.width, rect.height)
+    drawing_context.fill_style = color
+    drawing_context.fill()
+
+
+class _Line:
+    """Draws a line of one of Swift's list boxes."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
+
+    def __call__(
+        self, drawing_context: DrawingContext.DrawingContext, item: typing.Any, rect: Geometry.IntRect, selected: bool
+    ) -> None:
+        with drawing_context.saver():
+            if selected:  # over Swift's own, on which light letters cannot be read
+                fill(drawing_context, rect, self.sheet.selected)
+            drawing_context.fill_style = self.sheet.ink
+            drawing_context.font = DEFAULT_FONT
+            drawing_context.text_align = "left"
+            drawing_context.text_baseline = "middle"
+            drawing_context.fill_text(str(item), rect.left + 4, rect.top + rect.height / 2)
+
+
+def color_list(widget: Widgets.ListWidget, is_dark: bool) -> None:
+    """Draw a list box of Swift's in the colours of a theme; Swift itself has no way to choose them."""
+    inside: typing.Any = widget
+    delegate = inside._ListWidget__list_canvas_item_delegate
+    if isinstance(delegate.paint_item, _Line):
+        delegate.paint_item.sheet = SHEETS[is_dark]
+        inside._ListWidget__canvas_widget.canvas_item.canvas_items[0].background_color = SHEETS[is_dark].ground
+    else:
+        delegate.paint_item = _Line(SHEETS[is_dark])
+        ground = CanvasItem.BackgroundCanvasItem(SHEETS[is_dark].ground)
+        inside._ListWidget__canvas_widget.canvas_item.insert_canvas_item(0, ground)
+    widget.update()
 
 
 # --- widgets ----------------------------------------------------------------------------------------------------------

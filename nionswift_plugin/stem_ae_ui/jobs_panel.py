@@ -10,6 +10,7 @@ from nion.swift import DocumentController, Panel
 from nion.ui import CanvasItem, Declarative, DrawingContext, ListCanvasItem, UserInterface
 from nion.utils import Geometry, Selection
 
+from .fitted import SHEETS, fill, legible
 from .jobs_model import JobsModel, Row
 from .panel_frame import FramedWidget, frame, note, status_lines
 from .parts import QUIET, IfConverter, TextConverter, help_button, show_help
@@ -23,9 +24,7 @@ COLORS = {
     "waiting": "#606060", "queued": "#606060", "running": "#1A5F9A", "finished": "#146B2D", "failed": "#B71C1C",
     "cancelled": "#8A5200",
 }  # fmt: skip
-"""Of the states; all of them can be read on a row that is selected, too."""
-INK, FINE = "#000000", "#505050"
-GROUND, SELECTED_GROUND = "#FFFFFF", "#D3E5F7"
+"""Of the states on a light theme; all of them can be read on a row that is selected, too."""
 
 
 class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
@@ -37,6 +36,8 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
     def __init__(self, opened: typing.Callable[[Row], None]) -> None:
         self.__rows: tuple[Row, ...] = ()
         self.__opened = opened
+        self.is_dark = False
+        """Whether the theme is dark."""
 
     @property
     def items(self) -> typing.Sequence[typing.Any]:
@@ -70,19 +71,17 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
     ) -> None:
         """Draw one row: title and state above, progress and time left below."""
         row: Row = display_item
+        sheet, colors = SHEETS[self.is_dark], self.__colors()
         middle = rect.top + ROW_HEIGHT / 2
         with drawing_context.saver():
             if is_selected:  # over Swift's own, which is so dark while the list has the focus that nothing can be read
-                drawing_context.begin_path()
-                drawing_context.rect(rect.left, rect.top, rect.width, rect.height)
-                drawing_context.fill_style = SELECTED_GROUND
-                drawing_context.fill()
+                fill(drawing_context, rect, sheet.selected)
             drawing_context.text_baseline = "middle"
             drawing_context.font = "12px sans-serif"
-            drawing_context.fill_style = INK
+            drawing_context.fill_style = sheet.ink
             drawing_context.fill_text(shortened(row.title, (rect.width - 90) // 7), rect.left + 8, middle - 7)
             drawing_context.text_align = "right"
-            drawing_context.fill_style = COLORS[row.state]
+            drawing_context.fill_style = colors[row.state]
             drawing_context.font = "bold 12px sans-serif"
             drawing_context.fill_text(row.state, rect.right - 8, middle - 7)
             drawing_context.font = "11px sans-serif"
@@ -92,18 +91,22 @@ class JobsTable(ListCanvasItem.ListCanvasItemDelegate):
             else:
                 submitted = datetime.datetime.fromtimestamp(row.created).strftime("%d %b, %H:%M:%S")
                 drawing_context.text_align = "left"
-                drawing_context.fill_style = COLORS["failed"] if row.error else FINE
+                drawing_context.fill_style = colors["failed"] if row.error else sheet.fine
                 drawing_context.fill_text(shortened(row.error or submitted, rect.width // 6), rect.left + 8, middle + 9)
             drawing_context.begin_path()
             drawing_context.move_to(rect.left, rect.bottom - 0.5)
             drawing_context.line_to(rect.right, rect.bottom - 0.5)
             drawing_context.line_width = 1
-            drawing_context.stroke_style = "#E0E0E0"
+            drawing_context.stroke_style = sheet.rule
             drawing_context.stroke()
 
-    @staticmethod
-    def __bar(context: DrawingContext.DrawingContext, left: float, top: float, width: float, fraction: float) -> None:
-        for part, color in ((1.0, "#DDDDDD"), (fraction, COLORS["running"])):
+    def __colors(self) -> dict[str, str]:
+        return {state: legible(color, True) for state, color in COLORS.items()} if self.is_dark else COLORS
+
+    def __bar(
+        self, context: DrawingContext.DrawingContext, left: float, top: float, width: float, fraction: float
+    ) -> None:
+        for part, color in ((1.0, SHEETS[self.is_dark].rule), (fraction, self.__colors()["running"])):
             context.begin_path()
             context.rect(left, top, width * part, 6)
             context.fill_style = color
@@ -156,14 +159,21 @@ class JobsHandler(Declarative.Handler):
         group.add_canvas_item(area)
         group.add_canvas_item(CanvasItem.ScrollBarCanvasItem(area))
         canvas = self.__window.ui.create_canvas_widget(properties={"height": TABLE_HEIGHT, "min-width": 300})
-        background = CanvasItem.BackgroundCanvasItem(GROUND)
-        canvas.canvas_item.add_canvas_item(background)
+        self.__ground = CanvasItem.BackgroundCanvasItem(SHEETS[False].ground)
+        canvas.canvas_item.add_canvas_item(self.__ground)
         canvas.canvas_item.add_canvas_item(group)
         self.table_box.add(canvas)
         self.__listeners = [
             self.model.property_changed_event.listen(self.__model_changed),
             self.selection.changed_event.listen(self.__selection_changed),
         ]
+
+    def theme_changed(self, is_dark: bool) -> None:
+        """Draw the table in the colours of the theme."""
+        assert self.__list
+        self.table.is_dark = is_dark
+        self.__ground.background_color = SHEETS[is_dark].ground
+        self.__list.update()
 
     def close(self) -> None:
         """Close the model with the panel."""

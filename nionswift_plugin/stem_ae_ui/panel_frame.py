@@ -10,10 +10,10 @@ import time
 import typing
 
 from nion.swift import DocumentController, Panel
-from nion.ui import Declarative, UserInterface
+from nion.ui import Declarative, UserInterface, Widgets
 
 from . import swift_versions
-from .fitted import FittedInterface, wrapped_tip
+from .fitted import FittedInterface, color_list, wrapped_tip
 
 u = Declarative.DeclarativeUI()
 
@@ -115,7 +115,7 @@ class FramedWidget(Declarative.DeclarativeWidget):
     window : DocumentController
         Which it belongs to.
     handler : Handler
-        With a :func:`frame` as its ``ui_view``.
+        With a :func:`frame` as its ``ui_view``. Its ``theme_changed``, if any, is told whether the theme is dark.
     """
 
     def __init__(self, window: DocumentController.DocumentController, handler: Declarative.HandlerLike) -> None:
@@ -127,6 +127,7 @@ class FramedWidget(Declarative.DeclarativeWidget):
         self.__looked_at = 0.0
         super().__init__(typing.cast(UserInterface.UserInterface, self.__ui), window.event_loop, handler)
         self.__handler: typing.Any = handler
+        self.__color_lists()
 
     def periodic(self) -> None:
         """Look for another size, and now and then for another theme."""
@@ -139,7 +140,17 @@ class FramedWidget(Declarative.DeclarativeWidget):
             self.__ui.fit()
         if time.monotonic() > self.__looked_at + _LOOK_S:
             self.__looked_at = time.monotonic()
-            self.__ui.is_dark = swift_versions.is_dark(self.__window)
+            is_dark = swift_versions.is_dark(self.__window)
+            if is_dark != self.__ui.is_dark:
+                self.__ui.is_dark = is_dark
+                self.__color_lists()
+
+    def __color_lists(self) -> None:
+        for widget in vars(self.__handler).values():
+            if isinstance(widget, Widgets.ListWidget):
+                color_list(widget, self.__ui.is_dark)
+        if themed := getattr(self.__handler, "theme_changed", None):
+            themed(self.__ui.is_dark)
 
 
 def make_room(window: DocumentController.DocumentController) -> None:

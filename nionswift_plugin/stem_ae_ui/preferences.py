@@ -5,15 +5,12 @@ Each preference becomes an environment variable of Swift, so that the processes 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import gettext
 import os
 import pathlib
-import typing
 
 from nion.swift import DocumentController
-from nion.swift.model import ApplicationData
 from nion.ui import Declarative, PreferencesDialog, UserInterface
 from nion.utils import Event
 
@@ -21,6 +18,7 @@ from stem_ae import folders
 from stem_ae.errors import StemAeError
 from stem_ae.files import output_folder
 
+from . import preference_page
 from .panel_frame import note
 
 _ = gettext.gettext
@@ -51,16 +49,13 @@ class Preferences:
     @classmethod
     def stored(cls) -> Preferences:
         """Return what is stored; what this version does not understand is left out."""
-        values = ApplicationData.get_data().get(KEY)
-        known = values if isinstance(values, dict) else {}
+        known = preference_page.stored(KEY)
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: known[name] for name in names if isinstance(known.get(name), str)})
 
     def store(self) -> None:
         """Store them with Swift's own."""
-        data = ApplicationData.get_data()
-        data[KEY] = dataclasses.asdict(self)
-        ApplicationData.set_data(data)
+        preference_page.store(KEY, dataclasses.asdict(self))
 
 
 _given: dict[str, str | None] = {}
@@ -131,21 +126,9 @@ def _apply(preferences: Preferences) -> None:
 # --- the pane ---------------------------------------------------------------------------------------------------------
 
 
-class Pane:
-    """What Swift shows under Preferences."""
-
-    identifier = "stem_ae"
-    label = _("STEM AE")
-
-    def build(
-        self,
-        ui: UserInterface.UserInterface,
-        event_loop: asyncio.AbstractEventLoop | None = None,
-        **kwargs: typing.Any,
-    ) -> Declarative.DeclarativeWidget:
-        """Return the page."""
-        assert event_loop is not None
-        return Declarative.DeclarativeWidget(ui, event_loop, PaneHandler(ui))
+def page() -> preference_page.Page:
+    """Return the page of Swift's preferences."""
+    return preference_page.Page(KEY, _("STEM AE"), PaneHandler)
 
 
 def show(window: DocumentController.DocumentController) -> None:
@@ -153,7 +136,7 @@ def show(window: DocumentController.DocumentController) -> None:
     delegates = PreferencesDialog.PreferencesManager().preference_pane_delegates
     in_order = list(delegates)
     try:
-        delegates.sort(key=lambda delegate: delegate.identifier != Pane.identifier)
+        delegates.sort(key=lambda delegate: delegate.identifier != KEY)
         window.open_preferences()
     finally:
         delegates[:] = in_order
@@ -188,7 +171,7 @@ class PaneHandler(Declarative.Handler):
             self.__folder_row(_("The queue of calculations is in"), "queue"),
             self.__folder_row(_("Your models are in"), "models"),
             u.create_row(
-                self.__name(_("Networks compute on")),
+                self.__name(_("Networks and Explorer use")),
                 u.create_combo_box(
                     items=[_(name) for name in DEVICE_NAMES], current_index="@binding(device_index)",
                     name="device_combo",
