@@ -2,8 +2,9 @@
 
     python scripts/screenshots.py [--only atoms explorer ...] [--output docs/images]
 
-Each takes half a minute to three minutes; Xvfb is needed. The same scenarios are tested in ``tests/test_real_app.py``,
-``tests/test_explorer_panel.py``, ``tests/test_ejection_real_app.py`` and ``tests/test_simulate_panels.py``.
+Each takes half a minute to three minutes; Xvfb is needed. A picture has as many colours as fit into 300 kB. The same
+scenarios are tested in ``tests/test_real_app.py``, ``tests/test_explorer_panel.py``, ``tests/test_ejection_real_app.py``
+and ``tests/test_simulate_panels.py``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import signal
 import tempfile
 from collections.abc import Callable
 
+from PIL import Image
+
 from stem_ae.launch import demo, process
 
 HOME = pathlib.Path(__file__).parents[1]
+MOST_BYTES = 300_000
+"""Of a picture, so that a clone stays small."""
 
 
 def scenario(name: str, scratch: pathlib.Path, **options: object) -> None:
@@ -66,6 +71,16 @@ PICTURES: dict[str, Callable[[pathlib.Path, pathlib.Path], None]] = {
 }  # fmt: skip
 
 
+def shrink(picture: pathlib.Path, to: pathlib.Path) -> int:
+    """Write a picture with as many colours as fit into :data:`MOST_BYTES`, and return its size in bytes."""
+    image = Image.open(picture).convert("RGB")
+    for colors in (256, 128, 64, 32):
+        image.quantize(colors, dither=Image.Dither.NONE).save(to, optimize=True)
+        if to.stat().st_size < MOST_BYTES:
+            break
+    return to.stat().st_size
+
+
 def main() -> None:
     """Make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,8 +93,11 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as scratch:
-            PICTURES[name](pathlib.Path(scratch), output)
-        print(f"{name}: done", flush=True)
+            made = pathlib.Path(scratch, "made")
+            made.mkdir()
+            PICTURES[name](pathlib.Path(scratch), made)
+            for picture in made.glob("*.png"):
+                print(f"{picture.name}: {shrink(picture, output / picture.name)} bytes", flush=True)
 
 
 if __name__ == "__main__":

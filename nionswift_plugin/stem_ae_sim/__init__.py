@@ -42,7 +42,7 @@ def run() -> None:
         register()
     except StemAeError as error:
         Notification.notify(
-            Notification.Notification("stem_ae.simulator", "stem_ae", _("Simulated microscope not started"), str(error))
+            Notification.Notification("stem_ae.simulator", "STEM AE", _("Simulated microscope not started"), str(error))
         )
 
 

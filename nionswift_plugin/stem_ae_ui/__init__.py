@@ -46,7 +46,7 @@ def _tell_what_the_watchdog_did() -> None:
     """Say that the beam was taken when an earlier Swift died or hung, once."""
     for path, sentence in watchdog.untold():
         title = _("Beam taken when Swift ended")
-        Notification.notify(Notification.Notification("stem_ae.watchdog", "stem_ae", title, sentence))
+        Notification.notify(Notification.Notification("stem_ae.watchdog", "STEM AE", title, sentence))
         watchdog.tell(path)
 
 

@@ -53,4 +53,4 @@ def open_runs() -> None:
         show_in_files(output_folder(folders.folder("runs")))
     except StemAeError as error:
         sentence = f"{error} Choose another one in STEM AE > Preferences."
-        Notification.notify(Notification.Notification("stem_ae.runs", "stem_ae", _("Runs folder"), sentence))
+        Notification.notify(Notification.Notification("stem_ae.runs", "STEM AE", _("Runs folder"), sentence))
