@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: ``1 atom``, ``1,338 atoms``; ``plural`` where it does not just end in s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def clock(seconds: float) -> str:
+    """Return a time that runs down as minutes and seconds, ``9:05``; what is left of a second counts as one."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from stem_ae.imaging.virtual_microscope import Conditions
 from stem_ae.manipulate import runlog
 from stem_ae.microscope.swift import SwiftInstrument
 from stem_ae.plans import Run
+from stem_ae.words import clock
 from tests.ejection_rig import headless
 
 FOV_A, PIXELS = 40.0, 200
@@ -101,6 +102,13 @@ def test_clicks_on_the_scan_reach_the_panel_and_markers_follow_the_drift(swift):
     swift.model.follow()
     assert swift.model.sites[0][0] - before[0] == pytest.approx(microscope.drift()[0] - start, abs=0.4)
     assert [command[1] for command in swift.drawn() if command[0] == "fillText"].count("1") >= 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(600.0, "10:00"), (599.96, "10:00"), (59.5, "1:00"), (59.0, "0:59"), (0.2, "0:01")]
+)
+def test_the_time_for_which_it_is_armed_has_no_sixty_seconds(seconds, text):
+    assert clock(seconds) == text
 
 
 def test_a_run_ejects_the_chosen_atoms_and_leaves_its_log(swift, tmp_path):

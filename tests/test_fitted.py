@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("nion.swift", reason="needs Nion Swift")
 
-from nion.ui import DrawingContext, TestUI, Widgets
+from nion.ui import CanvasItem, DrawingContext, TestUI, Widgets
 from nion.utils import Color, Geometry
 
 from nionswift_plugin.stem_ae_ui import atoms_model, ejection_texts, parts
@@ -117,7 +117,7 @@ def test_a_line_of_a_list_can_be_read_on_both_themes(is_dark, selected):
             texts.append(command[1])
             assert contrast(*(Color.Color(one).to_rgb_255() for one in (color, ground))) >= LEAST_CONTRAST
     assert texts == ["vacancy at 3.1 nm"]
-    assert sum(hasattr(item, "background_color") for item in canvas.canvas_items) == 1
+    assert sum(isinstance(item, CanvasItem.BackgroundCanvasItem) for item in canvas.canvas_items) == 1
     widget.close()
 
 

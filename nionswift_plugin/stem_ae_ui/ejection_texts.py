@@ -8,7 +8,7 @@ import numpy as np
 from nion.utils import Observable
 
 from stem_ae.manipulate import EjectionRun, Exposure
-from stem_ae.words import counted
+from stem_ae.words import clock, counted
 
 from .ejection_choice import Choice
 from .ejection_fates import Fate, Plan
@@ -110,7 +110,7 @@ class Situation:
     def armed(self) -> tuple[str, str]:
         """Return whether the beam may be fired, and the colour of that."""
         left = self.armed_left_s
-        return (f"Armed for {left // 60:.0f}:{left % 60:02.0f}", BAD) if left else ("Not armed", OFF)
+        return (f"Armed for {clock(left)}", BAD) if left else ("Not armed", OFF)
 
     def suspended(self) -> str:
         """Return what the run waits for; empty: for nothing."""

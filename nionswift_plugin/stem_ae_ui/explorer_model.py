@@ -569,7 +569,13 @@ class ExplorerModel(Observable.Observable):
             return
         if self.__doing == "explore" and self.exploration:
             total, measured = self.exploration.settings.points, len(self.exploration.points)
-            work.tell_done(measured / total, f"{measured:,} of {counted(total, 'point')}")
+            told = f"{measured:,} of {counted(total, 'point')}"
+            if self.__runner and self.__runner.suspended:
+                work.tell(f"suspended after {told}")  # nobody knows for how long
+            elif self.is_paused:
+                work.tell(f"paused after {told}")
+            else:
+                work.tell_done(measured / total, told)
         else:
             work.tell(self.__trials or DOING[self.__doing].rstrip("…").lower())
 

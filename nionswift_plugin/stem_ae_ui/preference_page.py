@@ -6,8 +6,12 @@ import asyncio
 import collections.abc
 import typing
 
+from nion.swift import Application
 from nion.swift.model import ApplicationData
 from nion.ui import Declarative, UserInterface
+
+from . import swift_versions
+from .fitted import FittedInterface
 
 
 class Page:
@@ -35,7 +39,23 @@ class Page:
     ) -> Declarative.DeclarativeWidget:
         """Return the page."""
         assert event_loop is not None
-        return Declarative.DeclarativeWidget(ui, event_loop, self.__make(ui))
+        windows = Application.app.windows[:1] if Application.app else []
+        return _PageWidget(FittedInterface(ui, any(map(swift_versions.is_dark, windows))), event_loop, self.__make(ui))
+
+
+class _PageWidget(Declarative.DeclarativeWidget):
+    """A page whose texts can be read on Swift's theme, as those of a panel can."""
+
+    def __init__(
+        self, ui: FittedInterface, event_loop: asyncio.AbstractEventLoop, handler: Declarative.HandlerLike
+    ) -> None:
+        self.__ui = ui
+        super().__init__(typing.cast(UserInterface.UserInterface, ui), event_loop, handler)
+
+    def periodic(self) -> None:
+        """Fit the texts to the size that the page has now."""
+        super().periodic()
+        self.__ui.fit()
 
 
 def stored(key: str) -> collections.abc.Mapping[str, typing.Any]:

@@ -204,13 +204,14 @@ class PaneHandler(Declarative.Handler):
 
     @staticmethod
     def __name(text: str) -> Declarative.UIDescription:
-        return u.create_label(text=text, width=180, text_alignment_vertical="vcenter")
+        return u.create_label(text=text, width=210, text_alignment_vertical="vcenter")
 
     def __folder_row(self, title: str, name: str) -> Declarative.UIDescription:
         return u.create_row(
             self.__name(title),
             u.create_line_edit(
-                text=f"@binding({name})", name=f"{name}_edit", placeholder_text=usual(name), clear_button_enabled=True
+                text=f"@binding({name})", name=f"{name}_edit", placeholder_text=usual(name), clear_button_enabled=True,
+                min_width=340,
             ),
             u.create_push_button(text=_("Choose…"), on_clicked=f"choose_{name}_clicked", name=f"choose_{name}_button"),
             spacing=6,
