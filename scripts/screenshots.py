@@ -3,8 +3,8 @@
     python scripts/screenshots.py [--only atoms explorer ...] [--output docs/images]
 
 Each takes half a minute to three minutes; Xvfb is needed. A picture has as many colours as fit into 300 kB. The same
-scenarios are tested in ``tests/test_real_app.py``, ``tests/test_explorer_panel.py``, ``tests/test_ejection_real_app.py``
-and ``tests/test_simulate_panels.py``.
+scenarios are tested in ``tests/test_real_app.py``, ``tests/test_explorer_panel.py``, ``tests/test_simulate_panels.py``
+and ``tests/test_ejection_real_app.py``.
 """
 
 from __future__ import annotations

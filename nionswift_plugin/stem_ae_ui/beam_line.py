@@ -13,6 +13,8 @@ from nion.swift import DocumentController
 from nion.ui import Declarative, UserInterface
 from nion.utils import Observable
 
+from stem_ae.words import clock
+
 from .beam_watch import STOP_KEY, WATCH
 from .panel_frame import LINE
 from .parts import CAREFUL, QUIET
@@ -80,7 +82,7 @@ class BeamLine(Observable.Observable):
         said = []
         for who in WATCH.armed:
             left = who.armed_left_s
-            said.append((f"{left // 60:.0f}:{left % 60:02.0f} · " if left else "") + who.doing)
+            said.append((f"{clock(left)} · " if left else "") + who.doing)
         return "ARMED " + " · ".join(said) if said else ""
 
     def __put(self, **values: str) -> None:
