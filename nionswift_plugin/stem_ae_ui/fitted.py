@@ -169,7 +169,7 @@ class Sheet:
 
 SHEETS = {
     False: Sheet("#FFFFFF", "#D3E5F7", "#000000", "#505050", "#E0E0E0"),
-    True: Sheet("#232629", "#24394D", "#EFF0F1", "#B0B4B8", "#4D4D4D"),
+    True: Sheet("#232629", "#1D3145", "#EFF0F1", "#B0B4B8", "#4D4D4D"),
 }
 """By whether the theme is dark."""
 
