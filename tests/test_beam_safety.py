@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -97,6 +99,37 @@ def test_the_alarm_can_be_acknowledged_while_a_command_that_came_late_is_followe
         time.sleep(0.001)
     interlock.acknowledge()
     assert (interlock.alarm, interlock.state) == ("", "blanked")
+
+
+class Ring:
+    """Refers to itself: only the collector gets rid of it."""
+
+    def __init__(self):
+        self.self = self
+
+
+def test_no_collection_goes_through_everything_while_the_beam_is_on_and_nothing_leaks(monkeypatch):
+    monkeypatch.setattr("stem_ae.microscope.interlock._IDLE_S", 0.2)
+    end = time.monotonic() + 20
+    while gc.get_freeze_count() and time.monotonic() < end:  # an earlier test's
+        time.sleep(0.02)
+    interlock = Interlock.of(blanker := Blanker())
+    gc.disable()  # nothing but what is called here
+    try:
+        before = weakref.ref(Ring())
+        interlock.unblank()
+        meanwhile = weakref.ref(Ring())
+        gc.collect()
+        assert blanker.on
+        assert before() is not None
+        assert meanwhile() is None
+        interlock.blank()
+        while gc.get_freeze_count() and time.monotonic() < end:
+            time.sleep(0.02)
+        gc.collect()
+        assert before() is None
+    finally:
+        gc.enable()
 
 
 def test_a_slow_read_is_not_taken_for_what_a_later_command_did():

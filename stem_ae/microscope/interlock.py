@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 from stem_ae.errors import StemAeError
+from stem_ae.microscope import garbage
 from stem_ae.microscope.deadline import Hung, aside, within
 from stem_ae.microscope.instrument import Cancelled
 from stem_ae.microscope.watchdog import Watchdog
@@ -445,6 +446,7 @@ class Interlock:
         with self._gate:
             self._lease_until = time.monotonic() + LEASE_S
             if self._keeper is None:
+                garbage.put_off()
                 self._keeper = threading.Thread(
                     target=_keep, args=[weakref.ref(self)], daemon=True, name="stem_ae beam lease"
                 )
@@ -530,6 +532,13 @@ _interlocks_lock = threading.Lock()
 
 def _keep(reference: weakref.ref[Interlock]) -> None:
     """Take the beam off when its lease has run out; ends when the beam has been off for a while."""
+    try:
+        _keep_until_idle(reference)
+    finally:
+        garbage.allow()
+
+
+def _keep_until_idle(reference: weakref.ref[Interlock]) -> None:
     off_since = time.monotonic()
     while True:
         time.sleep(_KEEP_S)

@@ -4,7 +4,7 @@
 the blanker (:mod:`.link`), reads back and tries again, when
 
 - the pipe closes: the program has ended, however it ended;
-- no heart-beat has come for 2 s: the program hangs, or was stopped;
+- no heart-beat has come for 0.4 s: the program hangs, or was stopped;
 - the lease has run out that whoever exposes renews with every reading or states for a whole scan: the run hangs.
 
 What it did it writes to a folder before it tells anybody, so that the next start can say so (:func:`untold`).
@@ -28,7 +28,7 @@ from typing import Any
 from stem_ae.errors import StemAeError
 from stem_ae.microscope.link import Link, LinkError, opened
 
-SILENCE_S = 2.0
+SILENCE_S = 0.4
 BEAT_S = 0.04
 _PING_S = 0.5  # the link is tried so often while the beam is on, if that is cheap
 _ECHO_S = 1.0  # the watchdog answers heart-beats, or hangs itself
