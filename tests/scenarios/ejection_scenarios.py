@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pathlib
+import signal
 import threading
 import time
 
@@ -83,6 +84,44 @@ async def eject(window, data, picture):
         "chosen": chosen, "estimate": estimate, "message": model.texts.message, "states": model.states,
         "blanked": simulator.instrument.is_blanked,
         "left": [e.symbol for e in simulator.microscope.ejections],
+    }  # fmt: skip
+
+
+async def die(window, data):
+    """Kill Swift in the middle of an exposure, when one target is done."""
+    atoms, model, simulator = await prepare(window, data)
+    choose_row(atoms, model, 3)
+    simulator.microscope.conditions = Conditions(drift=(1 / 60, 0.0))
+    model.arm()
+    model.run()
+    in_second = lambda: "done" in model.states and "exposing" in model.states  # noqa: E731
+    await screen.wait_until(lambda: in_second() or not model.is_running, lambda: str(model.texts), 100)
+    assert model.is_running, model.texts
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def go_on(window, data, picture):
+    """Continue the run that the last Swift has died in, and return what is offered and what comes of it."""
+    _, model, simulator = await prepare(window, data)
+    await screen.wait_until(lambda: model.texts.offer, lambda: str(model.texts), 30)
+    offer = model.texts.offer
+    screen.grab(pathlib.Path(picture))
+    model.go_on()
+    states, dose, note = model.states, model.texts.dose, model.texts.message
+    model.arm()
+    if model.can_confirm:
+        model.confirm()
+    model.run()
+    await screen.wait_until(lambda: "exposing" in model.states, lambda: str(model.texts), 60)
+    again = [k for k, state in enumerate(model.states) if state == "exposing"]
+    screen.grab(pathlib.Path(picture).with_name("continued.png"))
+    model.stop()
+    await screen.wait_until(lambda: not model.is_running, lambda: str(model.texts), 30)
+    await asyncio.sleep(0.5)
+    screen.grab(pathlib.Path(picture).with_name("stopped.png"))
+    return {
+        "offer": offer, "states": states, "dose": dose, "note": note, "again": again, "status": model.texts.status,
+        "color": model.texts.status_color, "blanked": simulator.instrument.is_blanked,
     }  # fmt: skip
 
 
