@@ -268,6 +268,22 @@ def test_a_beam_that_does_not_come_on_is_seen_in_the_data(swift, monkeypatch):
     assert not run.streams or "primary" not in run.streams
 
 
+def test_a_place_from_which_the_beam_was_taken_is_measured_again(swift, monkeypatch):
+    monkeypatch.setattr(stubs, "_FIRST_WAIT_S", 0.02)
+
+    def taken(number, real, *arguments):
+        if number == 4:  # as the watchdog does if it has not heard of a program that is well
+            swift.microscope.interlock._was_taken("The watchdog has blanked the beam.")
+        return real(*arguments)
+
+    swift.instrument.faults["expose"] = taken
+    run = swift.run(acquire.points(swift.microscope, FRAME, PLACES, exposure_s=0.01))
+    assert swift.runner.outcome == "completed", swift.runner.error
+    (event,) = run.events("suspended")
+    assert event["suspended_by"] == "The watchdog has blanked the beam."
+    np.testing.assert_allclose(named_places(run.column("eels")), PLACES, atol=0.4)
+
+
 def test_a_scan_of_nothing_suspends_the_survey_and_the_re_scans(swift, monkeypatch):
     monkeypatch.setattr(stubs, "_FIRST_WAIT_S", 0.02)
     for how in ("all NaN", "zero", "a fifth NaN"):

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from stem_ae.microscope.devices import Camera, CameraScan, Microscope, Note, NotRegistered
 from stem_ae.microscope.frame import Frame, Image
+from stem_ae.microscope.interlock import BeamTaken
 from stem_ae.microscope.usable import Unusable, still_unusable
 
 Plan = Generator[Msg, Any, Any]
@@ -172,7 +173,7 @@ def measure_drift(microscope: Microscope, frame: Frame) -> Generator[Msg, Any, t
 
 
 def until_usable(microscope: Microscope, attempt: Callable[[], Plan], problem: Callable[[], str]) -> Plan:
-    """Try until what a detector gives is usable, blanked and parked meanwhile.
+    """Try until what a detector gives is usable and the beam was on all the while, blanked and parked meanwhile.
 
     The run is *suspended*: ``microscope.suspension.reason`` says why, and an event of the stream ``suspended`` for how
     long it was.
@@ -192,8 +193,12 @@ def until_usable(microscope: Microscope, attempt: Callable[[], Plan], problem: C
     """
     start, wait_s, reason = 0.0, _FIRST_WAIT_S, ""
     while True:
-        yield from attempt()
-        if not (found := problem()):
+        try:
+            yield from attempt()
+            found = problem()
+        except BeamTaken as error:  # in the middle of it: what was measured is dark
+            found = str(error)
+        if not found:
             break
         start, reason = start or time.monotonic(), found
         yield from suspended(microscope, reason, start, wait_s)
