@@ -41,6 +41,7 @@ def test_a_row_of_vacancies_is_drawn_in_the_real_application(tmp_path):
 def test_a_run_in_which_swift_was_killed_is_offered_to_the_next_one_and_goes_on(tmp_path, monkeypatch):
     records = tmp_path / "records"
     monkeypatch.setenv("STEM_AE_WATCHDOG_RECORDS", str(records))
+    monkeypatch.setenv("STEM_AE_RUNS", str(tmp_path / "data"))  # the panel looks there as soon as it is made
     with pytest.raises(StemAeError, match="exit code -9"):
         run("die", tmp_path)
     end = time.monotonic() + 10
