@@ -739,7 +739,11 @@ class EjectionModel(Observable.Observable):
         if work and news is not None and news.rest:
             fates = news.fates
             finished = sum(fates[k].state in ("done", "failed", "unclear") for k in news.rest)
-            work.tell_done(finished / len(news.rest), f"{finished} of {counted(len(news.rest), 'target')}")
+            told = f"{finished} of {counted(len(news.rest), 'target')}"
+            if self.__run and (self.__run.guard.paused or self.__run.suspension.reason):
+                work.tell(f"{'paused' if self.__run.guard.paused else 'suspended'} after {told}")
+            else:
+                work.tell_done(finished / len(news.rest), told)
 
     @property
     def __title(self) -> str:
