@@ -168,13 +168,13 @@ class PaneHandler(Declarative.Handler):
         self.__listener = changed_event.listen(self.__changed)
         self.ui_view = u.create_column(
             self.__folder_row(_("Runs are written to"), "runs"),
-            self.__folder_row(_("The queue of calculations is in"), "queue"),
+            self.__folder_row(_("Calculations are in"), "queue"),
             self.__folder_row(_("Your models are in"), "models"),
             u.create_row(
-                self.__name(_("Networks and Explorer use")),
+                self.__name(_("Networks, Explorer on")),
                 u.create_combo_box(
                     items=[_(name) for name in DEVICE_NAMES], current_index="@binding(device_index)",
-                    name="device_combo",
+                    name="device_combo", width=110,
                 ),
                 u.create_label(text=_("with"), text_alignment_vertical="vcenter"),
                 u.create_line_edit(
@@ -204,14 +204,13 @@ class PaneHandler(Declarative.Handler):
 
     @staticmethod
     def __name(text: str) -> Declarative.UIDescription:
-        return u.create_label(text=text, width=210, text_alignment_vertical="vcenter")
+        return u.create_label(text=text, width=150, text_alignment_vertical="vcenter")
 
     def __folder_row(self, title: str, name: str) -> Declarative.UIDescription:
         return u.create_row(
             self.__name(title),
             u.create_line_edit(
                 text=f"@binding({name})", name=f"{name}_edit", placeholder_text=usual(name), clear_button_enabled=True,
-                min_width=340,
             ),
             u.create_push_button(text=_("Choose…"), on_clicked=f"choose_{name}_clicked", name=f"choose_{name}_button"),
             spacing=6,
