@@ -14,6 +14,7 @@ import argparse
 import collections
 import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -292,8 +293,10 @@ def _damaged_files(folder: pathlib.Path) -> dict[str, int]:
     with working(queue.root):
         until(lambda: all_over(queue))
     broken = [(queue.submit(DYNAMICS, copper), name, how) for name, ways in BROKEN_OFF for how in ways]
-    for job, _, _ in broken:
-        _break_off(job.calculation.folder)
+    for job, _, _ in broken:  # in a process each, which holds the folder's lock until it ends
+        process = multiprocessing.get_context("spawn").Process(target=_break_off, args=(job.calculation.folder,))
+        process.start()
+        process.join()
     kept = {}
     for job, name, how in finished + broken:
         how(job.calculation.folder / name)
