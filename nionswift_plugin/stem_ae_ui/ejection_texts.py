@@ -195,7 +195,7 @@ class Situation:
             words += f", {others} neighbouring column{'s' * (others > 1)} {would}changed"
         cause = "" if reason in ("done", "stopped") else f" {reason.removesuffix('.')}."
         if (unclear := self._unclear()) and not self.is_rehearsed:
-            cause += f" The beam was on {unclear}, and what that did was not verified: the list says what the image shows now."
+            cause += f" The beam was on {unclear}; what that did was not verified: the list says what the image shows."
         return f"{words}.{cause} Log: {log}."
 
 
