@@ -128,6 +128,7 @@ def test_a_run_ejects_the_chosen_atoms_and_leaves_its_log(swift, tmp_path):
     swift.pump(lambda: not model.is_running, timeout=90)
     # On a busy machine tenths of seconds lie between two readings: both atoms of a column may have left.
     assert model.texts.message.startswith("Run is complete"), model.texts
+    assert model.texts.again.startswith("All 2 are finished")
     assert "done" in model.states
     assert swift.is_blanked
     assert model.armed_left_s == 0

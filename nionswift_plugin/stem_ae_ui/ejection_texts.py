@@ -153,6 +153,8 @@ class Situation:
             return ""
         if self.again:
             return f"Run exposes all {total}: another atom leaves each of the {left_out} that are finished."
+        if not self.rest:
+            return f"All {total} are finished: Run has nothing to do, unless you tick “Do them again”."
         return f"{left_out} of {total} are finished: Run goes on with the other {self.rest}."
 
     def offered(self) -> str:
