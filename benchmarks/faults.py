@@ -154,7 +154,7 @@ def workers(folder: pathlib.Path, rng: random.Random) -> dict[str, object]:
     """Kill 25 workers and 25 calculations."""
     root, done = folder / "queue", folder / "done"
     queue, killed = jobs.Queue.open(root), collections.Counter[str]()
-    count = 80
+    count = 100
     told = {queue.submit(append(done, k, after=1.0), title=str(k), retries=1000).id: str(k) for k in range(count)}
     with working(root) as alive:
         while sum(killed.values()) < 50 and not all_over(queue):
