@@ -155,6 +155,20 @@ def test_a_slow_read_is_not_taken_for_what_a_later_command_did():
     interlock.blank()
 
 
+def test_blanking_once_more_does_not_unsay_that_the_beam_was_read_as_off():
+    blanker = Blanker()
+    interlock = Interlock.of(blanker)
+    interlock.blank()
+    blanker.hangs_s = 0.2
+    thread = threading.Thread(target=interlock.blank)  # a run's own end, while somebody pauses it
+    thread.start()
+    states = set()
+    while thread.is_alive():
+        states.add(interlock.state)
+        time.sleep(0.01)
+    assert states == {"blanked"}
+
+
 def test_a_beam_that_does_not_come_on_is_no_data():
     blanker = Blanker()
     blanker.sticks = True

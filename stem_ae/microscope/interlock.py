@@ -380,7 +380,8 @@ class Interlock:
         """Command once and read back; return what is wrong, and whether the microscope hangs."""
         with self._gate:
             self._commands += 1
-            self._set_state("unknown", tell=False)
+            if not (blanked and self._state == "blanked"):  # to blank once more changes nothing that was read
+                self._set_state("unknown", tell=False)
         verb = "blank" if blanked else "unblank"
         try:
             within(ANSWER_S, lambda: self._switch.blank(blanked), self._came_late)
