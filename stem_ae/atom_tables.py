@@ -54,7 +54,8 @@ def to_extxyz(atoms: Atoms2D) -> str:
 
 
 def _header(atoms: Atoms2D) -> dict[str, object]:
-    return {"species": list(atoms.species), "shape": list(atoms.shape), "sampling": list(atoms.sampling)}
+    sampling = None if atoms.sampling is None else list(atoms.sampling)
+    return {"species": list(atoms.species), "shape": list(atoms.shape), "sampling": sampling}
 
 
 def _table(atoms: Atoms2D) -> FloatArray:
@@ -184,7 +185,7 @@ def _atoms(
     atoms = Atoms2D(
         np.column_stack([x, y]), np.stack([var_x, cov_xy, cov_xy, var_y], axis=1).reshape(-1, 2, 2),
         np.array([species.index(name) for name in labels], dtype=np.int64), species, probabilities, intensity,
-        (int(shape[0]), int(shape[1])), (float(sampling[0]), float(sampling[1])),
+        (int(shape[0]), int(shape[1])), None if sampling is None else (float(sampling[0]), float(sampling[1])),
     )  # fmt: skip
     refuse_impossible(atoms, place)
     return atoms

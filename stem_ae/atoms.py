@@ -54,8 +54,8 @@ class Atoms2D:
         Integrated signal of each atom above its background, in the image's units.
     shape : (int, int)
         Image shape ``(H, W)`` in pixels.
-    sampling : float or (float, float)
-        Å per pixel, one number or ``(y, x)``.
+    sampling : float, (float, float) or None
+        Å per pixel, one number or ``(y, x)``. None: it is not known, and all lengths are in pixels instead of Å.
 
     Raises
     ------
@@ -70,13 +70,13 @@ class Atoms2D:
     probabilities: FloatArray
     intensity: FloatArray
     shape: tuple[int, int]
-    sampling: tuple[float, float]
+    sampling: tuple[float, float] | None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
-        put("sampling", as_sampling(self.sampling))
+        put("sampling", None if self.sampling is None else as_sampling(self.sampling))
         try:
             put("positions", np.asarray(self.positions, dtype=float).reshape(-1, 2))
             put("species", tuple(self.species))
@@ -101,13 +101,13 @@ class Atoms2D:
 
     @classmethod
     def empty(
-        cls, species: Sequence[str], shape: tuple[int, int], sampling: float | tuple[float, float]
+        cls, species: Sequence[str], shape: tuple[int, int], sampling: float | tuple[float, float] | None
     ) -> Atoms2D:
         """Return an image's worth of no atoms."""
         c = len(species)
         return cls(
             np.zeros((0, 2)), np.zeros((0, 2, 2)), np.zeros(0, np.int64), tuple(species), np.zeros((0, c)),
-            np.zeros(0), shape, as_sampling(sampling),
+            np.zeros(0), shape, None if sampling is None else as_sampling(sampling),
         )
 
     def __getitem__(self, selection: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Atoms2D:
@@ -128,9 +128,30 @@ class Atoms2D:
         return chosen
 
     @property
+    def step(self) -> tuple[float, float]:
+        """Length of a pixel in the unit of the positions, ``(y, x)``: the sampling, or 1 where it is not known."""
+        return self.sampling or (1.0, 1.0)
+
+    @property
+    def known_sampling(self) -> tuple[float, float]:
+        """The sampling, for what takes real lengths.
+
+        Raises
+        ------
+        StemAeError
+            If it is not known.
+        """
+        if self.sampling is None:
+            raise StemAeError(
+                "These positions are in pixels, since the image's sampling is not known: give it in Å per pixel and "
+                "find the atoms again."
+            )
+        return self.sampling
+
+    @property
     def positions_px(self) -> FloatArray:
         """Positions in pixels, ``(N, 2)``, x (column) then y (row); pixel centres are integers."""
-        pixels: FloatArray = self.positions / np.array([self.sampling[1], self.sampling[0]])
+        pixels: FloatArray = self.positions / np.array(self.step[::-1])
         return pixels
 
     @property

@@ -172,7 +172,7 @@ def coordination(atoms: Atoms2D) -> tuple[IntArray, NDArray[np.bool_]]:
     """Return the number of neighbours of each atom, and whether some may lie outside the frame."""
     reach = REACH * typical_distance(atoms.positions)
     count = np.bincount(bonds_2d(atoms.positions, reach).ravel(), minlength=len(atoms))
-    limit = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
+    limit = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.step[::-1])
     border = ((atoms.positions < reach) | (atoms.positions > limit - reach)).any(1)
     return count, border
 
@@ -247,7 +247,7 @@ def looks(atoms: Atoms2D, image: FloatArray) -> FloatArray:
     radii = np.linspace(0, 1.4 * typical, _PROFILE_BINS)
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     around = np.stack([np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))], -1)
-    points = (atoms.positions[:, None, None] + around) / np.array(atoms.sampling[::-1])
+    points = (atoms.positions[:, None, None] + around) / np.array(atoms.step[::-1])
     rings = ndimage.map_coordinates(image, [points[..., 1], points[..., 0]], order=1, mode="nearest").mean(-1)
     dark, bright = np.percentile(rings, [5, 95])
     intensity = atoms.intensity / max(float(np.median(np.abs(atoms.intensity))), 1e-30)

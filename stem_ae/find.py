@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from stem_ae.imageio import ImageFile, ImageStack
 
 
+_RING_WIDTHS = 1.5
+"""Radius of a ring in widths of a column, where the model reads them."""
+
+
 def add_parsers(subparsers: Any) -> None:
     """Add ``find`` to the command line."""
     parser = subparsers.add_parser(
@@ -37,7 +41,11 @@ def add_parsers(subparsers: Any) -> None:
     option = parser.add_argument
     formats = "dm3, dm4, mrc, emd, hspy, tif, png, npy, hdf5, Swift's ndata1, nhdf and h5, ..."
     option("image", type=pathlib.Path, metavar="IMAGE", help=formats)
-    option("--model", required=True, metavar="NAME", help="a model's name (see stem-ae models) or its file")
+    option(
+        "--model", default="any", metavar="NAME",
+        help="a model's name (see stem-ae models) or its file; default: any, which finds columns of whatever material "
+        "and needs no sampling",
+    )  # fmt: skip
     option("--sampling", metavar="Å/PX", help="Å per pixel; 'y,x' for oblong pixels; or 'lattice': measure it")
     option("--dataset", metavar="NAME", help="which image of a file that holds several: its name or number")
     option("--frame", type=int, metavar="N", help="only this frame of a series, from 0 (default: every one)")
@@ -53,8 +61,8 @@ class Sampling:
 
     Attributes
     ----------
-    value : (float, float)
-        Å per pixel, ``(y, x)``.
+    value : (float, float) or None
+        Å per pixel, ``(y, x)``; None: nobody knows it, and positions are in pixels.
     source : str
         Where it came from, in words.
     warning : str
@@ -63,16 +71,22 @@ class Sampling:
         Å per pixel by the lattice, and how clearly that is seen, 0 to 1; ``None`` for a model without a lattice.
     """
 
-    value: tuple[float, float]
+    value: tuple[float, float] | None
     source: str
     warning: str = ""
     lattice: float | None = None
     clarity: float | None = None
 
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"sampling {self.source}: positions are in pixels"
+        return f"{self.value[1]:.4f} Å/px, {self.source}"
+
 
 def choose_sampling(
-    image: ArrayLike, stated: tuple[float, float] | None, source: str, material: str | float, measure: bool = False
-) -> Sampling:
+    image: ArrayLike, stated: tuple[float, float] | None, source: str, material: str | float, measure: bool = False,
+    needed: bool = True,
+) -> Sampling:  # fmt: skip
     """Decide on the sampling of an image: what is stated, checked against the lattice, or the lattice's.
 
     Parameters
@@ -87,6 +101,8 @@ def choose_sampling(
         Known material, or lattice constant in Å (0: none known).
     measure : bool
         Take the lattice's word over the stated one.
+    needed : bool
+        Whether the model needs one; otherwise none is fine, too.
 
     Raises
     ------
@@ -97,6 +113,8 @@ def choose_sampling(
     from stem_ae.elit.live import CONFIDENT_LATTICE
     from stem_ae.elit.trust import CERTAIN_LATTICE, TOLERANCE
 
+    if stated is None and not measure and not needed:
+        return Sampling(None, source)
     measured, confidence = estimate_sampling(image, material) if material else (0.0, 0.0)
     opinion = (measured, confidence) if material else (None, None)
     if stated is None or measure:
@@ -184,11 +202,11 @@ class Search:
         """Decide on the sampling of the series, from its first frame that can be used."""
         constant = self.ensemble.description.lattice_constant
         self.sampling = choose_sampling(
-            image, self.file.sampling, self.file.sampling_source, constant, self.measure
+            image, self.file.sampling, self.file.sampling_source, constant, self.measure, self.ensemble.scale is None
         )  # fmt: skip
         if self.sampling.warning:
             self._warn(self.sampling.warning)
-        self._say(f"{self.file.name}: {self.sampling.value[1]:.4f} Å/px, {self.sampling.source}")
+        self._say(f"{self.file.name}: {self.sampling}")
         return self.sampling
 
     def _keep(
@@ -334,9 +352,10 @@ def write(
     """Write atoms, picture and uncertainty map; return the files by kind."""
     from stem_ae import picture
 
-    note = f"{sampling.value[1]:.4f} Å/px, {sampling.source}" + (f"; {sampling.warning}" if sampling.warning else "")
+    note = f"{sampling}; {sampling.warning}" if sampling.warning else str(sampling)
     atoms, uncertainty = prediction.atoms, prediction.uncertainty
-    figure = picture.found(image, atoms, uncertainty, title, note)
+    radius = _RING_WIDTHS * prediction.width if prediction.width else picture.RING_RADIUS
+    figure = picture.found(image, atoms, uncertainty, title, note, radius)
     return {
         "csv": atoms.write(folder / f"{name}_atoms.csv"),
         "extxyz": atoms.write(folder / f"{name}_atoms.extxyz"),

@@ -21,7 +21,10 @@ RING_RADIUS = 0.6
 """Å: less than half of the shortest bond, so that rings do not overlap."""
 
 
-def found(image: ArrayLike, atoms: Atoms2D, uncertainty: ArrayLike, title: str = "", note: str = "") -> Figure:
+def found(
+    image: ArrayLike, atoms: Atoms2D, uncertainty: ArrayLike, title: str = "", note: str = "",
+    radius: float = RING_RADIUS,
+) -> Figure:  # fmt: skip
     """Return a figure with the rings on the left and the ensemble's uncertainty on the right.
 
     Parameters
@@ -34,12 +37,14 @@ def found(image: ArrayLike, atoms: Atoms2D, uncertainty: ArrayLike, title: str =
         Standard deviation over the ensemble.
     title, note : str
         A line above and a line below.
+    radius : float
+        Of the rings, in the unit of the positions.
     """
     height, width = np.shape(image)
     size = 6.4 * np.array([2.12 * width, height]) / max(width, height, 1)
     figure = dark_figure(max(float(size[0]), 6.0), float(size[1]) + 0.9)
     left, right = figure.subplots(1, 2)
-    rings(left, image, atoms)
+    rings(left, image, atoms, radius=radius)
     uncertainty_map(right, uncertainty)
     figure.suptitle(title, color=INK, fontsize=11)
     if note:
@@ -54,11 +59,13 @@ def dark_figure(width: float, height: float, layout: Literal["compressed"] | Non
     return figure
 
 
-def rings(axes: Axes, image: ArrayLike, atoms: Atoms2D, legend: bool = True) -> None:
-    """Draw the image, a scale bar and a ring on each atom, coloured by class."""
+def rings(
+    axes: Axes, image: ArrayLike, atoms: Atoms2D, legend: bool = True, radius: float = RING_RADIUS
+) -> None:
+    """Draw the image, a scale bar and a ring on each atom, coloured by class; ``radius`` is in the positions' unit."""
     show_image(axes, image, atoms.sampling)
     centres = atoms.positions_px
-    diameters = 2 * RING_RADIUS / np.array(atoms.sampling)
+    diameters = 2 * radius / np.array(atoms.step)
     for k, (name, number) in enumerate(atoms.counts().items()):
         xy = centres[atoms.labels == k]
         axes.add_collection(
@@ -115,11 +122,14 @@ def save(figure: Figure, path: pathlib.Path, dpi: int = 130) -> pathlib.Path:
     return path
 
 
-def save_map(path: pathlib.Path, values: ArrayLike, sampling: tuple[float, float]) -> pathlib.Path:
-    """Write a map, such as the uncertainty, as 32-bit TIFF that carries its sampling, and return the path."""
+def save_map(path: pathlib.Path, values: ArrayLike, sampling: tuple[float, float] | None) -> pathlib.Path:
+    """Write a map, such as the uncertainty, as 32-bit TIFF that carries its sampling if known, and return the path."""
     import tifffile
 
     data: NDArray[np.float32] = np.ascontiguousarray(values, dtype=np.float32)
+    if sampling is None:
+        tifffile.imwrite(path, data, imagej=True, metadata={"axes": "YX"})
+        return path
     dy, dx = sampling
     metadata: dict[str, Any] = {"unit": "nm", "axes": "YX"}
     tifffile.imwrite(path, data, imagej=True, resolution=(10.0 / dx, 10.0 / dy), metadata=metadata)

@@ -138,7 +138,7 @@ def calibration_error(stated: ArrayLike, right: ArrayLike) -> float:
 
 def _inside(atoms: Atoms2D, positions: FloatArray, edge: float) -> NDArray[np.bool_]:
     """Tell which positions are at least ``edge`` Å away from the border of the atoms' image."""
-    corner = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
+    corner = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.step[::-1])
     inside: NDArray[np.bool_] = np.all((positions >= edge) & (positions <= corner - edge), axis=1)
     return inside
 

@@ -84,7 +84,7 @@ class Choice:
             Where scan and stage were: anything that is equal as long as they are not moved.
         """
         before = self.atoms
-        same_field = atoms.shape == before.shape and np.allclose(atoms.sampling, before.sampling, rtol=0.01)
+        same_field = atoms.shape == before.shape and np.allclose(atoms.known_sampling, before.known_sampling, rtol=0.01)
         same_field = same_field and field == self._field
         if len(self.sites):
             shift = self._shift_of(atoms, time_s) if same_field else None

@@ -141,7 +141,7 @@ class Plan:
             if fate.state == "done" and fate.species in ladder[:-1] and self.atoms.symbols[atom] == fate.species:
                 after = ladder[ladder.index(fate.species) + 1]
                 labels[atom] = species.index(after) if after in species else labels[atom]
-        return _bare_atoms(self.atoms.positions, labels, species, self.atoms.shape, self.atoms.sampling)
+        return _bare_atoms(self.atoms.positions, labels, species, self.atoms.shape, self.atoms.known_sampling)
 
 
 def write_fate(log: RunLog, target: int, fate: Fate) -> None:

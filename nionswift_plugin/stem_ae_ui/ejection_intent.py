@@ -232,9 +232,9 @@ def measured_source(atoms: Atoms2D, pixels: NDArray[np.float32], ladder: tuple[s
     column : Beam
         The microscope's settings.
     """
-    if len(atoms) < _ENOUGH or not np.allclose(*atoms.sampling, rtol=0.01):
+    if len(atoms) < _ENOUGH or not np.allclose(*atoms.known_sampling, rtol=0.01):
         return SOURCE_SIGMA
-    scan = Scan(np.asarray(pixels, float), atoms.sampling[0], np.zeros(2), 0.0, 0.0, 1.0)
+    scan = Scan(np.asarray(pixels, float), atoms.known_sampling[0], np.zeros(2), 0.0, 0.0, 1.0)
     weights, _ = weights_from_frame(atoms, scan, ladder)
     return float(np.sqrt(max(measured_blur(atoms, scan, column.probe(0.0), weights) ** 2 - _THERMAL**2, 0.0)))
 
@@ -243,7 +243,7 @@ def cross_sections(atoms: Atoms2D, energy_ev: float) -> dict[str, float]:
     """Return the cross section of each class in barn for what its ladder says, as the simulator has it."""
     specimen = rehearsal.specimen_of(atoms)
     events = damage.possible_events(specimen, energy_ev)
-    shift = np.array(atoms.sampling[::-1]) / 2
+    shift = np.array(atoms.known_sampling[::-1]) / 2
     leaving = events.partner < 0
     hit = specimen.positions[events.hit[leaving], :2] - shift
     _, column = cKDTree(atoms.positions).query(hit)

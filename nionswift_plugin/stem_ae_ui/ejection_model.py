@@ -317,7 +317,7 @@ class EjectionModel(Observable.Observable):
         return self.__shown_item()
 
     def __clicked(self, x: float, y: float) -> None:
-        dy, dx = self.__choice.atoms.sampling
+        dy, dx = self.__choice.atoms.known_sampling
         self.__guarded(self.click, x * dx, y * dy)
 
     is_choosing = False
@@ -686,7 +686,7 @@ class EjectionModel(Observable.Observable):
             return None
         if xdata is None or tuple(xdata.data_shape[-2:]) != atoms.shape:
             return None
-        pixel = np.array(atoms.sampling[::-1])
+        pixel = np.array(atoms.known_sampling[::-1])
         return TargetMarks(
             sites / pixel, tuple(fate.state for fate in fates), atoms.shape, RADIUS / float(np.sqrt(pixel.prod())),
             tuple(zone / pixel for zone in choice.zones), np.array(choice.drawn).reshape(-1, 2) / pixel, is_rehearsed,

@@ -84,7 +84,7 @@ def staged_run(
 
     instrument = SwiftInstrument()
     frame = instrument.user_frame()
-    if frame.shape != intent.atoms.shape or not np.allclose(frame.sampling, intent.atoms.sampling, rtol=0.01):
+    if frame.shape != intent.atoms.shape or not np.allclose(frame.sampling, intent.atoms.known_sampling, rtol=0.01):
         raise StemAeError("The scan is not set as it was for this image: scan again, then press Run.")
     microscope = Microscope(instrument)
     beam = MicroscopeBeam(microscope, frame, intent.column.current_pa, intent.probe)

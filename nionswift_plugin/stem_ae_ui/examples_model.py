@@ -102,7 +102,7 @@ class ExamplesModel(Observable.Observable):
 
     def __clicked(self, x: float, y: float) -> None:
         if result := self.__newest():
-            dy, dx = result.prediction.atoms.sampling
+            dy, dx = result.prediction.atoms.step
             self.add(x * dx, y * dy)
 
     def __say(self, text: str) -> None:

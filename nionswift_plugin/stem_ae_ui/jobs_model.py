@@ -339,7 +339,7 @@ class JobsModel(Observable.Observable):
             return
         words, arrays = remote.packed(atoms)
         request = {"do": "spots", "by": RANKINGS[self.ranking_index], "image": str(frame.uuid), **words}
-        self.__ask(request, functools.partial(self.__ranked, frame, atoms.sampling, request["by"]), arrays)
+        self.__ask(request, functools.partial(self.__ranked, frame, atoms.known_sampling, request["by"]), arrays)
 
     def __frame(self) -> DataItem.DataItem | None:
         image = self.__image(self.selected) if self.selected else None
@@ -387,11 +387,11 @@ class JobsModel(Observable.Observable):
             self.__say("The image of these places is not in the project any more: rank those of another one.")
             return
         spot = self.spots[self.spot_index]
-        extent = [n * step for n, step in zip(atoms.shape, atoms.sampling, strict=True)]
+        extent = [n * step for n, step in zip(atoms.shape, atoms.known_sampling, strict=True)]
         graphic = Graphics.RectangleGraphic()
         graphic.label = f"look here {self.spot_index + 1}"
         centre = Geometry.FloatPoint(
-            (spot["y"] + atoms.sampling[0] / 2) / extent[0], (spot["x"] + atoms.sampling[1] / 2) / extent[1]
+            (spot["y"] + atoms.known_sampling[0] / 2) / extent[0], (spot["x"] + atoms.known_sampling[1] / 2) / extent[1]
         )
         size = Geometry.FloatSize(MARKED / extent[0], MARKED / extent[1])
         graphic.bounds = Geometry.FloatRect.from_center_and_size(centre, size)

@@ -216,14 +216,14 @@ class SimulateModel(Observable.Observable):
             raise StemAeError(
                 f"There is no rectangle on “{subject.title}”: draw one over the atoms, or choose the whole frame."
             )
-        return corners(rectangles[-1], subject.atoms.shape, subject.atoms.sampling)
+        return corners(rectangles[-1], subject.atoms.shape, subject.atoms.known_sampling)
 
     def __point(self, subject: Subject) -> list[float] | None:
         """Return where a point is drawn on the image, x and y in Å; None if there is no point."""
         points = [g for g in self.__graphics(subject) if isinstance(g, Graphics.PointGraphic)]
         if not points:
             return None
-        (height, width), (dy, dx) = subject.atoms.shape, subject.atoms.sampling
+        (height, width), (dy, dx) = subject.atoms.shape, subject.atoms.known_sampling
         position = points[-1].position
         return [(position.x * width - 0.5) * dx, (position.y * height - 0.5) * dy]
 
@@ -249,7 +249,7 @@ class SimulateModel(Observable.Observable):
         if display_item is None:
             self.__say(message=f"“{subject.title}” is not in the project any more: keep a snapshot of it.")
             return
-        height, width = (n * step for n, step in zip(subject.atoms.shape, subject.atoms.sampling, strict=True))
+        height, width = (n * step for n, step in zip(subject.atoms.shape, subject.atoms.known_sampling, strict=True))
         size = Geometry.FloatSize(min(NEW_RECTANGLE / height, 1.0), min(NEW_RECTANGLE / width, 1.0))
         graphic = Graphics.RectangleGraphic()
         graphic.label = "structure"

@@ -184,7 +184,7 @@ def weighing(
     errors: list[Errors] = []
     for k in range(frames):
         shot = _scene(material, lambda rng: _POSITIONS_EXTENT, usual, [seed, 2, k])
-        errors.append(_errors(ensemble, shot))
+        errors.append(position_errors(ensemble, shot))
         report("position errors", k + 1, frames, 0.0)
     return learn(errors)
 
@@ -275,13 +275,13 @@ def share_right(atoms: Atoms2D, shot: synthesis.Scene) -> float:
     return float(np.nan_to_num([result.recall, result.precision, result.accuracy]).min())
 
 
-def _errors(ensemble: Ensemble, shot: synthesis.Scene) -> Errors:
+def position_errors(ensemble: Ensemble, shot: synthesis.Scene) -> Errors:
     """Return what both opinions are wrong by."""
     none = np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, np.int64)
     atoms = ensemble.predict(shot.counts, shot.sampling, refine=False).atoms
     if len(atoms) < 20:
         return none
-    result = fit(repair(shot.counts), atoms.sampling, atoms.positions)
+    result = fit(repair(shot.counts), atoms.step, atoms.positions)
     distance, nearest = cKDTree(shot.xy).query(atoms.positions)
     limit = (np.array(shot.counts.shape[::-1]) - 1) * shot.sampling
     inner = np.all((atoms.positions > _INNER) & (atoms.positions < limit - _INNER), axis=1)

@@ -180,6 +180,7 @@ def _check(arguments: argparse.Namespace) -> None:
     stack = imageio.read(arguments.image, sampling=stated)
     constant = ensemble.description.lattice_constant
     sampling = find.choose_sampling(stack.frames[0], stack.sampling, stack.sampling_source, constant, measure)
+    assert sampling.value is not None  # whoever needs one gets one
     chosen, verdicts = select(ensemble, stack.frames[:_FRAMES_TO_CHECK], sampling.value)
     if arguments.output:
         chosen.save(arguments.output)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
+from scipy.spatial import cKDTree
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -33,6 +34,8 @@ from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction, presence
 from stem_ae.elit.preprocess import Blank, Image, as_image, repair, standardised, to_working_grid, without_blank
 from stem_ae.elit.refocus import Refocus
+from stem_ae.elit.scale import Scale
+from stem_ae.elit.scale_network import ScaleNet, read_scale
 from stem_ae.elit.scan_lines import without_jitter
 from stem_ae.errors import StemAeError
 from stem_ae.reconstruct import Reconstruction, reconstruct
@@ -41,6 +44,14 @@ from stem_ae.torch_device import DeviceName, device_of
 _MAY_BE_NAN = ("familiar.brightness.usual",)  # of classes of which too few were seen
 _SEEN = 0.5  # probability of being there from which on an atom counts
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
+NOMINAL_WIDTH = 0.5
+"""Å: what a model that reads the scale takes for the width of a column, whatever it is."""
+_SAME_WIDTH = (0.72, 1.4)  # fitted width over the width that was read: beyond, the frame is read again
+_PLAUSIBLE = (0.4, 2.5)  # beyond this, it is the fit that is wrong
+_WIDTHS = (0.25, 1.6)  # Å: columns are no narrower and no wider, where the sampling is known
+_LEAST_HEIGHT = 0.15  # of a peak, if it stands among others
+_EASIER, _HARDER = 0.5, 1.4  # powers: a height of 0.25 is even odds in a crystal, one of 0.61 elsewhere
+_COMPANY, _CROWD, _SEEN_FOR_SURE = 4.6, 4, 0.52  # Å, columns, height: see in_company
 _BEYOND = 0.05  # Å outside the frame, beyond its error, from which on only the tails of a column are seen
 
 
@@ -103,6 +114,8 @@ class Ensemble:
         Their common facts.
     familiar : Familiar, optional
         What training frames look like to the networks; without it, nothing is novel.
+    scale : ScaleNet, optional
+        Reads the width of the columns in an image, whose sampling need not be known then.
     device : str
         Where the networks compute, and are trained further: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     precision : str, optional
@@ -117,12 +130,14 @@ class Ensemble:
         familiar: Familiar | None = None,
         device: DeviceName = "cpu",
         precision: Precision | None = None,
+        scale: ScaleNet | None = None,
     ) -> None:
         if not members:
             raise StemAeError("An ensemble needs at least one trained network.")
         self.members = tuple(member.eval() for member in members)
         self.description = description
         self.familiar = familiar
+        self.scale = scale.eval() if scale is not None else None
         self.device = device_of(device)
         self.precision: Precision | None = precision
 
@@ -170,7 +185,7 @@ class Ensemble:
         """
         same: dict[str, Any] = {
             "members": self.members, "description": self.description, "familiar": self.familiar,
-            "device": self.device.type, "precision": self.precision,
+            "device": self.device.type, "precision": self.precision, "scale": self.scale,
         }  # fmt: skip
         return Ensemble(**(same | changes))
 
@@ -192,10 +207,15 @@ class Ensemble:
             familiar=self.familiar.of_members(members) if self.familiar is not None else None,
         )
 
+    @property
+    def needs_sampling(self) -> bool:
+        """Whether :meth:`predict` has to be told the sampling; otherwise it reads the scale from the image."""
+        return self.scale is None
+
     def predict(
         self,
         image: ArrayLike,
-        sampling: float | tuple[float, float],
+        sampling: float | tuple[float, float] | None = None,
         threshold: float = 0.5,
         refine: bool = True,
         classes: Classes = "network",
@@ -206,8 +226,9 @@ class Ensemble:
         ----------
         image : (H, W) array
             Any real numbers; only contrast matters.
-        sampling : float or (float, float)
-            Å per pixel, ``(y, x)`` if two.
+        sampling : float or (float, float), optional
+            Å per pixel, ``(y, x)`` if two. Models that read the scale (``"any"``) do without: positions are then in
+            pixels, and ``atoms.sampling`` is None.
         threshold : float
             Smallest probability of being an atom at all.
         refine : bool
@@ -225,23 +246,82 @@ class Ensemble:
         StemAeError
             If the image or the sampling cannot be used.
         """
+        array, unit = standardised(image)
+        array = repair(array)
+        step = None if sampling is None else as_sampling(sampling)
+        threshold = probability(threshold, "The least probability of an atom")
         with _products().limit(limits=1, user_api="blas"):
-            return self._predicted(image, sampling, threshold, refine, classes)
+            if self.scale is not None:
+                prediction = self._predicted_at_own_scale(array, step, threshold, refine, classes)
+            elif step is not None:
+                prediction, _ = self._predicted(array, step, threshold, refine, classes)
+            else:
+                raise StemAeError(
+                    f"The model {self.name!r} needs the sampling: give it in Å per pixel, or use the model 'any'."
+                )
+        return prediction if unit == 1.0 else prediction.brighter(unit)
+
+    def read_scale(self, image: ArrayLike, sampling: float | tuple[float, float] | None = None) -> Scale:
+        """Return how wide the columns of an image are, in its pixels; a known sampling says what is possible.
+
+        Raises
+        ------
+        StemAeError
+            If the image cannot be used, or this is a model of one material, which needs the sampling.
+        """
+        if self.scale is None:
+            raise StemAeError(f"The model {self.name!r} does not read the scale: give the sampling in Å per pixel.")
+        return self._scale_of(repair(as_image(image)), None if sampling is None else as_sampling(sampling))
+
+    def _scale_of(self, array: Image, sampling: tuple[float, float] | None) -> Scale:
+        assert self.scale is not None
+        scale = read_scale(self.scale, array)
+        if sampling is None:
+            return scale
+        step = float(np.sqrt(np.prod(sampling)))
+        return scale.within(_WIDTHS[0] / step, _WIDTHS[1] / step)
+
+    def _predicted_at_own_scale(
+        self, array: Image, sampling: tuple[float, float] | None, threshold: float, refine: bool, classes: Classes
+    ) -> Prediction:
+        """Read the columns' width, look at the frame as if it were the nominal one, and say it in Å or pixels."""
+        scale = self._scale_of(array, sampling)
+        aspect = np.array(sampling or (1.0, 1.0))
+        aspect = aspect / np.sqrt(aspect.prod())
+
+        def at(width: float) -> tuple[Prediction, float]:
+            dy, dx = (aspect * NOMINAL_WIDTH / width).tolist()
+            seen, fitted = self._predicted(array, (dy, dx), _LEAST_HEIGHT, refine, "network")
+            judged = in_company(seen.atoms.positions, seen.presence)
+            sure = judged >= threshold
+            # There is one class: columns are told apart by their brightness.
+            atoms = classified(seen.atoms[sure], "intensity" if classes == "network" else classes, array)
+            return dataclasses.replace(seen, atoms=atoms, judged=judged[sure]), fitted
+
+        width = scale.width
+        prediction, fitted = at(width)
+        off = fitted / NOMINAL_WIDTH
+        if not _SAME_WIDTH[0] < off < _SAME_WIDTH[1] and _PLAUSIBLE[0] < off < _PLAUSIBLE[1]:
+            again, fitted_again = at(width * off)
+            if again.presence.sum() > prediction.presence.sum():  # on a rough support the fit takes hills for columns
+                width, prediction, fitted = width * off, again, fitted_again
+        unit = width / NOMINAL_WIDTH * (1.0 if sampling is None else float(np.sqrt(np.prod(sampling))))
+        return prediction.rescaled(unit, sampling, scale, fitted * unit)
 
     def _predicted(
-        self, image: ArrayLike, sampling: float | tuple[float, float], threshold: float, refine: bool, classes: Classes
-    ) -> Prediction:
-        array, unit = standardised(image)
-        step = as_sampling(sampling)
-        array, empty = without_blank(repair(array), step)
-        reading = self._reading(array, step, probability(threshold, "The least probability of an atom"), empty)
+        self, array: Image, step: tuple[float, float], threshold: float, refine: bool, classes: Classes
+    ) -> tuple[Prediction, float]:
+        """Return the prediction, and the width of the columns as fitted, in Å (the nominal one if nothing is)."""
+        width = NOMINAL_WIDTH
+        array, empty = without_blank(array, step)
+        reading = self._reading(array, step, threshold, empty)
         answer, atoms = reading.answer, reading.atoms
         if refine and len(atoms) >= _FEWEST_TO_FIT:
-            atoms = _outside(empty, self._refined(array, atoms))
+            atoms, width = self._refined(array, atoms)
+            atoms = _outside(empty, atoms)
         atoms = classified(atoms, classes, array)
-        if unit != 1.0:
-            atoms = dataclasses.replace(atoms, intensity=atoms.intensity * unit)
-        return Prediction(answer.mean[1:], answer.spread, self.sampling, atoms, *self._novelty(reading.signs))
+        prediction = Prediction(answer.mean[1:], answer.spread, self.sampling, atoms, *self._novelty(reading.signs))
+        return prediction, width
 
     def _reading(
         self, array: Image, step: tuple[float, float], threshold: float, empty: Blank | None = None
@@ -312,8 +392,11 @@ class Ensemble:
         """Return a frame with less noise; see :func:`stem_ae.reconstruct.reconstruct`."""
         return reconstruct(repair(as_image(image)))
 
-    def _refined(self, image: Image, atoms: Atoms2D) -> Atoms2D:
-        """Return the atoms with positions, covariances and intensities from the electrons, line jitter taken off."""
+    def _refined(self, image: Image, atoms: Atoms2D) -> tuple[Atoms2D, float]:
+        """Return the atoms with positions, covariances and intensities from the electrons, line jitter taken off.
+
+        Also the width of the probe in Å.
+        """
 
         def combined(fitted: Fit, shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             seen = atoms.positions - np.column_stack([shift, np.zeros(len(shift))])
@@ -321,8 +404,8 @@ class Ensemble:
                 seen, fitted.positions, fitted.covariance, fitted.converged, atoms.labels
             )
 
-        fitted, positions, covariance = without_jitter(fit(image, atoms.sampling, atoms.positions), combined)
-        dy, dx = atoms.sampling
+        fitted, positions, covariance = without_jitter(fit(image, atoms.step, atoms.positions), combined)
+        dy, dx = atoms.step
         last = np.array([(atoms.shape[1] - 1) * dx, (atoms.shape[0] - 1) * dy])
         inside = np.clip(positions, 0, last)
         beyond = np.maximum(-fitted.positions, fitted.positions - last)
@@ -332,7 +415,7 @@ class Ensemble:
         refined = dataclasses.replace(
             atoms, positions=inside, covariance=covariance, intensity=fitted.amplitude * area
         )
-        return refined[in_view]
+        return refined[in_view], fitted.sigma
 
     def estimate_sampling(self, image: ArrayLike) -> tuple[float, float]:
         """Measure the sampling from the lattice of the material that this ensemble knows.
@@ -362,6 +445,8 @@ class Ensemble:
             for k, member in enumerate(self.members)
             for name, tensor in member.state_dict().items()
         }
+        if self.scale is not None:
+            weights |= {f"scale.{name}": tensor.contiguous() for name, tensor in self.scale.state_dict().items()}
         return weights | (self.familiar.tensors() if self.familiar is not None else {})
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
@@ -395,6 +480,7 @@ class Ensemble:
             if familiar is not None:
                 familiar.check(header.members, 4 * header.width, len(header.species))
             refocus = Refocus.from_dict(header.refocus)
+            scale = _scale_network(tensors)
         except StemAeError as error:
             raise StemAeError(f"The model file {path.name} is damaged or was made by hand: {error}") from error
         description = Description(
@@ -407,13 +493,49 @@ class Ensemble:
             prefix = f"{k}."
             member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
-        return cls(members, description, familiar)
+        return cls(members, description, familiar, scale=scale)
+
+
+def _scale_network(tensors: Mapping[str, Tensor]) -> ScaleNet | None:
+    """Return the network that reads the scale, if there is one."""
+    own = {name.removeprefix("scale."): tensor for name, tensor in tensors.items() if name.startswith("scale.")}
+    if not own:
+        return None
+    network = ScaleNet()
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if {name: tensor.shape for name, tensor in own.items()} != wanted:
+        raise StemAeError("the network that reads the scale has another shape than it should.")
+    network.load_state_dict(own)
+    return network
 
 
 def _shapes_of_a_network(classes: int, width: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each of a network's tensors; no memory is asked for."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in UNet(classes, width).state_dict().items()}
+
+
+def in_company(positions: NDArray[np.float64], heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability that each column is there, ``(N,)``, from the height of its peak and its surroundings.
+
+    In a crystal every column has others around it, and a faint one is where one has to be; a single atom on a support
+    has to stand out from thousands of grains that look like faint atoms.
+
+    Parameters
+    ----------
+    positions : (N, 2) array
+        In Å, where a column is of the nominal width.
+    heights : (N,) array
+        Of the peaks in the networks' probability, 0 to 1.
+    """
+    if not len(positions):
+        return heights
+    tree = cKDTree(positions[heights > _SEEN_FOR_SURE].reshape(-1, 2))
+    around = np.array([len(near) for near in tree.query_ball_point(positions, _COMPANY)])
+    others = around - (heights > _SEEN_FOR_SURE)
+    power = np.where(others >= _CROWD, _EASIER, _HARDER)
+    judged: NDArray[np.float64] = np.clip(heights, 0.0, 1.0) ** power
+    return judged
 
 
 def _outside(empty: Blank | None, atoms: Atoms2D) -> Atoms2D:

@@ -141,7 +141,7 @@ def deviations(seen: Seen, usual: FloatArray) -> FloatArray:
     away = (brightness[:, None] - gain[:, None] - centre) / np.sqrt(variance)
     away[atoms.probabilities < _POSSIBLE] = np.inf
     nearest = away[np.arange(count), np.abs(away).argmin(1)]
-    corner = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
+    corner = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.step[::-1])
     inside = ((atoms.positions > _RIM) & (atoms.positions < corner - _RIM)).all(1)
     there = off - gain > _NOTHING
     return np.where(inside & there, nearest, 0.0)

@@ -76,7 +76,7 @@ def refit(image: Image, atoms: Atoms2D, material: Material, seed: int) -> Condit
     seed : int
         Of the other specimens that it is compared with.
     """
-    seen = _Look.of(image, atoms.sampling)
+    seen = _Look.of(image, atoms.step)
     structures = [_Structure.like(seen, material, np.random.default_rng([seed, k])) for k in range(_SPECIMENS)]
     structures.append(_Structure.found(seen, atoms))
     each = [[seen.difference(structure, seen.transfer(p)) + _cost(p) for structure in structures] for p in _ROUND]
@@ -91,7 +91,7 @@ def refit(image: Image, atoms: Atoms2D, material: Material, seed: int) -> Condit
         ranked = sorted((_improved(cost, probe, trials) for probe in ranked[:count]), key=cost)
     kept = [probe for probe in ranked if cost(probe) < cost(ranked[0]) + _AS_GOOD]
     doses = [seen.dose(alike[0], seen.transfer(probe)) for probe in kept]
-    scale = float(np.sqrt(np.prod(atoms.sampling)))
+    scale = float(np.sqrt(np.prod(atoms.step)))
     return dataclasses.replace(
         material.conditions,
         probes=tuple(kept),

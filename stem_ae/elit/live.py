@@ -65,11 +65,15 @@ class Predictor(Protocol):
     def lattice_constant(self) -> float:
         """Å, of its material's hexagonal lattice; 0 where it has none to measure with."""
 
+    @property
+    def needs_sampling(self) -> bool:
+        """Whether it has to be told the sampling; otherwise it reads the scale from the image."""
+
     def __len__(self) -> int:
         """Return how many networks it has."""
 
     def predict(
-        self, image: Image, sampling: tuple[float, float], threshold: float = 0.5, classes: Classes = "network"
+        self, image: Image, sampling: tuple[float, float] | None, threshold: float = 0.5, classes: Classes = "network"
     ) -> Prediction:
         """Find and classify the atoms of one frame."""
 
@@ -94,9 +98,9 @@ class UnknownSamplingError(StemAeError):
 class Sampling:
     """Å per pixel, and where the number comes from."""
 
-    angstrom_per_px: tuple[float, float]
-    """Å per pixel along (y, x)."""
-    source: Literal["calibration", "typed", "lattice"]
+    angstrom_per_px: tuple[float, float] | None
+    """Å per pixel along (y, x); None: nobody knows, and lengths are in pixels."""
+    source: Literal["calibration", "typed", "lattice", "unknown"]
     confidence: float = 1.0
     """How sure the estimate from the lattice is, 0 to 1."""
     lattice: float | None = None
@@ -105,6 +109,8 @@ class Sampling:
     """How clearly the lattice is seen, 0 to 1; None for a material without a lattice to go by."""
 
     def __str__(self) -> str:
+        if self.angstrom_per_px is None:
+            return "not known: positions are in pixels"
         y, x = self.angstrom_per_px
         number = f"{x:.4f}" if abs(y - x) < 1e-6 * x else f"{x:.4f} × {y:.4f}"
         words = {
@@ -182,6 +188,8 @@ class _SamplingFinder:
         if choice.source == "lattice":
             return self._from_lattice(frame, pixels)
         if frame.calibration is None:
+            if not self._predictor.needs_sampling:
+                return Sampling(None, "unknown")
             raise UnknownSamplingError(
                 "This image has no length calibration: type its sampling in Å per pixel, or have it estimated from the "
                 "lattice."

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stem_ae.atoms import Atoms2D
 from stem_ae.elit.preprocess import resample
+from stem_ae.elit.scale import Scale
 
 FloatImage = NDArray[np.float32]
 
@@ -25,13 +26,19 @@ class Prediction:
     working_uncertainty : (h, w) array
         Standard deviation over the members, the largest of the classes, on the same grid.
     working_sampling : float
-        Å per pixel of that grid.
+        Å per pixel of that grid (pixels of the image per pixel of that grid where the sampling is not known).
     atoms : Atoms2D
         What was found, with positions and classes.
     conditions : float
         How far this frame is from what the ensemble knows, foreign atoms left out: up to 1 is familiar.
     foreign : (K, 3) array
         x and y in Å, and the novelty, of the atoms that are too bright or too dim for any class they may be.
+    width : float
+        Standard deviation of the columns, in the unit of the positions; 0 where the model does not read it.
+    judged : (N,) array, optional
+        Probability that each atom is there, where more than the height of its peak speaks for it.
+    scale : Scale, optional
+        What such a model has read of it: rival widths too.
     """
 
     working_probability: FloatImage
@@ -40,6 +47,38 @@ class Prediction:
     atoms: Atoms2D
     conditions: float
     foreign: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
+    width: float = 0.0
+    scale: Scale | None = None
+    judged: NDArray[np.float64] | None = None
+
+    def brighter(self, unit: float) -> Prediction:
+        """Return the same for an image whose numbers are ``unit`` times as large."""
+        return dataclasses.replace(self, atoms=dataclasses.replace(self.atoms, intensity=self.atoms.intensity * unit))
+
+    def rescaled(
+        self, unit: float, sampling: tuple[float, float] | None, scale: Scale, width: float
+    ) -> Prediction:
+        """Return the same in another unit of length, which is ``unit`` times smaller than the present one.
+
+        Parameters
+        ----------
+        unit : float
+            The present unit, in the new one.
+        sampling : (float, float) or None
+            Å per pixel, if the new unit is Å; None: it is the pixel.
+        scale : Scale
+            What was read of the columns' width.
+        width : float
+            Width of the columns in the new unit.
+        """
+        atoms = dataclasses.replace(
+            self.atoms, positions=self.atoms.positions * unit, covariance=self.atoms.covariance * unit**2,
+            intensity=self.atoms.intensity * unit**2, sampling=sampling,
+        )  # fmt: skip
+        return dataclasses.replace(
+            self, working_sampling=self.working_sampling * unit, atoms=atoms, foreign=self.foreign * [unit, unit, 1.0],
+            scale=scale, width=width,
+        )  # fmt: skip
 
     @property
     def novelty(self) -> float:
@@ -49,6 +88,8 @@ class Prediction:
     @functools.cached_property
     def presence(self) -> NDArray[np.float64]:
         """Probability that each atom is there at all, ``(N,)``; see :func:`presence`."""
+        if self.judged is not None:
+            return self.judged
         return presence(self.working_probability, self.working_sampling, self.atoms)
 
     @functools.cached_property
@@ -63,7 +104,7 @@ class Prediction:
 
     def _to_image(self, channel: FloatImage) -> FloatImage:
         step = self.working_sampling
-        return resample(channel, (step, step), self.atoms.shape, self.atoms.sampling)
+        return resample(channel, (step, step), self.atoms.shape, self.atoms.step)
 
 
 def presence(probability: FloatImage, working: float, atoms: Atoms2D) -> NDArray[np.float64]:

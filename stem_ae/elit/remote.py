@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from stem_ae import processes
 from stem_ae.elit.prediction import Prediction
 from stem_ae.elit.wire import packed, unpacked
+from stem_ae.errors import StemAeError
 
 if TYPE_CHECKING:
     from stem_ae.classify import Classes
@@ -112,15 +113,21 @@ class RemoteEnsemble:
         """Å, of its material's hexagonal lattice; 0 where it has none to measure with."""
         return float(self.facts["lattice_constant"])
 
+    @property
+    def needs_sampling(self) -> bool:
+        """Whether it has to be told the sampling; otherwise it reads the scale from the image."""
+        return bool(self.facts["needs_sampling"])
+
     def __len__(self) -> int:
         """Return how many networks it has."""
         return int(self.facts["size"])
 
     def predict(
-        self, image: ArrayLike, sampling: tuple[float, float], threshold: float = 0.5, classes: Classes = "network"
-    ) -> Prediction:
+        self, image: ArrayLike, sampling: tuple[float, float] | None, threshold: float = 0.5,
+        classes: Classes = "network",
+    ) -> Prediction:  # fmt: skip
         """Find and classify the atoms of one frame; see :meth:`stem_ae.elit.ensemble.Ensemble.predict`."""
-        request: dict[str, Any] = {"do": "predict", "sampling": list(sampling), "threshold": threshold}
+        request: dict[str, Any] = {"do": "predict", "sampling": sampling and list(sampling), "threshold": threshold}
         given: processes.Arrays = {"image": np.asarray(image, np.float32)}
         if isinstance(classes, str):
             request["classes"] = classes
@@ -129,10 +136,18 @@ class RemoteEnsemble:
         values, arrays = self._process.request(self, request, given)
         return unpacked(values, arrays)
 
-    def judge(self, image: ArrayLike, sampling: tuple[float, float]) -> tuple[Verdict, ...]:
-        """Return what is thought of each of all networks; see :func:`stem_ae.elit.selection.judge`."""
+    def judge(self, image: ArrayLike, sampling: tuple[float, float] | None) -> tuple[Verdict, ...]:
+        """Return what is thought of each of all networks; see :func:`stem_ae.elit.selection.judge`.
+
+        Raises
+        ------
+        StemAeError
+            If the sampling is not known, or the image shows too few atoms to judge by.
+        """
         from stem_ae.elit.selection import Verdict
 
+        if sampling is None:
+            raise StemAeError("Checking the networks needs the sampling of this image: type it in Å per pixel.")
         request = {"do": "judge", "sampling": list(sampling)}
         values, _ = self._process.request(self, request, {"image": np.asarray(image, np.float32)})
         return tuple(Verdict(**verdict) for verdict in values["verdicts"])

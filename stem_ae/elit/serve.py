@@ -46,15 +46,16 @@ class Server:
         if request["do"] == "find_defects":
             found = self._ensemble.find_defects(unpacked(request["prediction"], arrays))
             return {"defects": [dataclasses.asdict(defect) for defect in found]}, {}
-        step, threshold, classes = tuple(request["sampling"]), request["threshold"], request.get("classes")
+        step, threshold, classes = request["sampling"], request["threshold"], request.get("classes")
         if classes is None:
             classes = Examples(tuple(request["examples"]), arrays["looks"])
+        step = None if step is None else tuple(step)
         return packed(self._ensemble.predict(arrays["image"], step, threshold, classes=classes))
 
     def _use(self, whole: Ensemble, members: list[int] | None) -> Answer:
         ensemble = whole if members is None or len(members) == len(whole) else whole.subset(members)
         self._ensemble = ensemble
-        names = ("name", "version", "species", "lattice_constant")
+        names = ("name", "version", "species", "lattice_constant", "needs_sampling")
         return {name: getattr(ensemble, name) for name in names} | {"size": len(ensemble)}, {}
 
 

@@ -87,12 +87,15 @@ class Scene:
         Where the columns appear, in Å in the image's frame; some lie beyond its edge.
     names : list of str
         Their classes.
+    heights : (N,) array, optional
+        How surely each is to be found, from 0 (it drowns in the noise) to 1; None: all of them are.
     """
 
     counts: Image
     sampling: float
     xy: FloatArray
     names: list[str]
+    heights: FloatArray | None = None
 
 
 def scene(make_specimen: MakeSpecimen, extent: float, conditions: Conditions, rng: np.random.Generator) -> Scene:
@@ -149,17 +152,26 @@ def patch(
 
 
 def target(
-    xy: FloatArray, names: Sequence[str], species: Sequence[str], shape: tuple[int, int], working: float
+    xy: FloatArray,
+    names: Sequence[str],
+    species: Sequence[str],
+    shape: tuple[int, int],
+    working: float,
+    heights: FloatArray | None = None,
 ) -> Image:
-    """Return the probabilities ``(1 + C, h, w)`` that the network is to learn: a Gaussian blob per column."""
+    """Return the probabilities ``(1 + C, h, w)`` that the network is to learn: a Gaussian blob per column.
+
+    ``heights`` are those of the blobs, all 1 if they are not given.
+    """
     probability = np.zeros((len(species), *shape), np.float32)
     rows, columns = np.arange(shape[0]) * working, np.arange(shape[1]) * working
     for k, name in enumerate(species):
-        chosen = xy[[n == name for n in names]]
+        of_class = np.array([n == name for n in names], dtype=bool)
+        chosen = xy[of_class]
         if len(chosen):
             along_y = np.exp(-((rows[:, None] - chosen[:, 1]) ** 2) / (2 * TARGET_WIDTH**2))
             along_x = np.exp(-((columns[:, None] - chosen[:, 0]) ** 2) / (2 * TARGET_WIDTH**2))
-            probability[k] = along_y @ along_x.T
+            probability[k] = (along_y if heights is None else along_y * heights[of_class]) @ along_x.T
     total = np.maximum(probability.sum(0), 1.0)
     probability /= total
     return np.concatenate([1 - probability.sum(0, keepdims=True), probability]).astype(np.float32)

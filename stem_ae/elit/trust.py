@@ -109,7 +109,7 @@ class Evidence:
         atoms = prediction.atoms[prediction.presence >= PRESENT]
         bond, nearest = neighbour_distances(atoms)
         return cls(
-            len(atoms), prediction.conditions, len(prediction.foreign), bond, nearest, float(np.mean(atoms.sampling)),
+            len(atoms), prediction.conditions, len(prediction.foreign), bond, nearest, float(np.mean(atoms.step)),
             math.nan if lattice is None else lattice, math.nan if clarity is None else clarity,
         )  # fmt: skip
 
@@ -121,7 +121,7 @@ def neighbour_distances(atoms: Atoms2D) -> tuple[float, float]:
     """
     from scipy.spatial import cKDTree
 
-    limit = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.sampling[::-1])
+    limit = (np.array(atoms.shape[::-1]) - 1) * np.array(atoms.step[::-1])
     inner = ((atoms.positions > _BORDER) & (atoms.positions < limit - _BORDER)).all(1)
     if inner.sum() < _FEWEST:
         return math.nan, math.nan

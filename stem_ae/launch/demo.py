@@ -67,7 +67,7 @@ def summary(stage: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     uncertainty = np.load(folder / "uncertainty.npy", allow_pickle=False)
     atoms.write(folder / "atoms.csv")
     atoms.write(folder / "atoms.extxyz")
-    picture.save_map(folder / "uncertainty.tif", uncertainty, atoms.sampling)
+    picture.save_map(folder / "uncertainty.tif", uncertainty, atoms.step)
     model = provenance["model"]
     title = f"{stage['specimen']}   model {model['name']} {model['version']}"
     picture.save(picture.found(frame, atoms, uncertainty, title), folder / "atoms.png")
@@ -78,7 +78,7 @@ def summary(stage: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         "folder": str(folder),
         "statistics": answer["statistics"],
         "counts": atoms.counts(),
-        "sampling": atoms.sampling,
+        "sampling": atoms.step,
         "provenance": provenance,
         **quality,
     }

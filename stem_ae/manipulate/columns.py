@@ -376,7 +376,7 @@ def _busiest_tile(scan: Scan, atoms: Atoms2D) -> Region:
 def _known_field(atoms: Atoms2D, positions: FloatArray) -> Region:
     """Return where the columns of the map make all of an image; at its rim there are others, which it does not have."""
     x, y = np.mean(positions - atoms.positions, axis=0).tolist()
-    (height, width), (dy, dx) = atoms.shape, atoms.sampling
+    (height, width), (dy, dx) = atoms.shape, atoms.known_sampling
     whole = (x - dx / 2, y - dy / 2, x + (width - 0.5) * dx, y + (height - 0.5) * dy)
     return _grown(whole, -_UNKNOWN)
 

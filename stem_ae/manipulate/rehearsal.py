@@ -32,7 +32,7 @@ def specimen_of(atoms: Atoms2D) -> Specimen:
         for element, height in material.atoms_of(name)
     ]
     table = np.array(rows).reshape(-1, 4)
-    dy, dx = atoms.sampling
+    dy, dx = atoms.known_sampling
     positions = table[:, :3] + (dx / 2, dy / 2, 0.0)  # from the corner of the first pixel, not its centre
     extent = (atoms.shape[1] * dx, atoms.shape[0] * dy)
     counting = tuple({name.rstrip("0123456789") for name in atoms.species if name[-1:].isdigit()})
@@ -78,7 +78,7 @@ class Rehearsal:
         specimen = specimen_of(atoms)
         self.microscope = VirtualMicroscope(specimen, conditions, seed, clock)
         """What really happens; its specimen is the truth."""
-        field, sampling = ScanField(specimen.extent), atoms.sampling[0]
+        field, sampling = ScanField(specimen.extent), atoms.known_sampling[0]
         coarse = 10 if settings and settings.timeout_s > _LONG_S else 1  # or minutes would have to be waited for
         self.beam = VirtualBeam(
             self.microscope, clock, field, column, sampling, 1e-4 * coarse, 1e-3 * coarse, blanker_s, seed

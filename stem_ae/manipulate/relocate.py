@@ -109,7 +109,7 @@ def _judge(before: Atoms2D, after: Atoms2D, tree: cKDTree, shift: FloatArray) ->
 
     The counts are ``(C, C + 1)``: the classes of ``before`` among those of both maps, and one for not found at all.
     """
-    height, width = np.multiply(after.shape, after.sampling)
+    height, width = np.multiply(after.shape, after.known_sampling)
     for _ in range(2):
         moved = before.positions + shift
         inside = np.all((moved > _EDGE) & (moved < np.array([width, height]) - _EDGE), axis=1)

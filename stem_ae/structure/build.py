@@ -107,6 +107,7 @@ def build(
         raise StemAeError(f"Edges cannot be terminated by {str(terminate)[:20]!r}: choose 'H', or None.")
     if overlaps not in ("resolve", "refuse", "keep"):
         raise StemAeError(f"The way with overlaps {str(overlaps)[:20]!r} is not known: choose resolve, refuse or keep.")
+    _ = atoms.known_sampling  # a cell needs real lengths
     material = material or material_for(atoms.species)
     notes: list[str] = []
     inside = select(atoms, region)
@@ -155,7 +156,7 @@ def build(
         "classes": list(atoms.species),
         "columns": len(columns.xy),
         "notes": notes,
-        "frame": {"shape": list(atoms.shape), "sampling": list(atoms.sampling)},
+        "frame": {"shape": list(atoms.shape), "sampling": list(atoms.known_sampling)},
         "provenance": {**(provenance or {}), "atoms_sha256": _digest(atoms)},
     }
     return structure
@@ -247,7 +248,7 @@ def _from_image(structure: ase.Atoms) -> tuple[FloatArray, FloatArray]:
 def _digest(atoms: Atoms2D) -> str:
     """Return the SHA-256 of what was found in the image."""
     arrays = (atoms.positions, atoms.covariance, atoms.labels, atoms.probabilities, atoms.intensity)
-    words = f"{atoms.species} {atoms.shape} {atoms.sampling}".encode()
+    words = f"{atoms.species} {atoms.shape} {atoms.known_sampling}".encode()
     return hashlib.sha256(words + b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
@@ -359,7 +360,7 @@ def _hydrogen_atoms(added: edges.Hydrogen) -> ase.Atoms:
 
 def _depth(image: Atoms2D, index: IntArray) -> FloatArray:
     """Return how far atoms are from the image's border, in Å."""
-    far = np.array([(image.shape[1] - 1) * image.sampling[1], (image.shape[0] - 1) * image.sampling[0]])
+    far = np.array([(image.shape[1] - 1) * image.known_sampling[1], (image.shape[0] - 1) * image.known_sampling[0]])
     positions = image.positions[index]
     depth: FloatArray = np.minimum(positions, far - positions).min(axis=1)
     return depth

@@ -89,7 +89,7 @@ def random_regions(atoms: Atoms2D, size: float, count: int, seed: int = 0) -> Fl
     StemAeError
         If the image is smaller than the patch, or has no atoms.
     """
-    extent = np.array([atoms.shape[1] * atoms.sampling[1], atoms.shape[0] * atoms.sampling[0]])
+    extent = np.array([atoms.shape[1] * atoms.known_sampling[1], atoms.shape[0] * atoms.known_sampling[0]])
     count = checks.whole(count, "The number of patches", 1, 1_000_000)
     seed = checks.whole(seed, "The seed", 0, checks.MOST_SEED)
     if not size > 0 or np.any(extent < size):
@@ -128,7 +128,7 @@ def fingerprint(atoms: Atoms2D, region: Any) -> FloatArray:
     """
     inside = select(atoms, region)
     cutoff = REACH * typical_distance(atoms.positions)
-    far = np.array([(atoms.shape[1] - 1) * atoms.sampling[1], (atoms.shape[0] - 1) * atoms.sampling[0]])
+    far = np.array([(atoms.shape[1] - 1) * atoms.known_sampling[1], (atoms.shape[0] - 1) * atoms.known_sampling[0]])
     whole = inside & (np.minimum(atoms.positions, far - atoms.positions).min(axis=1) > cutoff)
     inside = whole if whole.any() else inside
     classes = np.bincount(atoms.labels[inside], minlength=len(atoms.species)) / inside.sum()
