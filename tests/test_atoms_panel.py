@@ -62,6 +62,7 @@ class Peaks:
     """Finds atoms without a net: peaks of the smoothed image, the bright ones being Si. It can be made to wait."""
 
     name, version, species, lattice_constant = "peaks", "abc123", ("C", "Si"), 2.46
+    needs_sampling = True
 
     def __init__(self) -> None:
         self.gate = threading.Event()

@@ -26,6 +26,7 @@ class Brightest:
     """An ensemble of one rule: the atom is at the brightest pixel. Waits for its gate."""
 
     name, version, species, lattice_constant = "brightest", "1", ("X",), 2.46
+    needs_sampling = True
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -44,10 +45,11 @@ class Brightest:
         self.working.set()
         assert self.gate.wait(30)
         row, column = np.unravel_index(image.argmax(), image.shape)
-        xy = np.array([[column * sampling[1], row * sampling[0]]])
+        dy, dx = sampling or (1.0, 1.0)
+        xy = np.array([[column * dx, row * dy]])
         atoms = Atoms2D(xy, np.eye(2)[None] * 1e-4, [0], self.species, [[1.0]], [1.0], image.shape, sampling)
         maps = np.zeros((1, 256, 256), np.float32)
-        maps[0, round(xy[0, 1] / WORKING), round(xy[0, 0] / WORKING)] = 1.0
+        maps[0, min(round(xy[0, 1] / WORKING), 255), min(round(xy[0, 0] / WORKING), 255)] = 1.0
         return Prediction(maps, maps[0], WORKING, atoms, 0.0)
 
 
@@ -226,6 +228,20 @@ def test_sampling_of_the_calibration_or_as_typed(worker, listener):
     assert "typed" in str(listener.results[1].sampling)
 
 
+def test_a_model_that_reads_the_scale_needs_no_sampling(worker, ensemble, listener):
+    ensemble.needs_sampling = False
+    worker.submit(frame(spot(7), calibration=None))
+    listener.wait(lambda seen: len(seen.results) == 1)
+    (result,) = listener.results
+    assert result.sampling.angstrom_per_px is None
+    assert "pixels" in str(result.sampling)
+    assert result.prediction.atoms.sampling is None
+    assert result.prediction.atoms.positions[0] == pytest.approx([7, 3])
+    worker.submit(frame(spot(7)))  # what is known is used
+    listener.wait(lambda seen: len(seen.results) == 2)
+    assert listener.results[1].prediction.atoms.positions[0] == pytest.approx([0.7, 0.3])
+
+
 def lattice_image(sampling: float) -> np.ndarray:
     specimen = graphene((60.0, 60.0), silicon=0.0, rotation=12.0, seed=3)
     xy = specimen.positions[:, :2]
@@ -303,7 +319,7 @@ from stem_ae.elit import live
 working = threading.Event()
 
 class Slow:
-    name, version, species, lattice_constant = "slow", "1", ("X",), 0.0
+    name, version, species, lattice_constant, needs_sampling = "slow", "1", ("X",), 0.0, True
 
     def __len__(self):
         return 1

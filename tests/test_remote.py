@@ -76,6 +76,20 @@ def test_the_answer_is_that_of_the_ensemble_itself(shared):
     assert there.estimate_sampling(image) == pytest.approx(here.estimate_sampling(image))
 
 
+@pytest.mark.parametrize("sampling", [None, (0.1, 0.1)])
+def test_a_model_that_reads_the_scale_says_the_same_of_it(shared, sampling):
+    here, there = elit.load("any"), shared.load("any")
+    assert not there.needs_sampling
+    image = frame(200)
+    expected, answer = here.predict(image, sampling), there.predict(image, sampling)
+    assert len(answer.atoms) == len(expected.atoms) > 20
+    assert answer.atoms.sampling == sampling
+    assert answer.width == pytest.approx(expected.width, rel=1e-3)
+    assert answer.scale.candidates == pytest.approx(expected.scale.candidates, rel=1e-3)
+    for name in ("presence", "uncertainty", "working_probability"):
+        np.testing.assert_allclose(getattr(answer, name), getattr(expected, name), atol=1e-3)
+
+
 def test_a_refusal_is_the_same_sentence(shared):
     ensemble = shared.load("graphene")
     with pytest.raises(StemAeError, match="everywhere"):

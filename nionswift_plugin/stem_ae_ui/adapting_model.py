@@ -90,8 +90,12 @@ class AdaptingModel(Observable.Observable):
             return
         name, result = subject
         self.discard()
+        sampling = result.sampling.angstrom_per_px
+        if sampling is None:
+            self.__say("Adapting needs the sampling of this image: type it in Å per pixel.")
+            return
         try:
-            self.__adaptation = Adaptation(name, [result.pixels], result.sampling.angstrom_per_px, self.__changed)
+            self.__adaptation = Adaptation(name, [result.pixels], sampling, self.__changed)
         except StemAeError as error:
             self.__say(str(error))
             return

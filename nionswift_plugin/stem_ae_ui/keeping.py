@@ -59,8 +59,9 @@ class Origin:
 def _calibrated(
     image: NDArray[typing.Any], sampling: live.Sampling, **values: typing.Any
 ) -> DataAndMetadata.DataAndMetadata:
-    """Return an image with the sampling in Swift's usual unit, the nanometre."""
-    calibrations = [Calibration.Calibration(0.0, step / 10, "nm") for step in sampling.angstrom_per_px]
+    """Return an image with the sampling in Swift's usual unit, the nanometre, if it is known."""
+    steps = sampling.angstrom_per_px
+    calibrations = [Calibration.Calibration(0.0, step / 10, "nm") for step in steps] if steps else None
     return DataAndMetadata.new_data_and_metadata(
         np.ascontiguousarray(image, dtype=np.float32), dimensional_calibrations=calibrations, **values
     )
@@ -193,7 +194,7 @@ class Snapshot:
             "model": dataclasses.asdict(self.model) | {"species": list(self.model.species)},
             "parameters": {"threshold": self.threshold},
             "sampling": {
-                "angstrom_per_px": list(sampling.angstrom_per_px),
+                "angstrom_per_px": sampling.angstrom_per_px and list(sampling.angstrom_per_px),
                 "source": sampling.source,
                 "confidence": sampling.confidence,
                 "by_the_lattice": sampling.lattice,
@@ -258,7 +259,8 @@ def _structure(atoms: Atoms2D, frame: DataItem.DataItem) -> DataStructure.DataSt
     structure = DataStructure.DataStructure(structure_type=ATOMS_TYPE, source=frame)
     for field in dataclasses.fields(atoms):
         value = getattr(atoms, field.name)
-        structure.set_property_value(field.name, value.tolist() if isinstance(value, np.ndarray) else list(value))
+        value = value.tolist() if isinstance(value, np.ndarray) else value and list(value)
+        structure.set_property_value(field.name, value)
     return structure
 
 

@@ -11,6 +11,7 @@ from nion.swift import ImageCanvasItem
 from nion.ui import DrawingContext
 from nion.utils import Geometry
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stem_ae.atoms import Atoms2D
 
@@ -18,6 +19,7 @@ from .canvas import LEGEND_MARGIN, Attached, MarksCanvasItem, Screen, circle, le
 
 MIN_RADIUS = 2.5  # points on the screen
 LINE_WIDTH = 1.6
+RING_SHARE = 0.3  # of the distance to the next column, where the sampling is not known
 SPOT, CHOSEN_SPOT = "#FFFFFF", "#F0E442"
 SPOT_FONT = "12px sans-serif"
 MIN_SPOT_RADIUS = 8.0  # points on the screen
@@ -69,7 +71,7 @@ class Marks:
         drawn: typing.Callable[[], None] | None = None,
         spots: tuple[Spot, ...] = (),
     ) -> Marks:
-        """Return the marks of some atoms; ``radius`` is that of a ring in Å."""
+        """Return the marks of some atoms; ``radius`` is that of a ring in Å, if it is known how large a pixel is."""
         return cls(
             atoms.positions_px,
             atoms.labels,
@@ -78,13 +80,21 @@ class Marks:
             tuple(colors[name] for name in atoms.species),
             tuple(name not in hidden for name in atoms.species),
             atoms.shape,
-            radius / math.sqrt(atoms.sampling[0] * atoms.sampling[1]),
+            _ring_px(atoms) if atoms.sampling is None else radius / math.sqrt(atoms.step[0] * atoms.step[1]),
             rings,
             legend,
             drawn,
             spots,
-            (1 / atoms.sampling[0], 1 / atoms.sampling[1]),
+            (1 / atoms.step[0], 1 / atoms.step[1]),
         )
+
+
+def _ring_px(atoms: Atoms2D) -> float:
+    """Return the radius of rings that do not touch, in pixels."""
+    if len(atoms) < 2:
+        return MIN_RADIUS
+    distances = cKDTree(atoms.positions_px).query(atoms.positions_px, k=2)[0][:, 1]
+    return RING_SHARE * float(np.median(distances))
 
 
 # --- canvas items ---------------------------------------------------------------------------------------------------
