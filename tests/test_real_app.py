@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from stem_ae import Atoms2D, StemAeError, imageio
 from stem_ae.launch import demo, display, process
@@ -89,6 +90,24 @@ def test_unusable_images_get_a_sentence_in_the_panel(tmp_path):
     assert len(set(said)) == 3
     assert all(sentence.endswith(".") or sentence.endswith("?") for sentence in said)
     assert "sampling" in said[2]
+
+
+def test_somebody_elses_image_without_a_sampling_gets_rings_with_the_first_choice(tmp_path):
+    y, x = (place.ravel() for place in np.mgrid[20:390:23, 20:390:31].astype(float))
+    truth = np.column_stack([x, y])
+    rows, columns = np.mgrid[:400, :400]
+    image = sum(np.exp(-((rows - b) ** 2 + (columns - a) ** 2) / (2 * 5.0**2)) for a, b in truth)
+    image = np.random.default_rng(0).poisson(60 * image + 12)
+    np.save(tmp_path / "image.npy", image.astype(np.float32))
+    said = run(
+        "rings_on_an_image", tmp_path / "swift", image=str(tmp_path / "image.npy"), picture=str(tmp_path / "any.png")
+    )
+    assert said["model"] == "any"
+    assert said["known"] is None
+    assert "pixels" in said["sampling"]
+    distance, _ = cKDTree(said["positions"]).query(truth)
+    assert (distance < 1.0).mean() > 0.98
+    assert len(said["positions"]) < 1.02 * len(truth)
 
 
 def test_a_scenario_that_fails_or_hangs_is_an_error_and_nothing_is_left_running(tmp_path):

@@ -1,6 +1,7 @@
 """What tests/test_real_app.py does inside the real Nion Swift."""
 
 import asyncio
+import pathlib
 
 import numpy as np
 
@@ -40,6 +41,7 @@ async def unusable_images(window, images):
 
     model = atoms_model(window)
     model.source_index = len(model.source_names) - 1  # the displayed image
+    model.model_index = model.model_names.index("graphene")
     display = screen.workspace(window).display_panels[0]
     model.start()
     said = [""]
@@ -53,3 +55,25 @@ async def unusable_images(window, images):
         said.append(model.texts.message)
     model.stop()
     return said[1:]
+
+
+async def rings_on_an_image(window, image, picture):
+    """Display an image without a calibration, press Start, and return what was chosen and found."""
+    from nion.swift.model import DataItem
+
+    screen.fill_screen(window)
+    model = atoms_model(window)
+    model.source_index = len(model.source_names) - 1  # the displayed image
+    display = screen.workspace(window).display_panels[0]
+    item = DataItem.DataItem(np.load(image))
+    window.document_model.append_data_item(item)
+    display.set_display_panel_data_item(item)
+    display.request_focus()
+    model.start()
+    await screen.wait_until(lambda: model.newest, lambda: str(model.texts))
+    await asyncio.sleep(1.0)
+    screen.grab(pathlib.Path(picture))
+    atoms = model.newest.atoms
+    chosen, sampling = model.model_names[model.model_index], model.texts.sampling
+    model.stop()
+    return {"model": chosen, "sampling": sampling, "known": atoms.sampling, "positions": atoms.positions.tolist()}
