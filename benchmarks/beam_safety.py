@@ -45,7 +45,7 @@ def main():
             {
                 "settings": vars(args),
                 "cases": len(ends),
-                "as they have to be": sum(not e.fault for e in ends),
+                "right": sum(not e.fault for e in ends),
                 "wrong": [f"{e.fault}: {e.case}" for e in ends if e.fault],
                 "beam on at the end, alarm told": sum(e.on for e in ends),
                 "beam off, alarm told all the same": sum(bool(e.alarm) and not e.on for e in ends),
