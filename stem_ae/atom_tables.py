@@ -133,7 +133,7 @@ def _float(cell: str, name: str, line: int, mark: str) -> float:
     try:
         return float(cell if mark == "," else cell.replace(",", "."))  # where ; parts cells, numbers have commas
     except ValueError:
-        raise StemAeError(f"line {line}: {name} is {cell[:40]!r}, which is no number.") from None
+        raise StemAeError(f"line {line}: {name} is {cell[:40]!r}, which is not a number.") from None
 
 
 def _from_extxyz(path: pathlib.Path, text: str) -> Atoms2D:

@@ -106,7 +106,7 @@ def places(values: ArrayLike, name: str) -> FloatArray:
     try:
         found = np.asarray(values, dtype=float).reshape(-1, 2)
     except (TypeError, ValueError) as error:
-        raise StemAeError(f"{name} have no form that can be read: give x and y in Å for each.") from error
+        raise StemAeError(f"{name} cannot be read: give x and y in Å for each.") from error
     wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(wrong):
         raise StemAeError(f"{name}: number {wrong[0] + 1} has no position, give x and y in Å for each.")

@@ -49,7 +49,7 @@ def read_text(path: str | pathlib.Path) -> str:
     except OSError as error:
         raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise StemAeError(f"{path.name} is no text in UTF-8: is it the right file?") from error
+        raise StemAeError(f"{path.name} is not UTF-8 text: is it the right file?") from error
 
 
 def check_xyz(text: str) -> int:
@@ -70,7 +70,7 @@ def check_xyz(text: str) -> int:
         except ValueError:
             raise StemAeError(
                 f"line {place + 1} is {lines[place][:40]!r} and should say how many atoms follow: more atoms are there "
-                "than stated, or it is no XYZ file."
+                "than stated, or it is not an XYZ file."
             ) from None
         there = len(lines) - place - 2
         if not 0 <= count <= there:

@@ -43,7 +43,7 @@ def add_parsers(subparsers: Any) -> None:
     option("image", type=pathlib.Path, metavar="IMAGE", help=formats)
     option(
         "--model", default="any", metavar="NAME",
-        help="a model's name (see stem-ae models) or its file; default: any, which finds columns of whatever material "
+        help="a model's name (see stem-ae models) or its file; default: any, which finds the columns of any material "
         "and needs no sampling",
     )  # fmt: skip
     option("--sampling", metavar="Å/PX", help="Å per pixel; 'y,x' for oblong pixels; or 'lattice': measure it")

@@ -107,7 +107,7 @@ def occupancy(atoms: ase.Atoms) -> Occupancy:
         total = np.cumsum(shares[members])
         if total[-1] > _MOST:
             names = ", ".join(f"{every.symbols[int(k)]} {shares[k]:.3g}" for k in members)
-            raise StemAeError(f"The occupancies of one site add up to {total[-1]:.3g} ({names}): at most 1 can be.")
+            raise StemAeError(f"The occupancies of one site add up to {total[-1]:.3g} ({names}): give at most 1.")
         low[members] = total - shares[members]
     return Occupancy(every, low, low + shares, site)
 

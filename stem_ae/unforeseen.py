@@ -39,7 +39,7 @@ def in_a_sentence(error: BaseException) -> StemAeError:
     name = type(error).__name__
     reason = (str(error).strip().splitlines() or [""])[0][:150]
     named = f"{name}: {reason}" if reason else name
-    return StemAeError(f"This failed in a way that nobody foresaw ({named}); {_logged(error)}")
+    return StemAeError(f"This failed unexpectedly ({named}); {_logged(error)}")
 
 
 def _of_the_system(error: OSError) -> str:

@@ -375,7 +375,7 @@ def try_commands(rng, folder, report):
         said = err.getvalue()
         if code not in (0, 1, 2):
             raise AssertionError(f"exit code {code}")
-        if "Traceback" in said or "nobody foresaw" in said:
+        if "Traceback" in said or "failed unexpectedly" in said:
             raise AssertionError(f"{said}\n{_end_of_log()}")
         if code == 2:
             raise StemAeError(said.splitlines()[-1] if said.strip() else "")

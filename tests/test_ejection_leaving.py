@@ -106,7 +106,7 @@ def test_whatever_goes_away_while_it_is_armed_takes_the_arming_along(swift, deed
     swift.pump(lambda: not swift.model.armed_left_s and not WATCH.armed)
     if deed is take_the_microscope_away:
         Registry.register_component(swift.simulator.instrument, {"stem_controller"})
-    assert "Not armed any more" in swift.model.texts.message
+    assert "Disarmed" in swift.model.texts.message
 
 
 def test_hiding_the_overlays_leaves_targets_and_banner_while_it_is_armed(swift):

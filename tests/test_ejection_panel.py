@@ -199,7 +199,7 @@ def test_a_scan_that_is_no_image_suspends_the_run_and_the_panel_says_so(tmp_path
         assert set(colors) == {ejection_texts.WAITING}
         assert swift.is_blanked
         if lasts:
-            assert "It has been so for" in model.texts.message
+            assert "This has lasted for" in model.texts.message
             assert model.texts.status.startswith("Run has failed")
             return
         assert np.mean(were_blanked) > 0.5  # looked at a moment later than said

@@ -266,7 +266,7 @@ def test_a_scan_that_is_no_image_suspends_the_run_or_ends_it_as_failed(where, ho
     for name in ("survey", "scan"):
         monkeypatch.setattr(bench.beam, name, functools.partial(spoiling, getattr(bench.beam, name)))
     if lasts:
-        with pytest.raises(Unusable, match="It has been so for"):
+        with pytest.raises(Unusable, match="This has lasted for"):
             run.run()
         assert "The scan gives" in run.reason
         assert [a.verdict for a in run.attempts] == [Verdict.UNCLEAR] * (where == "verify")

@@ -286,7 +286,7 @@ def test_points_keep_their_distance_and_the_settings_are_in_the_run(swift):
 
 def test_what_is_wrong_with_the_settings_is_said_and_nothing_starts(swift):
     for name, text, words in (
-        ("property_words", "320-284", "no band"), ("exposure_ms", "fast", "positive number"),
+        ("property_words", "320-284", "not a band"), ("exposure_ms", "fast", "positive number"),
         ("patch", "200", "too small"),
     ):  # fmt: skip
         before = getattr(swift.model, name)
@@ -314,7 +314,7 @@ def test_what_is_wrong_with_the_settings_is_said_and_nothing_starts(swift):
         ("current_pa", "nan", "The beam current “nan”"), ("dose_budget", "1e", "The dose budget “1e”"),
         ("drift_every", "2O", "between surveys “2O”"), ("feature", "0", "The share looked for “0”"),
         ("feature", "200", "100 at most"), ("min_distance", "-1", "The minimum spacing “-1”"),
-        ("travel", "x", "The travel penalty “x”"), ("property_words", "284-", "no band"),
+        ("travel", "x", "The travel penalty “x”"), ("property_words", "284-", "not a band"),
         ("property_words", "1-2, 3-4", "type one band"),
     ],
 )  # fmt: skip

@@ -131,11 +131,11 @@ def test_the_surrogate_computes_where_and_with_as_many_threads_as_the_pane_says(
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
-        ("threads", "0", "is no number of threads"),
-        ("threads", "many", "is no number of threads"),
-        ("threads", "99999", "is no number of threads"),
-        ("threads", "²", "is no number of threads"),
-        ("runs", "somewhere/else", "is no complete path"),
+        ("threads", "0", "is not a number of threads"),
+        ("threads", "many", "is not a number of threads"),
+        ("threads", "99999", "is not a number of threads"),
+        ("threads", "²", "is not a number of threads"),
+        ("runs", "somewhere/else", "is not a complete path"),
         ("queue", "{file}/queue", "Cannot write to the folder"),
         ("models", "{file}", "Cannot write to the folder"),
         ("runs", "/\0", "Cannot write to the folder"),

@@ -320,7 +320,7 @@ def test_a_lost_or_damaged_record_is_made_anew_from_the_jobs(queue, tmp_path, da
     assert done.returncode == 2
     assert "stem-ae jobs check" in done.stderr
     looked = cli("jobs", "check", "--dry-run", "--queue", queue.root)
-    assert "made anew" in looked.stdout
+    assert "rebuilt" in looked.stdout
     assert cli("jobs", "list", "--queue", queue.root).returncode == 2  # a look changes nothing
     done = cli("jobs", "check", "--queue", queue.root)
     assert done.returncode == 0, done.stdout + done.stderr

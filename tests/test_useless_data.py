@@ -223,7 +223,7 @@ def test_a_camera_that_stays_useless_ends_the_run_as_failed_with_a_sentence(swif
     run = swift.run(plan_of(kind, swift, decisions))
     assert swift.runner.outcome == "failed"
     assert "camera gives" in swift.runner.error
-    assert "put it right" in swift.runner.error
+    assert "fix it and start again" in swift.runner.error
     assert len(run.events()) == 3 or kind == "rows"
     assert parked
     assert set(parked) == {(1.0, None)}  # blanked and parked while it waits
@@ -342,7 +342,7 @@ def test_a_property_that_is_nan_throughout_is_no_success(swift, decisions):
     )
     run = swift.run(exploration.plan())
     assert swift.runner.outcome == "failed"
-    assert "no number at any of the 1" in swift.runner.error
+    assert "not a number at any of the 1" in swift.runner.error
     assert 10 <= len(run.events()) < 20  # they are kept, and it did not go on
     assert swift.is_safe
 

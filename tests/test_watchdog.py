@@ -120,7 +120,7 @@ def test_without_a_way_to_the_blanker_nothing_is_exposed(monkeypatch):
         Interlock.of(instrument).unblank()
     assert instrument.blanker.read()
     monkeypatch.setenv(link.COMMAND_VARIABLE, "blanker 'half")
-    with pytest.raises(StemAeError, match="no command line"):
+    with pytest.raises(StemAeError, match="not a command line"):
         link.from_environment()
     monkeypatch.setenv(link.COMMAND_VARIABLE, "blanker --port 3")
     assert link.from_environment() == {"command": ["blanker", "--port", "3"]}

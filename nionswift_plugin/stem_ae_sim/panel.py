@@ -63,7 +63,7 @@ class Handler(Declarative.Handler):
             self._simulator.choose_specimen(self.specimen_names[value])
 
     def on_renew(self, widget: Declarative.UIWidget) -> None:
-        """Put the same specimen in again, whole."""
+        """Load the same specimen again, undamaged."""
         if self._simulator.specimen_name:
             self._simulator.choose_specimen(self._simulator.specimen_name)
 
@@ -212,7 +212,7 @@ def _view(specimens: list[str]) -> Declarative.UIDescription:
         u.create_combo_box(items=specimens, current_index="@binding(specimen_index)", name="specimen_combo_box"),
         u.create_push_button(
             text=_("Renew"), name="renew_button", on_clicked="on_renew", width=72,
-            tool_tip=_("Put the same specimen in again, whole"),
+            tool_tip=_("Load the same specimen again, undamaged"),
         ),
         spacing=8,
     )  # fmt: skip

@@ -757,7 +757,7 @@ class AtomsModel(Observable.Observable):
         trust = self.__result.trust
         if trust.doubt != "foreign":
             return trust.sentence
-        where = "See “unknown” in the list of defects." if self.defects else "Tick Defects to have them listed."
+        where = "See “unknown” in the list of defects." if self.defects else "Tick Defects to list them."
         return f"{trust.sentence} {where}"
 
     def __model_text(self) -> str:

@@ -132,7 +132,7 @@ def alarm_view() -> Declarative.UIDescription:
             u.create_stretch(),
             u.create_push_button(
                 text=_("Acknowledge"), on_clicked="acknowledge_clicked", name="acknowledge_button",
-                tool_tip=_("The beam was seen to: the alarm goes if the beam is read as blanked by now"),
+                tool_tip=_("I have blanked the beam: ends the alarm if the beam now reads as blanked"),
             ),
             spacing=8,
         ),
@@ -153,7 +153,7 @@ class BeamLineHandler(Declarative.Handler):
         self.beam = BeamLine(window)
         self.ui_view = alarm_view() if view == "beam_alarm" else u.create_label(
             text="@binding(beam.words)", color="@binding(beam.color)", font="bold 13px", height=LINE, width=150,
-            name="beam_label", tool_tip=_("As it was read from the microscope, not as it was asked for"),
+            name="beam_label", tool_tip=_("As read from the microscope, not as commanded"),
         )  # fmt: skip
 
     def init_handler(self) -> None:

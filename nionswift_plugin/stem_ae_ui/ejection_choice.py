@@ -146,7 +146,7 @@ class Choice:
             return None
         if place.is_certain:
             return place.shift
-        self.doubt = f"Nobody has seen the specimen for {unseen_s:.0f} s"
+        self.doubt = f"The specimen was last imaged {unseen_s:.0f} s ago"
         return place.nearest
 
     def is_lost(self, time_s: float) -> bool:

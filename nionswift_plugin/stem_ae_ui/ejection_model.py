@@ -445,7 +445,7 @@ class EjectionModel(Observable.Observable):
 
     def __arm(self) -> None:
         if WATCH.alarm:
-            raise StemAeError("Nothing is armed while the alarm stands: see to the beam, then acknowledge.")
+            raise StemAeError("You cannot arm while the alarm stands: blank the beam, then acknowledge.")
         if self.__is_rehearsed and self.__run is None:
             self.__news = None  # from now on it is about what really happens
         self.__conduct.arm(self.__limits)
@@ -486,7 +486,7 @@ class EjectionModel(Observable.Observable):
             self.stop(what)
             if not was_running:
                 self.__presence.end()
-                self.__say(f"Not armed any more: {what}.")
+                self.__say(f"Disarmed: {what}.")
 
     def __watch_image(self) -> None:
         """Stop when the image goes away, be it the scan's or the survey."""

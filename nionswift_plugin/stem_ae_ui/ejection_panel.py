@@ -147,7 +147,7 @@ class EjectionHandler(Declarative.Handler):
                 u.create_push_button(
                     text=_("Continue"), on_clicked="go_on_clicked", name="offer_button", width=74,
                     enabled="@binding(model.texts, converter=has_offer)",
-                    tool_tip=_("Take up the last run, which was stopped or has crashed; what is done stays done"),
+                    tool_tip=_("Continue the last run, which was stopped or crashed; finished targets stay finished"),
                 ),
                 u.create_check_box(
                     text=_("Do them again"), checked="@binding(model.again)", name="again_box",
@@ -221,13 +221,13 @@ class EjectionHandler(Declarative.Handler):
 
         running = "@binding(model.is_running)"
         stop = button("stop", f"STOP  {STOP_KEY}", 118, _(
-            "Blank at once and end the run; takes the arming back. The key works in every window of Swift."
+            "Blank at once, end the run and disarm. The key works in every window of Swift."
         ), height=_STOP_HEIGHT)  # fmt: skip
         return u.create_column(
             u.create_row(
                 u.create_column(
                     u.create_row(
-                        button("arm", _("Arm"), 62, _("Allow the beam to be fired, for ten minutes")),
+                        button("arm", _("Arm"), 62, _("Allow exposures for ten minutes")),
                         button("run", _("Run"), 62, _("Eject: survey, aim, expose, verify, target by target")),
                         button(
                             "pause", "@binding(model.is_paused, converter=pause_text)", 62, _("Blank and wait"),

@@ -44,7 +44,7 @@ DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point�
          "explore": "Exploring…"}  # fmt: skip
 DONE = {"": "Done", "survey": "Survey taken", "preview": "One point measured", "tune": "Focused",
         "explore": "Done"}  # fmt: skip
-BEAM = {"blanked": "beam blanked", "on": "BEAM ON", "unknown": "whether the beam is blanked is not known"}
+BEAM = {"blanked": "beam blanked", "on": "BEAM ON", "unknown": "it is not known whether the beam is blanked"}
 """What was read of the beam, in words."""
 UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"
 _TUNING_FOV, _TUNING_PIXELS, _TUNING_DWELL_US = 20.0, 128, 4.0  # Å; small and quick, fine enough to see the focus

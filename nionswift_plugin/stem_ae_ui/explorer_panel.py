@@ -129,7 +129,7 @@ class ExplorerHandler(Declarative.Handler):
     def __buttons_view(self) -> Declarative.UIDescription:
         return u.create_row(
             _button(_("Survey"), "survey", _("Scan one image as the scan is set, and mark the region to explore")),
-            _button(_("Start"), "start", _("Explore the region. The scan is taken over until the end.")),
+            _button(_("Start"), "start", _("Explore the region. The run controls the scan until it ends.")),
             u.create_push_button(
                 text="@binding(model.is_paused, converter=pause_text)", on_clicked="pause_clicked", width=70,
                 name="pause_button", enabled="@binding(model.is_running, converter=is_busy)",
@@ -151,7 +151,7 @@ class ExplorerHandler(Declarative.Handler):
             u.create_stretch(),
             u.create_check_box(
                 text=_("Click to measure"), checked="@binding(model.is_clicking)", name="click_check_box",
-                on_checked_changed="clicking_changed", tool_tip=_("A click on the survey is measured next"),
+                on_checked_changed="clicking_changed", tool_tip=_("A point clicked on the survey is measured next"),
             ),
             spacing=8,
         )  # fmt: skip
@@ -181,7 +181,7 @@ class ExplorerHandler(Declarative.Handler):
                 u.create_spacing(LABEL_WIDTH + 6),
                 u.create_push_button(
                     text=_("Add property"), on_clicked="add_clicked", name="add_button", width=110,
-                    tool_tip=_("It gets a map of its own, and with a weight it is looked for, too"),
+                    tool_tip=_("It gets its own map; with a weight it is part of the search"),
                 ),
                 u.create_stretch(),
             ),
@@ -192,10 +192,10 @@ class ExplorerHandler(Declarative.Handler):
     def __decision_view(self) -> Declarative.UIDescription:
         return u.create_column(
             row(_("Predict by"), combo("surrogate", SURROGATE_NAMES), field("patch", 36), unit(_("px patches")),
-                stretch=False, tool_tip=_("What relates the image around a point with the property")),
+                stretch=False, tool_tip=_("Surrogate model: predicts the property from the image around a point")),
             row(
                 _("Prefer"), combo("acquisition", ACQUISITION_NAMES), stretch=False,
-                tool_tip=_("What makes a point worth measuring"),
+                tool_tip=_("Acquisition function: ranks the points to measure"),
             ),
             row("", unit(_("aiming at the top")), field("feature", 36), unit(_("% of the region")), tool_tip=_(
                 "Improvement counts from the value that so many per cent of the region are expected to reach"
@@ -204,17 +204,17 @@ class ExplorerHandler(Declarative.Handler):
                 tool_tip=_("Each batch is decided while the one before is measured")),
             row("", unit(_("one candidate every")), field("step", 36), unit("px"),
                 tool_tip=_("Only places on this grid are measured")),
-            row(_("Dose"), field("current_pa"), unit("pA"), tool_tip=_("Beam current; it counts the electrons")),
+            row(_("Dose"), field("current_pa"), unit("pA"), tool_tip=_("Beam current, to count the electrons")),
             row("", unit(_("at most")), field("dose_budget", placeholder_text="∞"), unit(_("million e⁻")),
-                tool_tip=_("The run ends before the points have cost more")),
+                tool_tip=_("The run ends before the points exceed this dose")),
             fine_print("dose", 2),
             row(_("Spacing"), unit(_("at least")), field("min_distance", 36), unit(_("Å between points")),
                 tool_tip=_("No point is measured nearer than this to another one")),
             row(_("Travel"), unit(_("penalty")), field("travel", 36), tool_tip=_(
-                "0.5: a place half as good as the best is taken if it is near and the best one is at the other end"
+                "0.5: a point half as good as the best is measured first if it is near and the best is at the other end"
             )),
             row(_("Drift"), unit(_("repeat the survey every")), field("drift_every", 36), unit(_("points")),
-                tool_tip=_("The points follow what the survey image then shows. 0: never")),
+                tool_tip=_("The points follow the drift that the new survey shows. 0: never")),
             spacing=4,
         )  # fmt: skip
 
@@ -230,7 +230,7 @@ class ExplorerHandler(Declarative.Handler):
                 u.create_push_button(
                     text="✕", width=28, on_clicked="usual_folder_clicked", name="usual_folder_button",
                     enabled="@binding(model.folder, converter=is_busy)",
-                    tool_tip=_("Write runs to the usual place again"),
+                    tool_tip=_("Write runs to the default folder again"),
                 ),
             ),
             note("@binding(model.runs_folder)", color=QUIET, name="folder_label"),
@@ -278,7 +278,7 @@ class ExplorerHandler(Declarative.Handler):
             self.model.folder = folder
 
     def usual_folder_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Write runs to the usual place again."""
+        """Write runs to the default folder again."""
         self.model.folder = ""
 
     def open_folder_clicked(self, widget: Declarative.UIWidget) -> None:

@@ -242,7 +242,7 @@ def _band(text: str) -> tuple[float, float]:
     except ValueError:
         low, high = 1.0, 0.0
     if low >= high:
-        raise TypedError(f"“{text.strip()}” is no band: type it as 284-320, the lower end first.")
+        raise TypedError(f"“{text.strip()}” is not a band: type it as 284-320, the lower end first.")
     return low, high
 
 

@@ -211,9 +211,9 @@ class JobsHandler(Declarative.Handler):
                 tool_tip=tool_tip,
             )
 
-        start_over = _("Calculate the job again from the start; what it has written is set aside, not deleted")
+        start_over = _("Calculate the job again from the start; its earlier output is set aside, not deleted")
         return u.create_row(
-            button("open", _("Open result"), _("Bring the result beside the image it came from"), 92),
+            button("open", _("Open result"), _("Show the result beside the image it came from"), 92),
             button("retry", _("Retry"), _("Queue the job again; it goes on from its checkpoint"), 60),
             button("start_over", _("Start over"), start_over, 84),
             button("cancel", _("Cancel"), _("Take the job out of the queue and stop its process"), 66),

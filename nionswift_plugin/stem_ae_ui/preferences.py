@@ -106,11 +106,11 @@ def _checked(name: str, text: str) -> str:
     if name in folders.VARIABLES and text:
         path = pathlib.Path(text).expanduser()
         if not path.is_absolute():
-            raise StemAeError(f"“{text}” is no complete path: type the folder from its root, or press Choose.")
+            raise StemAeError(f"“{text}” is not a complete path: type the folder from its root, or press Choose.")
         return str(output_folder(path))
     most = os.cpu_count() or 1
     if name == "threads" and text and not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-        raise StemAeError(f"“{text}” is no number of threads: type a whole number from 1 to {most}, or nothing.")
+        raise StemAeError(f"“{text}” is not a number of threads: type a whole number from 1 to {most}, or nothing.")
     return text
 
 
@@ -187,7 +187,7 @@ class PaneHandler(Declarative.Handler):
             note("@binding(complaint)", 2, color="#C62828", name="complaint_label"),
             u.create_label(
                 text=_(
-                    "Changes hold for what is started next: the next run, the next calculation, the next Start of the "
+                    "Changes apply to what is started next: the next run, the next calculation, the next Start of the "
                     "Atoms panel.\nAn empty field means the usual, in grey. Files that are there already are not moved."
                 ),
                 word_wrap=True,

@@ -66,7 +66,7 @@ class Presence:
         if not self.is_watched:
             return
         if Registry.get_component("stem_controller") is not self.__stem:
-            self.__tell("the microscope is not there any more")
+            self.__tell("the microscope is gone")
         elif self.__panels:
             displays = self.__displays()
             still = [panel for panel in self.__panels if panel in displays]
@@ -93,4 +93,4 @@ class Presence:
 
     def __source_removed(self, source: HardwareSource.HardwareSource) -> None:
         if source is self.__scan:
-            self.__tell("the scan is not there any more")
+            self.__tell("the scan is gone")

@@ -277,8 +277,8 @@ def implausible(prediction: Prediction, ensemble: Ensemble, frame: ArrayLike) ->
     trust = trust_in(dataclasses.replace(evidence, conditions=0.0, foreign=0), constant)
     if clarity < NO_LATTICE and trust.doubt == "bonds":
         return (
-            f"The frame shows no lattice, and its {counted(evidence.atoms, 'atom')} are at any distance from each "
-            "other: that may be noise."
+            f"The frame shows no lattice, and its {counted(evidence.atoms, 'atom')} are at random distances from "
+            "each other: that may be noise."
         )
     return trust.sentence
 

@@ -119,7 +119,7 @@ def _fact(facts: Mapping[str, Any], name: str) -> Any:
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise StemAeError(f"its {name} is {str(value)[:40]!r} and no mapping.")
+        raise StemAeError(f"its {name} is {str(value)[:40]!r} and not a mapping.")
     return value
 
 
@@ -140,7 +140,7 @@ def _names(value: Any) -> tuple[str, ...]:
         raise StemAeError(f"The classes are {str(value)[:40]!r}: give a list of 1 to {_MOST_SPECIES} names.")
     names = tuple(_name(each, "A class") for each in value)
     if len(set(names)) < len(names):
-        raise StemAeError(f"The classes are {', '.join(names)[:60]}: each may be there once.")
+        raise StemAeError(f"The classes are {', '.join(names)[:60]}: name each only once.")
     return names
 
 

@@ -61,7 +61,7 @@ class Refocus:
                 return cls(GaussianProbe(**facts), values["noise"])
             return cls(AberratedProbe(**facts | {"astigmatism": tuple(facts["astigmatism"])}), values["noise"])
         except (TypeError, KeyError, ValueError) as error:
-            raise StemAeError(f"The probe of a model's refocus cannot be meant ({error}).") from error
+            raise StemAeError(f"The model's refocus has an impossible probe ({error}).") from error
 
 
 @functools.lru_cache(maxsize=8)

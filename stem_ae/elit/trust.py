@@ -256,7 +256,7 @@ def _of_bonds(evidence: Evidence, constant: float) -> str:
 def _of_conditions(evidence: Evidence, constant: float) -> str:
     unlike = f"This frame is unlike what the model knows (novelty {evidence.conditions:.1f}, familiar is up to 1)"
     if evidence.clarity < NO_LATTICE and constant:
-        found = "nothing was found" if not evidence.atoms else "the rings may stand on noise"
+        found = "nothing was found" if not evidence.atoms else "the rings may mark noise"
         return f"{unlike} and shows no lattice, so {found}: check that the specimen is in view and in focus."
     if not evidence.atoms:
         return f"No atoms were found. {unlike}: check model, sampling and focus, or adapt the model to it."

@@ -46,7 +46,7 @@ class Tuner:
         self._rng = np.random.default_rng(seed)
         self._sobol = qmc.Sobol(len(self._low), seed=self._rng)
         if start is not None and not np.isfinite(np.asarray(start, dtype=float)).all():
-            raise StemAeError(f"The settings to start from, {start}, are no numbers: give one for each control.")
+            raise StemAeError(f"The settings to start from, {start}, are not numbers: give one for each control.")
         unit = 0.5 * np.ones(len(self._low)) if start is None else self._to_unit(np.asarray(start, dtype=float))
         self._first = [np.clip(unit, 0.0, 1.0), *self._sobol.random_base2(4)[: max(first - 1, 0)]]
         self._trials: list[FloatArray] = []

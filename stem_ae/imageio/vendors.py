@@ -176,7 +176,7 @@ def _refuse_pickles(path: pathlib.Path) -> None:
         for codec in _codecs(json.loads(text)):
             if codec not in _CODECS:
                 raise StemAeError(
-                    f"{path.name} is packed with {codec!r}, which could run code that the file brings: it is not read."
+                    f"{path.name} is compressed with {codec!r}, which could run code from the file: it is not read."
                 )
 
 

@@ -126,7 +126,7 @@ def _record_anew(queue: Queue, damage: str, mend: bool) -> Finding:
         queue.record.close()
         set_aside(queue.root, [FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}.new"])
         queue.record.make_anew()
-    return Finding("", damage, "It is made anew from the jobs' folders; the damaged one is in 'set_aside'.", True)
+    return Finding("", damage, "It is rebuilt from the jobs' folders; the damaged one is in 'set_aside'.", True)
 
 
 def back_up(queue: Queue) -> pathlib.Path | None:
@@ -210,11 +210,11 @@ def _of_folder(queue: Queue, folder: pathlib.Path, state: State | None, error: s
             )
             return findings
         mended(
-            f"{damaged[0]} is damaged or lost.", "It is made anew from its copy.",
+            f"{damaged[0]} is damaged or lost.", "It is rebuilt from its copy.",
             lambda: _restore_input(folder, damaged[0]),
         )  # fmt: skip
     if error == PICKLED:
-        mended("Its row of the record is pickled.", "The row is made anew.", lambda: queue.submit_again(folder.name))
+        mended("Its row of the record is pickled.", "The row is rebuilt.", lambda: queue.submit_again(folder.name))
         return findings
     if state == "finished":
         damage = "result.json is lost" if not calculation.finished else calculation.damage()

@@ -35,7 +35,7 @@ def add_parsers(subparsers: Any) -> None:
         ("temperatures", "bonds and rings against temperature: the dynamics after a relaxation", _temperatures),
         ("next", "rank the places of a job's image to look at next", _next),
         ("take-over", "let other machines have the jobs of one that is gone (PostgreSQL)", _take_over),
-        ("check", "find and mend what is lost or damaged; makes a backup of the record first", _check),
+        ("check", "back up the record, then repair what is lost or damaged", _check),
         ("prune", "remove old jobs with their results", _prune),
     ):
         parser = what.add_parser(name, help=help_)
@@ -52,7 +52,7 @@ def add_parsers(subparsers: Any) -> None:
             parser.add_argument("--watch", action="store_true", help="print the list again and again until interrupted")
             parser.add_argument("--newest", type=int, metavar="N", help="only so many")
         if name in ("check", "prune"):
-            parser.add_argument("--dry-run", action="store_true", help="change nothing, only say what would be done")
+            parser.add_argument("--dry-run", action="store_true", help="change nothing, only list what would be done")
         if name == "prune":
             parser.add_argument(
                 "--older-than", type=float, required=True, metavar="DAYS", help="since they were submitted"
@@ -60,7 +60,7 @@ def add_parsers(subparsers: Any) -> None:
             parser.add_argument("--state", nargs="+", choices=OVER, default=list(OVER), help="only those")
         if name == "retry":
             parser.add_argument(
-                "--from-start", action="store_true", help="not from its checkpoint: what it has written is set aside"
+                "--from-start", action="store_true", help="not from its checkpoint; its earlier output is set aside"
             )
         if name == "wait":
             parser.add_argument("--timeout", type=float, metavar="SECONDS")

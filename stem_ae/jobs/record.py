@@ -40,7 +40,7 @@ VERSION = "1"
 FILE = "queue.sqlite"
 FORMAT = "portable_json"
 """What dbos calls JSON."""
-PICKLED = "Its row of the record is pickled, which is not read since reading it runs what it says: retry the job."
+PICKLED = "Its row of the record is pickled, which is not read, since unpickling can run code: retry the job."
 
 ACTIVE = ("DELAYED", "ENQUEUED", "PENDING")
 
@@ -236,7 +236,7 @@ class Record:
         if next(self._root.glob("jobs/*/input.json"), None):
             raise StemAeError(
                 f"The record of the queue in {self._root} is lost, but its jobs are there: "
-                f"'stem-ae jobs check --queue {self._root}' makes it anew from them."
+                f"'stem-ae jobs check --queue {self._root}' rebuilds it from them."
             )
 
     # --- write ----------------------------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ class Record:
         if any(word in reason for word in ("not a database", "malformed", "no such table", "no such column")):
             return (
                 f"The queue's record {self} is damaged ({reason}): 'stem-ae jobs check --queue {self._root}' sets it "
-                "aside and makes it anew from the jobs' folders."
+                "aside and rebuilds it from the jobs' folders."
             )
         code = getattr(error, "errno", None)
         if "disk is full" in reason or "disk I/O" in reason or code in (errno.ENOSPC, errno.EDQUOT):

@@ -332,7 +332,7 @@ class _Worker:
         if self._has_seen_record and not self._queue.record.exists:
             raise StemAeError(
                 f"The queue's record {self._queue.record} was deleted: the worker ends. 'stem-ae jobs check --queue "
-                f"{self._queue.root}' makes it anew."
+                f"{self._queue.root}' rebuilds it."
             )
         self._has_seen_record = self._queue.record.exists
 

@@ -95,7 +95,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if len(self.ladder) < 2 or len(set(self.ladder)) < len(self.ladder):
-            raise StemAeError(f"The ladder {self.ladder} leads nowhere: give at least two classes, each once.")
+            raise StemAeError(f"The ladder {self.ladder} is short or repeats a class: give at least two, each once.")
         checks.positive(self.timeout_s, "timeout_s", checks.MOST_S, "s")
         checks.positive(self.false_alarm_per_s, "false_alarm_per_s")
         checks.positive(self.aim_limit, "aim_limit", _LARGEST_AIM_LIMIT, "Å")

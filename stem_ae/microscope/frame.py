@@ -59,7 +59,7 @@ class Frame:
         checks.positive(self.fov, "The field of view", _WIDEST, "Å")
         checks.positive(self.dwell_us, "The dwell time", 1e6 * checks.MOST_S, "µs")
         if len(self.shape) != 2:
-            raise StemAeError(f"A scan of {self.shape} pixels is none: give rows and columns.")
+            raise StemAeError(f"A scan of {self.shape} pixels is not possible: give rows and columns.")
         for count in self.shape:
             checks.whole(count, "The number of rows or columns", most=_MOST_PIXELS)
         checks.place(self.centre, "The scan's centre")

@@ -252,7 +252,7 @@ class Interlock:
                 self._raise_alarm(failure)
             self._blank_in_turn()
         if self._moment != moment:
-            raise Cancelled("The beam was to be off before it was on.")
+            raise Cancelled("The beam was switched off before it came on.")
         raise NoBeam(f"The beam did not come on ({failure}), and was blanked again: look at the blanker.")
 
     def stop(self, holder: object = STOPPED) -> None:
@@ -477,7 +477,7 @@ class Interlock:
             logging.getLogger(__name__).critical(self._alarm)
             if self._watchdog is not None and self._watchdog.blank():
                 with self._gate:
-                    self._alarm += " The watchdog's own way to the blanker works: it has blanked, and read it."
+                    self._alarm += " The watchdog has blanked the beam through its own connection, and read it back."
             self._mitigate()
             self._tell()
             threading.Thread(
@@ -512,7 +512,7 @@ class Interlock:
         if self._alarm:
             raise BeamAlarm(self._alarm)
         if self._holds or self._moment != moment:
-            raise Cancelled("The beam is not to be on: somebody has pressed Stop or Pause.")
+            raise Cancelled("The beam stays off: somebody has pressed Stop or Pause.")
 
     def _set_state(self, state: BeamState, tell: bool = True) -> None:
         with self._gate:
@@ -551,7 +551,7 @@ def _keep_until_idle(reference: weakref.ref[Interlock]) -> None:
             off_since = now
             if not now < interlock._lease_until:
                 interlock._was_taken(
-                    "The beam was taken away: the run had not said for how long it still needs it, so it may hang."
+                    "The beam was taken away: the run did not renew its lease of the beam, so it may hang."
                 )
         elif now - off_since > _IDLE_S:
             with interlock._gate:

@@ -59,7 +59,7 @@ def from_environment() -> dict[str, Any] | None:
     try:
         words = shlex.split(text, posix=os.name == "posix")
     except ValueError as error:
-        raise StemAeError(f"{COMMAND_VARIABLE} is no command line ({error}): {text}") from error
+        raise StemAeError(f"{COMMAND_VARIABLE} is not a command line ({error}): {text}") from error
     return {"command": words}
 
 

@@ -138,7 +138,7 @@ def shift_between(
         raise StemAeError("These images show nothing in common above the noise: scan slower, or somewhere else.")
     if found.is_doubtful:
         raise StemAeError(
-            f"These images look the same {found.repeat:.1f} pixels further: say better which shift is expected."
+            f"These images look the same {found.repeat:.1f} pixels further: state the expected shift more precisely."
         )
     return found.shift
 

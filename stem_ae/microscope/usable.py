@@ -52,7 +52,7 @@ class Unusable(StemAeError):  # noqa: N818  (the detector's doing)
 
 def still_unusable(reason: str, patience_s: float) -> Unusable:
     """Return what ends a run when a detector has not been right for so many seconds."""
-    return Unusable(f"{reason} It has been so for {patience_s:.0f} s: put it right and start again.")
+    return Unusable(f"{reason} This has lasted for {patience_s:.0f} s: fix it and start again.")
 
 
 def missing(data: ArrayLike) -> int:

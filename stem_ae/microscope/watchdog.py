@@ -134,7 +134,7 @@ class _Process:
         if not now - self._beat < self._order["silence_s"]:
             return f"nothing was heard of the program for {1e3 * (now - self._beat):.0f} ms"
         if not now < self._lease:
-            return "the run had not said for how long it still needs the beam"
+            return "the run did not renew its lease of the beam"
         return ""
 
     def _ping(self) -> None:
@@ -277,7 +277,7 @@ class Watchdog:
         if not is_ready.wait(_START_S) or self._broken:
             raise StemAeError(
                 "The watchdog that blanks the beam if this program dies does not work "
-                f"({self._broken or 'it does not start'}): see that its way to the blanker is right."
+                f"({self._broken or 'it does not start'}): check its connection to the blanker."
             )
 
     def _launch(self) -> None:

@@ -221,8 +221,8 @@ class Exploration:
         start, reason = time.monotonic(), ""
         while len(self.values) >= _FEWEST_NAN and not np.isfinite(self.values).any():
             reason = (
-                f"What is looked for is no number at any of the {len(self.values)} places measured: look for another "
-                "property, or for this one in another band."
+                f"The property is not a number at any of the {len(self.values)} places measured: choose another "
+                "property, or another band for this one."
             )
             is_chosen = lambda: self._next is not None  # noqa: E731
             wait_s = self._microscope.suspension.patience_s

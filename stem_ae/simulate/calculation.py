@@ -446,7 +446,7 @@ class Reporter:
             content = self._first_frames(int(kept.get("frames", 0)))
         except Exception as error:  # there is no end of what a damaged file can cause in whoever reads it
             place = set_aside(self.folder, ("checkpoint.npz", "trajectory.extxyz", "history.csv"))
-            print(f"The checkpoint cannot be used ({error}): it was moved to {place}, and this begins anew.")
+            print(f"The checkpoint cannot be used ({error}): it was moved to {place}, and the job starts again.")
             kept, content = {}, b""
         write_atomically(self.folder / "trajectory.extxyz", content)
         step = int(kept.get("steps", 0))

@@ -124,7 +124,7 @@ def _build(arguments: argparse.Namespace) -> None:
             write(_edited(variant, arguments), path.with_stem(f"{path.stem}-{number}"))
         reports.append({"file": str(path), "formula": cell.get_chemical_formula(), **cell.info["stem_ae"]})
     if not reports:
-        raise StemAeError("No structure could be made of any of the patches: see what was said of each.")
+        raise StemAeError("No structure could be built from any of the patches: see the message for each.")
     if arguments.json:
         print(json.dumps(reports if arguments.patches else reports[0]))
         return

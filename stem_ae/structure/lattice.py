@@ -92,7 +92,7 @@ class Calibration:
         """
         matrix = np.asarray(matrix, dtype=float)
         if matrix.shape != (2, 2) or not np.isfinite(matrix).all() or not abs(np.linalg.det(matrix)) > 1e-12:
-            raise StemAeError("The calibration is no matrix of 2 x 2 finite numbers that can be inverted.")
+            raise StemAeError("The calibration is not an invertible 2 x 2 matrix of finite numbers.")
         stretches = np.linalg.svd(matrix, compute_uv=False)
         return cls(np.asarray(matrix, float), float(stretches.mean()), 0.0, float(np.ptp(stretches)))
 
