@@ -155,7 +155,7 @@ def test_a_slow_read_is_not_taken_for_what_a_later_command_did():
     interlock.blank()
 
 
-def test_blanking_once_more_does_not_unsay_that_the_beam_was_read_as_off():
+def test_the_state_stays_blanked_while_the_beam_is_blanked_once_more():
     blanker = Blanker()
     interlock = Interlock.of(blanker)
     interlock.blank()

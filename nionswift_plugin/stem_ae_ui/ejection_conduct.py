@@ -17,7 +17,7 @@ from stem_ae.microscope.interlock import BeamAlarm
 from .beam_watch import WATCH
 
 STOP_WAIT_S = 0.08
-"""How long :meth:`Conduct.stop` waits for the beam to be off before it returns anyhow."""
+"""How long :meth:`Conduct.stop` waits for the beam to be off before it returns in any case."""
 _CLOSE_S = 3.0  # a closing window waits so long for the end of its run
 
 

@@ -34,7 +34,7 @@ _VOTERS = 200  # pairs that are asked for the common shift; more would agree
 _FAR = 7.0  # Å: crystals that repeat after more than this are not mistaken for one another here
 _MOST = 0.75  # of the atoms: a shift that takes so many to their like is the lattice's
 _UNSTEADY = 0.003  # Å/s: drift is not so constant that it would be known better than this for long
-_FORETOLD_S = 300.0  # drift is no farther foretold, ahead or back: a clock that jumps must not throw the beam away
+_FORETOLD_S = 300.0  # limit of extrapolating the drift: a jump of the clock must not move the beam far away
 _INCREDIBLE = 1e-5  # chance of residuals as large as these, below which the neighbours are not believed
 _CONTRARY = 3.0  # ... unless their variance is no larger than this, over what was stated: then they were overrated
 
@@ -85,14 +85,14 @@ class Drift:
     time_s: float
 
     def at(self, time_s: float | FloatArray) -> FloatArray:
-        """Return the shift at a time, ``(2,)``, or at several, ``(N, 2)``; foretold for some minutes, no farther."""
+        """Return the shift at a time, ``(2,)``, or at several, ``(N, 2)``; extrapolated for some minutes at most."""
         later_s = _bounded(np.asarray(time_s, float) - self.time_s)
         shift: FloatArray = self.shift + np.multiply.outer(later_s, self.velocity)
         return shift
 
 
 def _bounded(later_s: FloatArray) -> FloatArray:
-    """Return times from a measurement, no farther ahead or back than drift can be foretold; NaN stays NaN."""
+    """Return times from a measurement, limited to the range of extrapolation; NaN stays NaN."""
     bounded: FloatArray = np.clip(later_s, -_FORETOLD_S, _FORETOLD_S)
     return bounded
 
@@ -352,7 +352,7 @@ class LockOn:
         # The priors count as six observations: two parameters, the shift, are free.
         freedom = len(moved) + 6 - 8
         agree = stats.chi2.sf(chi2, freedom) >= _INCREDIBLE or chi2 <= _CONTRARY * freedom
-        contradictory = not agree  # NaN agrees with nothing
+        contradictory = not agree  # NaN never agrees
         return solution, covariance * max(chi2 / freedom, 1.0), contradictory
 
 

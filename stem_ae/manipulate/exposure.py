@@ -213,7 +213,7 @@ class Exposure:
         return None if self.elapsed_s < self.settings.timeout_s else Outcome.TIMEOUT
 
     def has_lasted(self, seconds: float) -> None:
-        """Say how long the beam was on at most: what no reading tells of counts as exposed, too."""
+        """State how long the beam was on at most: time without a reading counts as exposed, too."""
         self.elapsed_s = max(self.elapsed_s, seconds)
 
     def confirm(self, counts: float, exposure_s: float) -> Outcome:

@@ -1,4 +1,4 @@
-"""Everything that lets the beam onto the specimen goes through here."""
+"""Everything that unblanks the beam in an eject run goes through here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stem_ae.microscope.instrument import Cancelled
 from stem_ae.microscope.interlock import ANSWER_S, BeamAlarm, Interlock
 
 _PAUSE_WAIT_S = 0.3
-_CLOCK_S = 0.1  # a clock that is disciplined may go back a little
+_CLOCK_S = 0.1  # a clock that is synchronised may go back a little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Interrupted(Exception):  # noqa: N818  (no error: somebody wants a pause)
 
 
 class _BeamSwitch:
-    """A beam as the interlock commands it; keeps the readings that blanking hands over."""
+    """A beam as the interlock commands it; keeps the readings that blanking returns."""
 
     def __init__(self, beam: Beam) -> None:
         self._beam = beam
@@ -77,7 +77,7 @@ class _BeamSwitch:
         self._beam.park(place)
 
     def taken(self) -> Counts:
-        """Return the readings that blanking has handed over since the last call."""
+        """Return the readings that blanking has returned since the last call."""
         counts = [NO_COUNTS]
         with contextlib.suppress(queue.Empty):
             while True:
@@ -86,20 +86,20 @@ class _BeamSwitch:
 
 
 def _has_read_back(beam: Beam) -> bool:
-    """Return whether a beam offers one, which does not mean that it works now."""
+    """Return whether a beam has a read-back, which does not mean that it works now."""
     if inspect.getattr_static(beam, "is_blanked", None) is not None:
         return True
     try:
         within(ANSWER_S, lambda: beam.is_blanked)
     except AttributeError:
         return False
-    except Exception:  # it fails, or hangs: that is said when the beam is to be on
+    except Exception:  # it fails, or hangs: unblanking will report it
         return True
     return True
 
 
 class Guard:
-    """Lets the beam on only inside :meth:`beam_on`, only while armed, and takes it off at a word.
+    """Unblanks only inside :meth:`beam_on` and only while armed; blanks at once on stop or pause.
 
     Thread safe. The blanker itself is commanded by an :class:`Interlock`: the microscope's, if the beam has one
     (``beam.interlock``), or one of its own.
@@ -118,7 +118,7 @@ class Guard:
         self._switch = _BeamSwitch(beam)
         shared = getattr(beam, "interlock", None)
         self.interlock: Interlock = shared or Interlock(self._switch, is_readable=_has_read_back(beam))
-        """The state of the beam as it was read, and the alarm."""
+        """The state of the beam as read, and the alarm."""
         self._lock = threading.Lock()
         self._armed_until = self._latest = -float("inf")  # on the beam's clock; when it was read last
         self.stopped = False
@@ -133,7 +133,7 @@ class Guard:
         """Seconds until the arming expires; zero if it has, or if the beam's clock was set back or is NaN."""
         with self._lock:
             now = self._beam.now()
-            if not now >= self._latest - _CLOCK_S:  # nobody knows how long ago the arming was
+            if not now >= self._latest - _CLOCK_S:  # how long ago the arming was is unknown
                 self._armed_until = -float("inf")
                 return 0.0
             self._latest = max(now, self._latest)
@@ -147,7 +147,7 @@ class Guard:
             self._armed_until = now + self._limits.armed_s
 
     def disarm(self) -> None:
-        """Forbid the beam, from now on. Returns at once, see :meth:`Interlock.darken`."""
+        """Disarm and blank. Returns at once, see :meth:`Interlock.darken`."""
         self._armed_until = -float("inf")
         self.interlock.darken()
 
@@ -204,14 +204,14 @@ class Guard:
         self.interlock.kept()
 
     def check(self) -> None:
-        """Raise Interrupted if the beam is not to be on, BeamAlarm if it was to be off and may not be."""
+        """Raise Interrupted if the beam must not be on, BeamAlarm if it should be off and may not be."""
         if self.interlock.alarm:
             raise BeamAlarm(self.interlock.alarm)
         if self.interrupted:
             raise Interrupted
 
     def blank(self) -> Counts:
-        """Blank, and return the readings that were complete by then and not read yet.
+        """Blank, and return the complete readings that were not read yet.
 
         Raises
         ------

@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spent:
-    """What a specimen has had.
+    """The dose that a specimen has received.
 
     Parameters
     ----------

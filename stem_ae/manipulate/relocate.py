@@ -1,4 +1,4 @@
-"""Finds a known piece of a crystal again after nobody has looked for a while.
+"""Finds a known region of a crystal again after some time without images.
 
 A crystal that has moved by a lattice vector looks almost the same: only its defects, those that a run has made among
 them, tell where it is. All shifts that bring atoms onto atoms are compared by Bayes' rule.
@@ -17,10 +17,10 @@ from stem_ae.atoms import Atoms2D
 FloatArray = NDArray[np.float64]
 
 CERTAIN = 0.999
-"""From this probability on a place counts as found."""
+"""A place counts as found from this probability."""
 
 _SAME = 0.5  # Å between two finds of an atom
-_ANCHORS = 6  # atoms of which one at least is found again
+_ANCHORS = 6  # atoms, of which at least one is found again
 _SIMILAR = 0.35  # Å: shifts closer than this are one
 _MISREAD = 0.05  # share of atoms whose class networks misread
 _FOUND_AGAIN = 0.7  # of the atoms that should be in the image
@@ -31,7 +31,7 @@ _EDGE = 1.0  # Å: atoms this close to the image's edge may be missing
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Place:
-    """Where a piece of the specimen is now.
+    """Where a region of the specimen is now.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Place:
 
     @property
     def is_certain(self) -> bool:
-        """Whether it can be relied on."""
+        """Whether the place is certain enough to expose there."""
         return self.probability >= CERTAIN
 
 
@@ -147,7 +147,7 @@ def _log_likelihoods(counts: FloatArray, empty: int | None) -> FloatArray:
     otherwise = total[:, :-1] * (1 - np.eye(classes))
     otherwise = otherwise / np.maximum(otherwise.sum(axis=1, keepdims=True), 1e-9)
     read = (1 - _MISREAD) * np.eye(classes) + _MISREAD * otherwise
-    if_right = np.hstack([(1 - if_wrong[:, -1:]) * read, if_wrong[:, -1:]])  # one missed tells nothing
+    if_right = np.hstack([(1 - if_wrong[:, -1:]) * read, if_wrong[:, -1:]])  # an atom that was missed says nothing
     if empty is not None:
         if_right[empty] = _MISREAD / classes
         if_right[empty, -1] = 1 - _MISREAD

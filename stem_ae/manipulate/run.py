@@ -50,7 +50,7 @@ _LARGEST_AIM_LIMIT = 1.0  # Å
 
 
 class _CapReached(StemAeError):  # noqa: N818  (a limit that was set, and kept)
-    """The run may send no more electrons: it ends, whatever was under way."""
+    """The dose cap is reached: the run ends, whatever was under way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +258,7 @@ class EjectionRun:
         self._levels: dict[str, tuple[float, ...]] = {}
         self._over_cap = ""
         self.suspension = Suspension()
-        """Why the run waits for the detector, and how long it does before it ends as failed."""
+        """Why the run waits for the detector, and for how long before it ends as failed."""
         self.suspended: list[tuple[str, float]] = []
         """Why it has waited, and for how many seconds."""
         self._unusable: Unusable | None = None
@@ -299,10 +299,10 @@ class EjectionRun:
         self._end(str(error) if told else f"{type(error).__name__}: {error}")
 
     def _leave(self) -> None:
-        """Blank and park away, each whatever becomes of the other; nothing hides an alarm."""
+        """Blank and park, each even if the other fails; nothing hides an alarm."""
         try:
             self.guard.blank()
-            if alarm_text := self.guard.interlock.alarm:  # of whoever stopped the run: the blanker hung, perhaps
+            if alarm_text := self.guard.interlock.alarm:  # raised by whoever stopped the run: the blanker hung
                 raise BeamAlarm(alarm_text)
         except BeamAlarm as alarm:
             if self.reason != str(alarm):
@@ -394,7 +394,7 @@ class EjectionRun:
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def _scan(self, region: Region | None, dose: float) -> Scan:
-        """Scan a region, or everything, until that gives an image.
+        """Scan a region, or the whole field, until a usable image comes.
 
         Raises
         ------
@@ -432,7 +432,7 @@ class EjectionRun:
             threading.Event().wait(_WAIT_S)
 
     def _scan_once(self, region: Region | None, dose: float) -> Scan:
-        """Scan a region, or everything; the electrons are counted in, whatever the detector has made of them."""
+        """Scan a region, or the whole field; its dose is counted even if the detector failed."""
         x0, y0, x1, y1 = region or self._region
         area = (x1 - x0) * (y1 - y0)
         self._spend(dose * area)
@@ -444,7 +444,7 @@ class EjectionRun:
             with self.guard.beam_on():
                 start_s = self._beam.now()
                 scan = self._beam.survey(dose) if region is None else self._beam.scan(region, dose)
-        except BaseException:  # it counts for as long as it was
+        except BaseException:  # the part that was scanned counts
             electrons = electrons_per_pixel(self._beam.current_pa, 1e6 * max(self._beam.now() - start_s, 0.0))
             self._scanned(planned, min(electrons / area, dose) if area else 0.0)
             raise
@@ -761,7 +761,7 @@ class EjectionRun:
         self.ledger.exposed(position, exposure.electrons)
         self._fluence += exposure.electrons * float(fluence(self._beam.probe, (0.0, 0.0), np.zeros((1, 2)))[0])
         self._ejected += {Outcome.STEP: 1, Outcome.DOUBLE: 2}.get(exposure.outcome or Outcome.STOPPED, 0)
-        beam = self.guard.interlock.state  # as it was read: nothing else is called blanked
+        beam = self.guard.interlock.state  # as read: only that is called blanked
         self._write(
             "blanked" if beam == "blanked" else "exposed", number=number,
             outcome=exposure.outcome, electrons=exposure.electrons, exposure_s=exposure.elapsed_s, beam=beam,
@@ -780,7 +780,7 @@ class EjectionRun:
             if settings.dopant
             else Verification(self._atoms, atom, outcome, self._belief, self._per_dose * (dose - self._dose))
         )
-        try:  # what is known by then is kept
+        try:  # keep what is known so far
             for _ in range(settings.verify_scans):
                 x, y = self._atoms.positions[atom] + self._drift.at(self._beam.now())
                 region = self._inside((float(x), float(y)), AROUND, AROUND, (True, True))

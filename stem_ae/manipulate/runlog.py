@@ -24,7 +24,7 @@ from stem_ae.manipulate.exposure import Exposure
 from stem_ae.manipulate.ledger import Spent
 
 FORMAT = 1
-_UNSEEN_S = 1.0  # of an exposure that a crash has cut off: counts not yet written, and the watchdog's time to blank
+_UNSEEN_S = 1.0  # added to an exposure that a crash cut off: counts not yet written, and the watchdog's time to blank
 
 
 class RunLog:
@@ -170,7 +170,7 @@ def exposures(path: str | pathlib.Path) -> list[LoggedExposure]:
             records[number]["counts"] += line["counts"]
             lengths = line["exposure_s"]
             records[number]["exposure_s"] += lengths if isinstance(lengths, list) else [lengths] * len(line["counts"])
-        elif kind in ("blanked", "exposed"):  # the second one: it was not read that the beam went off
+        elif kind in ("blanked", "exposed"):  # "exposed": the beam was not read as off
             records[number]["outcome"] = line["outcome"]
             facts[number] |= line
             complete.add(number)
@@ -180,9 +180,9 @@ def exposures(path: str | pathlib.Path) -> list[LoggedExposure]:
 
 
 def spent(path: str | pathlib.Path) -> Spent:
-    """Return what the specimen has had by the end of a log, earlier runs that it continues included.
+    """Return the dose of the specimen by the end of a log, including the earlier runs that it continues.
 
-    What a crash has cut off counts as complete: a scan as a whole, an exposure until the beam was surely off.
+    A scan that a crash cut off counts in full, an exposure until the beam was certainly off.
     """
     lines = read_lines(path)
     before: dict[str, Any] = next((line["spent"] for line in lines if line["kind"] == "run" and "spent" in line), {})

@@ -1,4 +1,4 @@
-"""Calls into a driver that may hang: done in another thread, and waited for no longer than stated."""
+"""Calls into a driver that may hang: made in another thread, with a time limit for the wait."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class _Call:
         self._given_up = False
 
     def perform(self) -> None:
-        """Do it; called in the thread that works."""
+        """Make the call; runs in the working thread."""
         try:
             answer: tuple[object, BaseException | None] = (self._work(), None)
-        except BaseException as error:  # whatever it is, the caller has to hear of it
+        except BaseException as error:  # whatever it is, the caller gets it
             answer = (None, error)
         with self._lock:
             if not self._given_up:
@@ -63,7 +63,7 @@ class _Pool:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many calls hang that another one would only hang as well."""
+        """Whether so many calls hang that another one would most likely hang as well."""
         return self._hanging >= _MOST_HANGING
 
     def start(self, call: _Call) -> None:

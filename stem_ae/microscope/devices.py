@@ -38,11 +38,11 @@ Document = OrderedDict[str, dict[str, Any]]
 _STEP_S = 8.0  # for one step of giving the microscope back; the blanker's own deadlines are shorter
 _SECURE_S = 30.0
 _PATIENCE_S = 3.0  # beyond what an operation needs by itself
-_FARTHEST_AHEAD = 2.0  # drift is predicted, in times that its measurements reach back
+_FARTHEST_AHEAD = 2.0  # limit of predicting the drift, in units of the time that its measurements span
 _LAST_FINDS = 12
-_DISTORTION = 0.05  # Å: of a find, beside its noise
-_TOLERANCE = 0.3  # Å: scans are shifted and distorted by as much for no reason that one knows
-_TOGETHER_S = 5.0  # scans are added up if they are no further apart
+_DISTORTION = 0.05  # Å: error of a find, added to its noise
+_TOLERANCE = 0.3  # Å: unexplained shifts and distortions of scans
+_TOGETHER_S = 5.0  # scans closer in time than this are summed
 _CERTAIN = 5.0  # standard deviations
 _LONGEST_REGISTRATION_S = 60.0
 _CLIPPED = 4  # raw pixels that share the largest value: no noise does that ...
@@ -84,7 +84,7 @@ class Operation:
         threading.Thread(target=self._run, args=[work], daemon=True, name="stem_ae operation").start()
 
     def __repr__(self) -> str:
-        """Say what went wrong: documents have this as the reason of a run that failed."""
+        """Return what went wrong; documents give it as the reason of a failed run."""
         return str(self._error) if self._error is not None else f"<operation, {'done' if self.done else 'under way'}>"
 
     def _run(self, work: Callable[[], object]) -> None:
@@ -176,7 +176,7 @@ class Blanker(_Device):
     def __init__(self, instrument: Instrument) -> None:
         super().__init__(instrument, "blanked")
         self.interlock = Interlock.of(instrument)
-        """What commands the beam, for everybody in this process."""
+        """What commands the beam, shared by everything in this process."""
 
     def set(self, value: bool) -> Operation:
         """Blank (True) or unblank (False) the beam, and read back. After :meth:`shut` unblanking does not happen.
@@ -192,7 +192,7 @@ class Blanker(_Device):
             return Operation()
         try:
             self.interlock.unblank()
-        except Cancelled:  # the engine is about to hear that the run is to wait or to end
+        except Cancelled:  # the engine will hear shortly that the run has to pause or end
             return Operation(done=False)
         return Operation()
 
@@ -225,7 +225,7 @@ class Probe(_Device):
         super().__init__(instrument, "probe")
         self.place: tuple[float, float] | None = None
         self.pauses = 0
-        """How often a run was paused: what was aimed at before is somewhere else afterwards."""
+        """How often a run was paused: places aimed at before a pause have drifted afterwards."""
 
     def set(self, value: tuple[float, float] | None) -> Operation:
         """Let the beam rest there."""
@@ -295,7 +295,7 @@ class _Cancellable(_Device):
         return self._cancel
 
     def _done(self) -> None:
-        """Need the beam for no longer than it takes to blank it."""
+        """End the lease as soon as the beam can be blanked."""
         Interlock.of(self._instrument).renew()
 
 
@@ -308,7 +308,7 @@ class Scan(_Cancellable):
         self.image: Image | None = None
         """The last one."""
         self.problem = ""
-        """Why what was scanned last is no image; empty if it is one. See :mod:`stem_ae.microscope.usable`."""
+        """Why the last scan is not usable; empty if it is. See :mod:`stem_ae.microscope.usable`."""
 
     def set(self, value: Frame) -> Operation:
         """Choose what to scan."""
@@ -360,7 +360,7 @@ class Camera(_Cancellable):
         """Counts of a raw pixel that is full, if known; clipping is noticed without it."""
         self.latest: CameraFrame | None = None
         self.problem = ""
-        """Why what it gave last is no measurement; empty if it is one. See :mod:`stem_ae.microscope.usable`."""
+        """Why the last frame is not usable; empty if it is. See :mod:`stem_ae.microscope.usable`."""
         self.shape: tuple[int, ...] | None = None
         """Of the run's first exposure: the others have the same."""
 
@@ -420,7 +420,7 @@ class CameraScan(_Cancellable):
         self.frame: Frame | None = None
         self.latest: CameraFrame | None = None
         self.problem = ""
-        """Why what it gave last is no measurement; empty if it is one. See :mod:`stem_ae.microscope.usable`."""
+        """Why the last frame is not usable; empty if it is. See :mod:`stem_ae.microscope.usable`."""
         self.row = 0
         """Which row of the frame is read."""
 
@@ -498,7 +498,7 @@ class Exposure(_Cancellable):
         self.ended_by = ""
         """``"decision"``, ``"timeout"``, ``"cancelled"`` or ``"unusable"``."""
         self.problem = ""
-        """Why the readings are none; empty if they are good. See :mod:`stem_ae.microscope.usable`."""
+        """Why the readings are not usable; empty if they are. See :mod:`stem_ae.microscope.usable`."""
 
     def trigger(self) -> Operation:
         """Unblank, read until the decision, the timeout or :meth:`cancel`, and blank."""
@@ -554,12 +554,12 @@ class Exposure(_Cancellable):
 
 
 class NotRegistered(StemAeError):  # noqa: N818  (the specimen's doing)
-    """Where the specimen is cannot be read from the scans; the sentence says why."""
+    """The position of the specimen cannot be measured in the scans; the message says why."""
 
     def __init__(self, sentence: str, is_weak: bool = False) -> None:
         super().__init__(f"The drift cannot be read from these scans: {sentence}")
         self.is_weak = is_weak
-        """Whether another scan may help, as the next ones are added to it."""
+        """Whether another scan may help, since scans are summed."""
 
 
 class Drift(_Device):
@@ -576,7 +576,7 @@ class Drift(_Device):
         self.clock: Callable[[], float] = time.monotonic
         """Returns the present moment in the seconds of :attr:`Image.clock_s`."""
         self.registration: Registration | None = None
-        """How the last re-scan lies on the reference."""
+        """The registration of the last re-scan with the reference."""
         self.refusal: NotRegistered | None = None
         """Why the last image that this was moved to could not be registered; None if it was."""
         self.reset()
@@ -591,7 +591,7 @@ class Drift(_Device):
         self.registration, self.refusal = None, None
 
     def set(self, value: Image) -> Operation:
-        """Take an image in, in a thread of its own: a large one takes a second. Look at :attr:`refusal` then."""
+        """Register an image in another thread, since a large one takes a second. Check :attr:`refusal` afterwards."""
         self.refusal = None
 
         def work() -> None:
@@ -660,7 +660,7 @@ class Drift(_Device):
                 "or do not follow the drift.", is_weak=True,
             )  # fmt: skip
         if found.is_doubtful:
-            self._kept = []  # noise is not the reason
+            self._kept = []  # noise is not the cause
             period = found.repeat * sampling
             shown = f"what they show repeats every {period:.1f} Å" if math.isfinite(period) else "they fit several ways"
             raise NotRegistered(
@@ -705,7 +705,7 @@ class Drift(_Device):
 
     @property
     def last(self) -> tuple[float, float]:
-        """Where the specimen was found last: x and y in Å."""
+        """Where the specimen was last found: x and y in Å."""
         return (self._track[-1][1], self._track[-1][2]) if self._track else (0.0, 0.0)
 
     @property
@@ -715,7 +715,7 @@ class Drift(_Device):
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether by now a repeating specimen may have moved so far that it is soon mistaken for itself."""
+        """Whether a periodic specimen may have moved nearly so far that it looks the same again."""
         if not self._track or not self._repeat > 0:
             return False
         return _CERTAIN * self._motion().at(self.clock()).deviation > self._repeat / 2
@@ -790,20 +790,20 @@ class Guard(_Device):
 
 
 class Suspension:
-    """Why a run waits for something to be right again, and for how long it does."""
+    """Why a run is suspended, and for how long it waits."""
 
     def __init__(self) -> None:
         self.patience_s = 20.0
         """Seconds after which the run ends as failed."""
         self.changed: Callable[[], object] = lambda: None
-        """Called, in any thread, when :attr:`reason` is another one."""
+        """Called, in any thread, when :attr:`reason` changes."""
         self.note: Note | None = None
         """What writes it into the documents; one for each run."""
         self._reason = ""
 
     @property
     def reason(self) -> str:
-        """A sentence; empty: nothing is waited for."""
+        """A sentence; empty while the run is not suspended."""
         return self._reason
 
     @reason.setter
@@ -844,7 +844,7 @@ class Microscope:
         return cameras[name]
 
     def begin(self) -> None:
-        """Forget what the last run has left: what shape its frames had, and what it waited for."""
+        """Forget the last run: the shape of its frames and its suspension."""
         self.eels.shape = self.diffraction.shape = None
         self.suspension.reason, self.suspension.note = "", None
 

@@ -2,8 +2,8 @@
 
 A full collection goes through every object in the process. In Nion Swift those are more than a million, which takes
 tenths of a second, and meanwhile no thread runs: not the one that would stop the beam, and not the watchdog's
-heart-beat. While the beam is on, collections pass over the objects that were there before; they are looked at again
-afterwards, so nothing is lost.
+heart-beat. While the beam is on, collections skip the objects that existed before; afterwards they include
+them again, so nothing leaks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _is_ours = False
 
 
 def put_off() -> None:
-    """Let collections pass over all objects that there are now. As often as this is called, :func:`allow` has to be."""
+    """Make collections skip all objects that exist now. Each call needs a call of :func:`allow`."""
     global _count, _is_ours
     with _lock:
         _count += 1
@@ -27,7 +27,7 @@ def put_off() -> None:
 
 
 def allow() -> None:
-    """Let collections go through all objects again."""
+    """Make collections include all objects again."""
     global _count, _is_ours
     with _lock:
         _count -= 1

@@ -1,7 +1,7 @@
-"""The one place that commands the blanker, reads back what came of it, and raises the alarm if the beam may be on.
+"""The only code that commands the blanker; it reads back the result, and raises the alarm if the beam may be on.
 
-A microscope has one :class:`Interlock`, however many panels and scripts work with it (:meth:`Interlock.of`). What it
-says of the beam is what was read, never what was asked for.
+A microscope has one :class:`Interlock`, however many panels and scripts work with it (:meth:`Interlock.of`). The state
+that it reports was read from the microscope, never inferred from a command.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ BeamState = Literal["blanked", "on", "unknown"]
 ANSWER_S = 1.0
 """A driver that has not answered after this time hangs, which is an alarm."""
 TOLERANCE_S = 0.2
-"""How long after a command the state may take to be read as asked for."""
+"""How long after a command the read-back may take to agree with it."""
 TRIES = 3
 STOP_WAIT_S = 0.075
-"""How long :meth:`Interlock.stop` waits for the beam to be off before it returns anyhow."""
+"""How long :meth:`Interlock.stop` waits for the beam to be off before it returns in any case."""
 _PAUSES_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02)  # between read-backs; the last one again and again
 _AGAIN_S = 0.05  # after a command that failed at once
 LEASE_S = 5.0
 """How long the beam stays on if nobody renews the lease."""
 LEASE_TIMES, LEASE_MORE_S = 1.2, 2.0
-"""What an operation asks for: so many times as long as it lasts by itself, and so many seconds more."""
-_LATER_S = 0.15  # the watchdog lets this program take the beam off first
+"""The lease of an operation: its duration times the first number, plus the second in seconds."""
+_LATER_S = 0.15  # the watchdog lets this program blank first
 _KEEP_S = 0.05
 _IDLE_S = 5.0
 _RESCUE_S = 0.5  # between further tries while an alarm stands
@@ -46,11 +46,11 @@ Hook = TypeVar("Hook", bound=Callable[..., object])
 
 
 class BeamAlarm(Exception):  # noqa: N818  (not an error that a run may handle: nothing but its end catches it)
-    """The beam was to be off and was not read as off. The message is :attr:`Interlock.alarm`."""
+    """The beam should be off and did not read as off. The message is :attr:`Interlock.alarm`."""
 
 
 class BeamTaken(StemAeError):  # noqa: N818
-    """The beam was taken away in the middle of an exposure: what was measured since is dark."""
+    """The beam was blanked in the middle of an exposure: everything measured since then is dark."""
 
 
 class NoBeam(StemAeError):  # noqa: N818
@@ -65,39 +65,39 @@ class Switch(Protocol):
 
     @property
     def is_blanked(self) -> bool:
-        """Whether the beam is kept from the specimen, as read from the microscope."""
+        """Whether the beam is blanked, as read from the microscope."""
 
     def blank(self, blanked: bool) -> None:
         """Blank or unblank the beam."""
 
     def park(self, place: None) -> None:
-        """Point the beam to where it does no harm."""
+        """Park the probe where it does no harm."""
 
 
 class Interlock:
-    """Blanks and unblanks, reads back, tries again, and latches an alarm that only a person takes back.
+    """Blanks and unblanks, reads back, tries again, and latches an alarm that only a person can clear.
 
     All methods may be called from any thread.
 
     Parameters
     ----------
     switch : Switch
-        What it commands; usually one gets the instrument's interlock by :meth:`of`.
+        The blanker to command. To get the interlock of an instrument use :meth:`of`.
     is_readable : bool
-        Whether it has a read-back at all. Without one a command that returns is believed, and the state is unknown.
+        Whether there is a read-back. Without one a command that returns counts as done, and the state is unknown.
     has_lease : bool
         Whether the beam goes off when nobody has renewed the lease; see :meth:`renew`.
     """
 
     def __init__(self, switch: Switch, is_readable: bool = True, has_lease: bool = False) -> None:
         self._switch, self._is_readable, self._has_lease = switch, is_readable, has_lease
-        self._gate = threading.RLock()  # held for moments only, never while a driver is called
+        self._gate = threading.RLock()  # held briefly, never while a driver is called
         self._turn = threading.Lock()  # one sequence of command and read-back at a time
-        self._moment = 0  # counts the demands for darkness: an unblanking that was overtaken by one comes to nothing
+        self._moment = 0  # counts demands to blank: one that arrives during an unblanking cancels it
         self._commands = 0
         self._holds: set[object] = set()
         self.is_to_be_on = False
-        """Whether somebody has unblanked and nobody has demanded darkness since."""
+        """Whether the beam was unblanked and nothing has demanded blanking since."""
         self._state: BeamState = "unknown"
         self._told: BeamState = "unknown"
         self._alarm = self._taken = ""
@@ -118,14 +118,14 @@ class Interlock:
             interlock = vars(identity).get(_ATTRIBUTE)
             if not isinstance(interlock, Interlock):
                 interlock = Interlock(instrument, has_lease=True)
-                vars(identity)[_ATTRIBUTE] = interlock  # there, it lives as long as the instrument
+                vars(identity)[_ATTRIBUTE] = interlock  # stored there, it lives as long as the instrument
             interlock._switch = instrument
             if interlock._watchdog is None and (link := getattr(instrument, "blanker_link", None)):
                 interlock._guarded_by(link, str(getattr(instrument, "name", "the microscope")))
         return interlock
 
     def _guarded_by(self, link: Mapping[str, Any], name: str) -> None:
-        """Have the beam watched by a process that survives this one."""
+        """Start a watchdog for the beam: a process that survives this one."""
         method = weakref.WeakMethod(self._was_taken)
 
         def taken(sentence: str) -> None:
@@ -136,53 +136,53 @@ class Interlock:
         weakref.finalize(self, watchdog.close)
         aside(watchdog.start)  # so that the first unblanking need not wait for it
 
-    # --- what is the case -------------------------------------------------------------------------------------------
+    # --- the state --------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> BeamState:
-        """The beam as it was read last; unknown while a command is under way or if it cannot be read."""
+        """The beam as last read; unknown while a command is under way or if it cannot be read."""
         return self._state
 
     @property
     def alarm(self) -> str:
-        """What to shout; empty if nothing is wrong. It stands until :meth:`acknowledge`."""
+        """The alarm's message; empty if there is none. It stands until :meth:`acknowledge`."""
         return self._alarm
 
     @property
     def is_shut(self) -> bool:
-        """Whether nothing may unblank now."""
+        """Whether unblanking is refused now."""
         return bool(self._holds or self._alarm)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody has pressed Stop, for good: runs end then. Others who hold the beam off want a pause."""
+        """Whether somebody has pressed Stop, which ends runs. Other holders of the beam only pause it."""
         return STOPPED in self._holds
 
     @property
     def moment(self) -> int:
-        """A ticket for :meth:`unblank`: not valid any more after the next demand for darkness."""
+        """A ticket for :meth:`unblank`; the next demand to blank makes it invalid."""
         return self._moment
 
     @property
     def watchdog(self) -> Watchdog | None:
-        """What blanks if this program dies; None: nothing can, since there is no other way to the blanker."""
+        """What blanks if this program dies; None: nothing can, since there is no other connection to the blanker."""
         return self._watchdog
 
     def read(self) -> BeamState:
-        """Read the beam's state now, and return it; while a command is under way, what is known of that."""
+        """Read the beam's state now and return it; while a command is under way, return the state known so far."""
         is_busy, commands = self._turn.locked(), self._commands
         try:
             state = self._read()
         except Hung:
             state = "unknown"
-        with self._gate:  # what was read before a command must not be taken for what came of it
+        with self._gate:  # a state read before a command says nothing about its effect
             is_old = is_busy or self._turn.locked() or commands != self._commands
             if not is_old:
                 self._set_state(state)
         return self._state
 
     def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call back, in any thread, when the state, the alarm or a stop are news; returns what ends that."""
+        """Call back, in any thread, when the state, the alarm or a stop changes; returns a function that ends this."""
         with self._gate:
             self._listeners.append(callback)
 
@@ -193,7 +193,7 @@ class Interlock:
         return remove
 
     def cancels(self, method: Callable[[], object]) -> None:
-        """Call a bound method at every stop and alarm, to end what is under way; held weakly, and has to be quick."""
+        """Call a bound method at every stop and alarm, to cancel what is under way; held weakly, and must be quick."""
         with self._gate:
             self._cancels = [m for m in self._cancels if m() is not None]
             self._cancels.append(weakref.WeakMethod(method))
@@ -201,7 +201,7 @@ class Interlock:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def blank(self) -> None:
-        """Blank the beam and return when it was read as blanked.
+        """Blank the beam and return when it reads as blanked.
 
         Raises
         ------
@@ -212,13 +212,13 @@ class Interlock:
         self._blank()
 
     def unblank(self, moment: int | None = None) -> None:
-        """Let the beam on and return when it was read as on. The first lease is of some seconds: see :meth:`renew`.
+        """Unblank and return when the beam reads as on. The first lease lasts some seconds: see :meth:`renew`.
 
         Parameters
         ----------
         moment : int, optional
-            :attr:`moment` of when it was found that the beam may be on; if somebody has demanded darkness since, it
-            stays off.
+            :attr:`moment` at which it was decided to unblank; if anything has demanded blanking since, the beam stays
+            off.
 
         Raises
         ------
@@ -227,7 +227,7 @@ class Interlock:
         NoBeam
             If it did not come on. It was blanked again.
         BeamTaken
-            If the beam was taken away before, and :meth:`kept` was not asked since.
+            If the beam was taken away before, and :meth:`kept` was not called since.
         BeamAlarm
             If an alarm stands, or the beam could not be blanked again.
         """
@@ -256,10 +256,10 @@ class Interlock:
         raise NoBeam(f"The beam did not come on ({failure}), and was blanked again: look at the blanker.")
 
     def stop(self, holder: object = STOPPED) -> None:
-        """Blank, and let nothing unblank until :meth:`reopen`. Returns at once: look at :attr:`state`.
+        """Blank, and refuse to unblank until :meth:`reopen`. Returns at once: check :attr:`state`.
 
-        The blanking is done in a thread of its own. It usually is done when this returns; if not, the state says so,
-        and listeners are told what comes of it.
+        Another thread blanks. It has usually finished when this returns; if not, the state says so, and listeners are
+        told of the result.
 
         Parameters
         ----------
@@ -272,15 +272,15 @@ class Interlock:
         self._tell()
 
     def reopen(self, *holders: object) -> None:
-        """Allow unblanking again, for those who have stopped it; without names, for all. The beam stays blanked."""
+        """Release the stops of these holders, or all stops if none is named. The beam stays blanked."""
         with self._gate:
             self._holds = self._holds.difference(holders) if holders else set()
             self._taken = "" if not holders else self._taken
 
     def renew(self, seconds: float = LEASE_S) -> None:
-        """State that the beam is still needed for so many seconds; after that it goes off by itself.
+        """Extend the lease to so many seconds from now; when it runs out, the beam is blanked.
 
-        Whoever exposes renews this with every reading, or states it for a whole scan: a run that hangs does not.
+        An exposure renews it with every reading, a scan once for its whole duration; a run that hangs does not.
         """
         with self._gate:
             self._lease_until = time.monotonic() + seconds
@@ -289,21 +289,21 @@ class Interlock:
             self._watchdog.lease(seconds + _LATER_S)
 
     def kept(self) -> None:
-        """Raise BeamTaken, once, if the beam was taken away from whoever had it on: what was measured is dark."""
+        """Raise BeamTaken, once, if the beam was blanked while in use: the readings since then are dark."""
         with self._gate:
             taken, self._taken = self._taken, ""
         if taken:
             raise BeamTaken(taken)
 
     def darken(self, wait_s: float = STOP_WAIT_S) -> bool:
-        """Blank in a thread of its own, cancel what is under way, and return whether the beam is read as blanked.
+        """Blank in another thread, cancel what is under way, and return whether the beam reads as blanked.
 
-        An unblanking under way comes to nothing.
+        An unblanking under way is cancelled.
 
         Parameters
         ----------
         wait_s : float
-            How long to wait for it. After that the beam may be on, and :attr:`state` is not "blanked".
+            How long to wait for that. If it takes longer the beam may be on, and :attr:`state` is not "blanked".
         """
         self._demand_darkness()
         done = threading.Event()
@@ -311,7 +311,7 @@ class Interlock:
         def work() -> None:
             try:
                 self._blank()
-            except BeamAlarm:  # it stands in `alarm`, and the listeners were told
+            except BeamAlarm:  # `alarm` holds it, and the listeners were told
                 pass
             finally:
                 done.set()
@@ -321,16 +321,16 @@ class Interlock:
         return done.wait(wait_s) and self._state == "blanked"
 
     def acknowledge(self) -> None:
-        """Take the alarm back: a person has seen to it.
+        """Clear the alarm: a person has checked the beam.
 
         Raises
         ------
         StemAeError
-            If the beam is still not read as blanked: the alarm stands then.
+            If the beam still does not read as blanked; the alarm then stands.
         """
         if not self._alarm:
             return
-        end = time.monotonic() + TOLERANCE_S  # a command may be under way: the rescue's, or one that came late
+        end = time.monotonic() + TOLERANCE_S  # a command may be under way: the rescue's, or a late one
         while (state := self.read()) == "unknown" and time.monotonic() < end:
             time.sleep(_PAUSES_S[-1])
         if state != "blanked" and self._is_readable:
@@ -367,20 +367,20 @@ class Interlock:
 
     @contextlib.contextmanager
     def _taking_turns(self) -> Iterator[bool]:
-        """Wait for the sequence under way, but not for ever: then something hangs, and blanking must not wait."""
+        """Wait for the sequence under way, but not for ever: if it hangs, blanking must not wait for it."""
         has_turn = self._turn.acquire(timeout=ANSWER_S)
         try:
             yield has_turn
         finally:
-            # Without a turn: what hangs in the other sequence is an alarm soon, which has to be known then.
+            # Without a turn: the other sequence hangs and will raise the alarm soon; wait until that is known.
             if has_turn or self._turn.acquire(timeout=2 * ANSWER_S):
                 self._turn.release()
 
     def _tried(self, blanked: bool, moment: int | None = None) -> tuple[str, bool]:
-        """Command once and read back; return what is wrong, and whether the microscope hangs."""
+        """Command once and read back; return what went wrong, and whether the microscope hangs."""
         with self._gate:
             self._commands += 1
-            if not (blanked and self._state == "blanked"):  # to blank once more changes nothing that was read
+            if not (blanked and self._state == "blanked"):  # blanking again leaves a known state valid
                 self._set_state("unknown", tell=False)
         verb = "blank" if blanked else "unblank"
         try:
@@ -389,13 +389,13 @@ class Interlock:
         except Hung:
             self._set_state("unknown")
             return f"the blanker has not answered for {ANSWER_S:g} s", True
-        except Exception as error:  # whatever it is: the beam is not where it should be
+        except Exception as error:  # whatever failed, the command cannot be trusted
             with contextlib.suppress(Hung):
                 self._set_state(self._read())
             return f"the command to {verb} failed: {_words(error)}", False
 
     def _read_back(self, wanted: BeamState, what: str, moment: int | None) -> str:
-        """Read until the state is as wanted; return what is wrong."""
+        """Read until the state is as wanted; return what went wrong."""
         end = time.monotonic() + TOLERANCE_S
         pauses = iter(_PAUSES_S)
         while self._is_readable:
@@ -411,7 +411,7 @@ class Interlock:
         return ""
 
     def _read(self) -> BeamState:
-        """Return what is read; anything but a clear yes or no is unknown. Raises Hung."""
+        """Return the state read; anything but a clear yes or no is unknown. Raises Hung."""
         if not self._is_readable:
             return "unknown"
         try:
@@ -425,7 +425,7 @@ class Interlock:
             return "unknown"
 
     def _came_late(self) -> None:
-        """Blank again after a command that came late: it may have been the one to unblank."""
+        """Blank again after a late command: it may have been one to unblank."""
         with self._gate:
             if self.is_to_be_on:
                 return
@@ -435,7 +435,7 @@ class Interlock:
     # --- the lease --------------------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        """See that the beam goes off if this program dies, or who has it on is silent."""
+        """Make sure that the beam goes off if this program dies, or if nobody renews the lease."""
         if self._watchdog is not None:
             try:
                 self._watchdog.on(LEASE_S + _LATER_S)
@@ -454,7 +454,7 @@ class Interlock:
                 self._keeper.start()
 
     def _was_taken(self, sentence: str) -> None:
-        """Take note that the beam was taken away, and see for oneself."""
+        """Note that the beam was taken away, and blank to be sure."""
         with self._gate:
             if self.is_to_be_on:
                 self._taken = sentence
@@ -465,7 +465,7 @@ class Interlock:
     # --- the alarm --------------------------------------------------------------------------------------------------
 
     def _raise_alarm(self, reason: str) -> None:
-        """Latch the alarm, do what else can be done, and raise it."""
+        """Latch the alarm, limit the harm, and raise it."""
         with self._gate:
             self.is_to_be_on = False
             self._moment += 1
@@ -486,7 +486,7 @@ class Interlock:
         raise BeamAlarm(self._alarm)
 
     def _mitigate(self) -> None:
-        """Park the probe away and stop the scan; say what of it failed."""
+        """Park the probe and stop the scan; add what failed to the alarm."""
         steps = {"The probe could not be parked away": lambda: self._switch.park(None)}
         if stop_scan := getattr(self._switch, "stop_scan", None):
             steps["The scan could not be stopped"] = stop_scan
@@ -532,7 +532,7 @@ _interlocks_lock = threading.Lock()
 
 
 def _keep(reference: weakref.ref[Interlock]) -> None:
-    """Take the beam off when its lease has run out; ends when the beam has been off for a while."""
+    """Blank when the lease has run out; ends when the beam has been off for a while."""
     try:
         _keep_until_idle(reference)
     finally:
@@ -569,7 +569,7 @@ def _told(callback: Callable[[], object]) -> None:
 
 
 def _rescue(reference: weakref.ref[Interlock]) -> None:
-    """Go on trying to blank, and reading, while an alarm stands."""
+    """Keep trying to blank, and read back, while an alarm stands."""
     while True:
         time.sleep(_RESCUE_S)
         interlock = reference()

@@ -1,4 +1,4 @@
-"""Ways to the blanker that do not lead through Nion Swift: what the watchdog blanks by when Swift is gone.
+"""Connections to the blanker that do not go through Nion Swift, for the watchdog when Swift is gone.
 
 A *link* is described by plain values, which travel to the watchdog's process:
 
@@ -29,11 +29,11 @@ _STATES = {"blanked": True, "on": False}
 
 
 class LinkError(Exception):
-    """The blanker could not be reached, or answered something else than its state."""
+    """The blanker could not be reached, or did not answer with its state."""
 
 
 class Link(Protocol):
-    """A way to the blanker."""
+    """A connection to the blanker."""
 
     def blank(self) -> None:
         """Blank the beam."""
@@ -42,7 +42,7 @@ class Link(Protocol):
         """Read whether it is blanked."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
 
 
 def from_environment() -> dict[str, Any] | None:
@@ -102,7 +102,7 @@ class CommandLink:
         return state_of(self._run("read"))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 class SocketLink:

@@ -1,4 +1,4 @@
-"""How a specimen drifts, learnt from where it was found: the drift at any time, and how well it is known."""
+"""The drift of a specimen, estimated from where it was found: at any time, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Find = tuple[float, ...]
 """Time in seconds, x and y in Å, and their error in Å if it is not :data:`ERROR`."""
 
 FASTEST = 0.3
-"""Å/s: standard deviation per axis of the drift's velocity before anything is known of it (18 Å/min)."""
+"""Å/s: standard deviation per axis of the drift's velocity before it was measured (18 Å/min)."""
 ERROR = 0.08
 """Å: standard deviation per axis of a find whose own is not known."""
 _LASTING_S = 60.0  # the time in which a drift changes by half of itself ...
 _UNSTEADY = 0.003  # Å/s: ... or by this, if it is hardly there
-_SURPRISE = 5.0  # standard deviations: a find that far off changes what is believed of the velocity
+_SURPRISE = 5.0  # standard deviations: a find so far off resets the estimate of the velocity
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """What is known of the drift, from the last find on: a Kalman filter's state.
+    """The estimate of the drift since the last find: the state of a Kalman filter.
 
     The velocity changes by chance (white acceleration), by about half of itself in a minute. A find that is far from
     what was expected says that the velocity was not what it was believed to be.
@@ -38,11 +38,11 @@ class Motion:
     covariance: FloatArray
     """Of place and velocity along each axis, ``(2, 2)``."""
     was_surprising: bool = False
-    """Whether the last find was far from what had been expected."""
+    """Whether the last find was far from its expected place."""
 
     @classmethod
     def of(cls, finds: Sequence[Find], fastest: float = FASTEST) -> Motion:
-        """Return what finds, in order of time, say; there has to be one."""
+        """Return the estimate from finds in order of time, at least one."""
         (time_s, x, y, *_), *later = finds
         # The first one is where the drift counts from: it is known, whatever its own error, which the others share.
         motion = cls(time_s, np.array([x, y], float), np.zeros(2), np.diag([0.0, fastest**2]))
@@ -66,7 +66,7 @@ class Motion:
         )  # fmt: skip
 
     def at(self, time_s: float) -> Motion:
-        """Return what is known of a later time."""
+        """Return the prediction for a later time."""
         dt = max(time_s - self.time_s, 0.0)
         step = np.array([[1.0, dt], [0.0, 1.0]])
         speed2 = 0.25 * float(self.velocity @ self.velocity) + _UNSTEADY**2

@@ -1,4 +1,4 @@
-"""How far what one image shows has moved in another, how well that is known, and whether it can be known at all.
+"""The shift between two images of the same field, its uncertainty, and whether it can be determined at all.
 
 A crystal looks the same one period further. Which period is meant, images of a few counts per pixel do not tell: the
 highest peak of their correlation is one of many, chosen by noise. So each peak is weighed: by what the images say of it
@@ -29,20 +29,20 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 STRENGTH = 6.0
-"""A peak has to rise by so many standard deviations of the noise; of pure noise the highest one reaches 4.5."""
+"""Least height of a peak in standard deviations of the noise; in pure noise the highest one reaches 4.5."""
 DOUBT = 1e-3
 """Largest probability that another peak is the right one."""
 JUMP = 1e-3
 """Probability that the specimen is somewhere else than expected, anywhere within reach."""
 REACH = 0.25
-"""Of the image's shorter side: shifts beyond are not looked for."""
-_EARNEST = 3.0  # standard deviations by which one peak has to explain the images better than another before it counts
-_ALIKE = 0.02  # of the signal: as much may differ between a crystal's repeats by distortion alone
-_PEAK = 0.4  # of the highest peak: lower ones are none
+"""Largest shift that is searched, as a fraction of the image's shorter side."""
+_EARNEST = 3.0  # standard deviations by which a peak must fit better than another before the difference counts
+_ALIKE = 0.02  # of the signal: difference between a crystal's repeats that distortion alone may cause
+_PEAK = 0.4  # of the highest peak: lower ones are ignored
 _MOST_PEAKS, _COMPARED = 200, 24
-_SURE = 9.0  # nats: a peak that the images alone make as unlikely as this is no repeat
+_SURE = 9.0  # nats: a peak that the images make less likely by this is not a repeat
 _RING = 2.0  # standard errors above the noise, from which a ring of frequencies counts
-_FLOOR = 0.02  # pixels: no shift is known better
+_FLOOR = 0.02  # pixels: least standard deviation of a shift
 _STEP = 0.25  # pixels
 _SPIKES, _SPIKE = 1e-3, 10.0  # so few pixels that are so many times as far from the median as the next ones
 _EDGE = 0.25  # of a window's length, over which it falls off
@@ -50,10 +50,10 @@ _EDGE = 0.25  # of a window's length, over which it falls off
 
 @dataclasses.dataclass(frozen=True)
 class Registration:
-    """How an image lies on another."""
+    """The registration of an image with a reference."""
 
     shift: tuple[float, float]
-    """How far what the reference shows has moved in the image, rows and columns in pixels."""
+    """Shift of the image against the reference, rows and columns in pixels."""
     deviation: float
     """Standard deviation of that along each axis, in pixels."""
     strength: float
@@ -70,7 +70,7 @@ class Registration:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the images, and where they were expected, leave several shifts possible."""
+        """Whether several shifts are possible, given the images and the expected shift."""
         return not self.doubt <= DOUBT
 
 
@@ -125,7 +125,7 @@ def register(
 def shift_between(
     reference: ArrayLike, image: ArrayLike, expected: tuple[float, float] = (0.0, 0.0), deviation: float = math.inf
 ) -> tuple[float, float]:
-    """Return how far what the reference shows has moved in the image, rows and columns in pixels.
+    """Return the shift of the image against the reference, rows and columns in pixels.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def shift_between(
 
 
 def _refined(first: FloatArray, second: FloatArray, peak: FloatArray, scans: int) -> tuple[float, float]:
-    """Return a shift once more, from what both images show: nothing that only one of them has pulls at it."""
+    """Refine a shift using only the area that both images show."""
     shift = np.rint(peak).astype(int)
     parts = _overlap(first, shift), _overlap(second, -shift)
     window = np.outer(*(signal.windows.tukey(n, _EDGE) for n in parts[0].shape))
@@ -170,12 +170,12 @@ def _log_prior(peaks: FloatArray, expected: tuple[float, float], deviation: Floa
 
 
 class _Pair:
-    """Two images, their spectra, and the correlation that these lead to."""
+    """Two images, their spectra and their weighted correlation."""
 
     def __init__(self, first: FloatArray, second: FloatArray, scans: int) -> None:
         self.shape = first.shape
         self.reach = REACH * min(first.shape)
-        margin = int(self.reach) + 8  # what is shifted further does not come round to the other side
+        margin = int(self.reach) + 8  # shifted content must not wrap around to the other side
         self.size = tuple(int(fft.next_fast_len(n + margin, real=True)) for n in first.shape)
         self._there = np.isfinite(second)
         a, b = _centred(first), _centred(second)

@@ -1,4 +1,4 @@
-"""The simulated microscope's blanker: a process of its own, as a real one is in electronics of its own.
+"""The simulated microscope's blanker: a separate process, as a real blanker has its own electronics.
 
 Its state outlives whoever commands it, so that it can be shown what happens when Nion Swift dies in mid-exposure. It
 goes away some seconds after its last client has gone, once the beam is blanked.
@@ -27,9 +27,9 @@ from typing import Any
 from stem_ae.microscope.link import LinkError, SocketLink, state_of
 
 _LINGER_S = 3.0
-"""How long it stays without a client."""
+"""How long it runs on without a client."""
 _ABANDONED_S = 60.0
-"""The same if the beam is on: nobody will ever blank it."""
+"""The same while the beam is on, since nobody will blank it."""
 _LINE = 256
 _START_S = 30.0
 
@@ -71,7 +71,7 @@ class _Server:
         return f"{self._state} {self._changes}"
 
     def serve(self) -> None:
-        """Answer until nobody has been there for a while."""
+        """Answer until there has been no client for a while."""
         alone_since = time.monotonic()
         while True:
             for key, _ in self._selector.select(0.5):
@@ -156,7 +156,7 @@ class _Server:
 
 
 class SimulatedBlanker:
-    """Starts the process, commands it, and hears of every change, whoever has made it.
+    """Starts the process, commands it, and is told of every change, whoever made it.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ class SimulatedBlanker:
         self._lock = threading.Lock()
         self._changes = -1
         self.is_blanked = True
-        """As heard last, without asking: good enough for what the simulated specimen receives."""
+        """The last state heard, without asking: good enough for the dose of the simulated specimen."""
         self._note(self._news.ask("watch"))
         threading.Thread(target=self._follow, daemon=True, name="stem_ae simulated blanker").start()
 
@@ -208,12 +208,12 @@ class SimulatedBlanker:
         return [(float(t), str(state)) for t, state in json.loads(self.ask("history"))]
 
     def close(self) -> None:
-        """Let go of it; it goes away by itself."""
+        """Disconnect; the process ends by itself."""
         self._commands.close()
         self._news.close()
 
     def _note(self, said: str) -> bool:
-        """Take note of what it has said, unless something later is known; return whether that is a change."""
+        """Note a message, unless a later one is known; return whether the state changed."""
         blanked, number = state_of(said), int(said.split()[1])
         with self._lock:
             if number < self._changes:

@@ -237,7 +237,7 @@ class SwiftInstrument:
 
     @property
     def blanker_link(self) -> Mapping[str, Any] | None:
-        """A way to the blanker that does not lead through Swift, for the watchdog; None: there is none."""
+        """A connection to the blanker that does not go through Swift, for the watchdog; None: there is none."""
         return link.from_environment() or getattr(self._stem, "blanker_link", None)
 
     def stop_scan(self) -> None:

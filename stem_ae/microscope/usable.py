@@ -1,6 +1,6 @@
-"""What a usable frame, image or reading is. Everything that plans measure with is judged here, and nowhere else.
+"""Which frames, images and readings are usable. All measurements of plans are checked here, and nowhere else.
 
-A detector that fails seldom says so. It goes on delivering frames: of NaN, of zeros, of another size, or of dark noise.
+A detector that fails seldom reports it. It still delivers frames: of NaN, of zeros, of another size, or of dark noise.
 Such a frame must not count as a measurement.
 
 ======================  ================================================================================================
@@ -47,11 +47,11 @@ _MAD = 1.4826  # standard deviation of a normal distribution, over its median ab
 
 
 class Unusable(StemAeError):  # noqa: N818  (the detector's doing)
-    """What a detector has given is no measurement; the sentence says why."""
+    """The data of a detector are not usable; the message says why."""
 
 
 def still_unusable(reason: str, patience_s: float) -> Unusable:
-    """Return what ends a run when a detector has not been right for so many seconds."""
+    """Return the error that ends a run after a detector was unusable for so many seconds."""
     return Unusable(f"{reason} This has lasted for {patience_s:.0f} s: fix it and start again.")
 
 
@@ -62,7 +62,7 @@ def missing(data: ArrayLike) -> int:
 
 
 def filled(data: ArrayLike) -> NDArray[np.float32]:
-    """Return a frame whose missing pixels have the value of the nearest one that is there; the frame if none is."""
+    """Return a frame whose missing pixels get the value of the nearest valid one; the frame itself if none is."""
     array = np.asarray(data, dtype=np.float32)
     there = np.isfinite(array)
     if there.all() or not there.any():
@@ -78,7 +78,7 @@ def filled_frame(frame: CameraFrame) -> CameraFrame:
 
 
 def problem_of(data: ArrayLike, what: str, shape: tuple[int, ...] | None = None, axes: int | None = None) -> str:
-    """Return why a frame is no measurement; empty if it is one.
+    """Return why a frame is not usable; empty if it is.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def problem_of(data: ArrayLike, what: str, shape: tuple[int, ...] | None = None,
 
 
 def _nothing_in(values: FloatArray, what: str) -> str:
-    """Return that the pixels show nothing, if so."""
+    """Return why the pixels show nothing; empty if they show something."""
     if len(values) < 2:
         return ""
     low, high = float(values.min()), float(values.max())
@@ -136,7 +136,7 @@ def is_dark(values: FloatArray) -> bool:
 def problem_of_camera(
     frame: CameraFrame, name: str, shape: tuple[int, ...] | None = None, scan: tuple[int, int] | None = None
 ) -> str:
-    """Return why a camera's frame (with ``scan``: those of all pixels of a scan) is no measurement; empty if it is one.
+    """Return why a camera's frame (with ``scan``: those of all pixels of a scan) is not usable; empty if it is.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def problem_of_camera(
 
 
 def problem_of_reading(reading: Reading) -> str:
-    """Return why a reading of the dark-field detector is none; empty if it is one."""
+    """Return why a reading of the dark-field detector is not usable; empty if it is."""
     if not math.isfinite(reading.counts):
         return f"The dark-field detector gives {reading.counts} counts."
     if not (math.isfinite(reading.exposure_s) and reading.exposure_s > 0):

@@ -1,13 +1,13 @@
-"""A process that blanks the beam when whoever let it on has died, hangs, or has stopped talking.
+"""A process that blanks the beam when the program that unblanked it has died, hangs, or does not renew its lease.
 
 :class:`Watchdog` starts it and talks to it through a pipe. While the beam is on, the process blanks by its own link to
 the blanker (:mod:`.link`), reads back and tries again, when
 
 - the pipe closes: the program has ended, however it ended;
 - no heart-beat has come for 0.4 s: the program hangs, or was stopped;
-- the lease has run out that whoever exposes renews with every reading or states for a whole scan: the run hangs.
+- the lease, which an exposure renews with every reading and a scan takes for its duration, has run out: the run hangs.
 
-What it did it writes to a folder before it tells anybody, so that the next start can say so (:func:`untold`).
+It writes a record of what it did before it reports it, so that the next start can show it (:func:`untold`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from stem_ae.microscope.link import Link, LinkError, opened
 
 SILENCE_S = 0.4
 BEAT_S = 0.04
-_PING_S = 0.5  # the link is tried so often while the beam is on, if that is cheap
-_ECHO_S = 1.0  # the watchdog answers heart-beats, or hangs itself
+_PING_S = 0.5  # how often the link is tested while the beam is on, if that is cheap
+_ECHO_S = 1.0  # a watchdog that has answered no heart-beat for so long counts as hung
 _START_S = 20.0
 _AGAIN_S = 0.05
-_GIVE_UP_S = 600.0  # of trying to blank, when nobody is left to be told
+_GIVE_UP_S = 600.0  # how long it tries to blank when nobody is left to be told
 _CHUNK = 4096
 
 
@@ -42,7 +42,7 @@ _CHUNK = 4096
 
 
 def records_folder() -> pathlib.Path:
-    """Return where the records are kept: of this user, or where ``STEM_AE_WATCHDOG_RECORDS`` says."""
+    """Return the folder of the records: in the user's data folder, or ``STEM_AE_WATCHDOG_RECORDS``."""
     import platformdirs
 
     override = os.environ.get("STEM_AE_WATCHDOG_RECORDS")
@@ -50,7 +50,7 @@ def records_folder() -> pathlib.Path:
 
 
 def untold(folder: pathlib.Path | None = None) -> list[tuple[pathlib.Path, str]]:
-    """Return the records that nobody was told of yet, each with a sentence for the user. See :func:`tell`."""
+    """Return the records that were not shown yet, each with a sentence for the user. See :func:`tell`."""
     found = []
     for path in sorted((folder or records_folder()).glob("*.json")):
         try:
@@ -62,7 +62,7 @@ def untold(folder: pathlib.Path | None = None) -> list[tuple[pathlib.Path, str]]
 
 
 def tell(path: pathlib.Path) -> None:
-    """Take note that the user was told of a record."""
+    """Note that a record was shown to the user."""
     with contextlib.suppress(OSError):
         path.rename(path.with_suffix(".told"))
 
@@ -71,7 +71,7 @@ def tell(path: pathlib.Path) -> None:
 
 
 class _Process:
-    """Holds the beam for whoever writes to ``stdin``."""
+    """Watches the beam for the program that writes to ``stdin``."""
 
     def __init__(self, order: Mapping[str, Any], pipe: int) -> None:
         self._order, self._pipe = order, pipe
