@@ -92,7 +92,7 @@ def show(window: DocumentController.DocumentController, scan: typing.Any) -> typ
 
 
 def choose_fitting_model(atoms: typing.Any) -> None:
-    """Choose a model that was made for the specimen, unless the one that was used last was."""
+    """Choose a model made for the specimen, unless the last one used is."""
     simulator = stem_ae_sim.current()
     assert simulator is not None
     material = catalogue.entry(simulator.specimen_name).material if simulator.specimen_name else ""

@@ -33,7 +33,7 @@ class Controls(InstrumentDevice.ValueManager):
 
     @property
     def is_blanked(self) -> bool:
-        """Whether the beam is kept from the specimen, as last heard: what the specimen receives goes by it."""
+        """Whether the beam is blanked, as last heard; it decides the dose of the specimen."""
         return super().is_blanked if self._blanker is None else self._blanker.is_blanked
 
     @is_blanked.setter
@@ -43,7 +43,7 @@ class Controls(InstrumentDevice.ValueManager):
         InstrumentDevice.ValueManager.is_blanked.fset(self, value)  # type: ignore[attr-defined]
 
     def get_value(self, name: str) -> float | None:
-        """Return a control's value; whether the beam is blanked is asked of the blanker itself."""
+        """Return a control's value; the blanker itself is asked whether the beam is blanked."""
         if name == "C_Blank" and self._blanker is not None:
             return 1.0 if self._blanker.read() else 0.0
         return super().get_value(name)
@@ -108,7 +108,7 @@ class AtomicInstrument(InstrumentDevice.Instrument):
         return None if self.blanker is None else self.blanker.link
 
     def _blanker_changed(self) -> None:
-        """Take note that somebody else has blanked or unblanked."""
+        """Note that somebody else has blanked or unblanked."""
         self.controls.property_changed_event.fire("is_blanked")
 
     def camera_sensor_dimensions(self, camera_type: str) -> tuple[int, int]:

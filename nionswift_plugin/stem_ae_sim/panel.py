@@ -67,7 +67,7 @@ class Handler(Declarative.Handler):
         if self._simulator.specimen_name:
             self._simulator.choose_specimen(self._simulator.specimen_name)
 
-    # Conditions and controls; what is no number, or none that can be, changes nothing and is said.
+    # Conditions and controls; text that is not a possible number changes nothing and is reported.
 
     @property
     def drift_x(self) -> float:
@@ -149,7 +149,7 @@ class Handler(Declarative.Handler):
             self._simulator.instrument.SetVal("EHT", value * 1e3)
 
     def _is_possible(self, value: float | None, name: str, least: float, most: float) -> typing.TypeGuard[float]:
-        """Return whether a value can be set. If not, say so, and show the one that holds."""
+        """Return whether a value can be set. If not, say so, and show the current one."""
         is_possible = value is not None and least <= value <= most
         self._complaint = "" if is_possible else f"{_LABELS[name]}: type a number from {least:g} to {most:g}."
         if not is_possible:

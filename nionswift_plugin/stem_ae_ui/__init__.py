@@ -43,7 +43,7 @@ def run() -> None:
 
 
 def _tell_what_the_watchdog_did() -> None:
-    """Say that the beam was taken when an earlier Swift died or hung, once."""
+    """Tell the user, once, that the beam was blanked when an earlier Swift died or hung."""
     for path, sentence in watchdog.untold():
         title = _("Beam taken when Swift ended")
         Notification.notify(Notification.Notification("stem_ae.watchdog", "STEM AE", title, sentence))

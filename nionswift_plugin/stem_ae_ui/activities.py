@@ -1,4 +1,4 @@
-"""What takes long, in Swift's Activity panel: shown once it has taken two seconds, gone when it ends."""
+"""Long tasks in Swift's Activity panel: shown after two seconds, removed when they end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nion.swift.model import Activity
 from stem_ae.words import duration
 
 PATIENCE_S = 2.0
-"""What is done within this is not shown."""
+"""Seconds; tasks that are shorter are not shown."""
 
 
 class Work(Activity.Activity):
-    """Something that may take long. It can be used in any thread, and must be ended.
+    """A task that may take long. It can be used in any thread, and must be ended.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ class Work(Activity.Activity):
 
     @property
     def displayed_title(self) -> str:
-        """What Swift shows."""
+        """The text that Swift shows."""
         return f"{self.title}: {self.__progress}" if self.__progress else self.title
 
     def tell(self, progress: str = "", seconds_left: float | None = None) -> None:
-        """Say how far it is, and how long it still takes if that is known."""
+        """Report the progress, and the time left if it is known."""
         left = [] if seconds_left is None else [f"{duration(seconds_left)} left"]
         text = ", ".join([progress] * bool(progress) + left)
         if text != self.__progress:
@@ -46,12 +46,12 @@ class Work(Activity.Activity):
             self.notify_property_changed("displayed_title")
 
     def tell_done(self, fraction: float, progress: str = "") -> None:
-        """Say which part of it is done, 0 to 1; the pace so far tells how long the rest takes."""
+        """Report the fraction done, 0 to 1; the time left is extrapolated from the pace so far."""
         took = time.monotonic() - self.__began
         self.tell(progress, took * (1 - fraction) / fraction if fraction > 0 else None)
 
     def end(self) -> None:
-        """Take it out of the panel; a second time, nothing happens."""
+        """Remove it from the panel; a second call does nothing."""
         self.__timer.cancel()
         with self.__lock:
             was_shown, self.__has_ended = self.__is_shown and not self.__has_ended, True
@@ -66,7 +66,7 @@ class Work(Activity.Activity):
 
 
 class Works:
-    """The works of one panel, one of each title at most.
+    """The tasks of one panel, at most one of each title.
 
     They end with :meth:`end`, and all of them with :meth:`close`.
     """
@@ -75,13 +75,13 @@ class Works:
         self.__works: dict[str, Work] = {}
 
     def begin(self, title: str) -> Work:
-        """Begin something; the same begun before is replaced."""
+        """Begin a task; it replaces a running one of the same title."""
         self.end(title)
         self.__works[title] = work = Work(title)
         return work
 
     def keep(self, title: str, is_going_on: bool) -> Work | None:
-        """Return the work while it goes on, which is begun or ended as needed."""
+        """Return the task while it goes on; it is begun or ended as needed."""
         if not is_going_on:
             self.end(title)
         elif title not in self.__works:
@@ -89,7 +89,7 @@ class Works:
         return self.__works.get(title)
 
     def end(self, title: str) -> None:
-        """End something, if it goes on."""
+        """End a task, if it is running."""
         if work := self.__works.pop(title, None):
             work.end()
 

@@ -74,7 +74,7 @@ class AdaptingModel(Observable.Observable):
 
     @property
     def is_asking(self) -> bool:
-        """Whether the user is to say if a doubtful model is kept."""
+        """Whether the user has to decide whether to keep a doubtful model."""
         return self.__doubtful is not None
 
     @property

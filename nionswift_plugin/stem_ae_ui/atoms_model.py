@@ -735,7 +735,7 @@ class AtomsModel(Observable.Observable):
         return self.__found_state(sum(self.__marks.counts))
 
     def __found_state(self, count: int) -> tuple[str, str, str]:
-        """Return how it is with so many atoms in view: green only if they can be believed."""
+        """Return the headline and its colour for so many atoms: green only if they can be believed."""
         assert self.__result
         is_believed = self.__result.trust.believed
         total = counted(count, "atom") + (" in the sub-scan" if self.__result.frame.origin.is_part else "")

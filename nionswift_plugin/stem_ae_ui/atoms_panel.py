@@ -465,7 +465,7 @@ class AtomsHandler(Declarative.Handler):
             self.model.folder = folder
 
     def no_folder_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Export no more."""
+        """Stop exporting."""
         self.model.folder = ""
 
     def help_clicked(self, widget: Declarative.UIWidget) -> None:

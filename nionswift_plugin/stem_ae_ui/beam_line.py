@@ -1,4 +1,4 @@
-"""What is read of the beam, in a line for every panel that fires; alarm and arming above the displays of every window.
+"""The beam's state in a line of every panel that unblanks; alarm and arming above the displays of every window.
 
 The banner stands in Swift's own place for messages, above all displays: it is seen whatever is docked, scrolled or
 hidden.
@@ -37,7 +37,7 @@ _WORDS = {
 
 
 class BeamLine(Observable.Observable):
-    """What is known of the beam, for one window. For the user interface thread.
+    """The state of the beam for one window. For the user interface thread.
 
     Parameters
     ----------
@@ -52,16 +52,16 @@ class BeamLine(Observable.Observable):
         self.__closed = False
         self.words, self.color = _("No microscope"), QUIET
         self.alarm = ""
-        """What to shout."""
+        """The alarm's text."""
         self.refusal = ""
-        """Why the alarm stands still."""
+        """Why the alarm could not be cleared."""
         self.armed = ""
-        """Who may fire, and for how long."""
+        """What is armed, and for how long."""
         self.__remove = WATCH.listen(self.__changed)
         self.refresh()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.__closed = True
         self.__remove()
         self.__window.clear_task(self.__task)
@@ -71,7 +71,7 @@ class BeamLine(Observable.Observable):
             self.__window.add_task(self.__task, self.refresh)
 
     def refresh(self) -> None:
-        """Show what is known now."""
+        """Show the current state."""
         interlock = WATCH.interlock
         words, color = _WORDS[interlock.state] if interlock else (_("No microscope"), QUIET)
         alarm = WATCH.alarm
@@ -94,17 +94,17 @@ class BeamLine(Observable.Observable):
 
     @property
     def has_alarm(self) -> bool:
-        """Whether there is something to shout."""
+        """Whether there is an alarm."""
         return bool(self.alarm)
 
     @property
     def has_refusal(self) -> bool:
-        """Whether somebody has acknowledged too early."""
+        """Whether the alarm was acknowledged too early."""
         return bool(self.refusal)
 
     @property
     def has_armed(self) -> bool:
-        """Whether somebody may fire."""
+        """Whether something is armed."""
         return bool(self.armed)
 
 
@@ -114,7 +114,7 @@ def shout(text: str, name: str, **options: typing.Any) -> Declarative.UIDescript
 
 
 def dress(handler: typing.Any) -> None:
-    """Give what shouts and what stops its colours, once the widgets are there."""
+    """Colour the alarm and the STOP button, once the widgets exist."""
     for name, style in (("stop_button", STOP_STYLE), ("alarm_label", _SHOUT_STYLE), ("armed_banner", _SHOUT_STYLE)):
         if (widget := getattr(handler, name, None)) is not None:
             typing.cast(UserInterface.Widget, widget).set_property("stylesheet", style)
@@ -142,11 +142,11 @@ def alarm_view() -> Declarative.UIDescription:
 
 
 BEAM_VIEWS = ("beam_line", "beam_alarm")
-"""Components of panels that fire: the beam as it was read, and the alarm, as long as there is one."""
+"""Components of panels that unblank: the beam as read, and the alarm as long as there is one."""
 
 
 class BeamLineHandler(Declarative.Handler):
-    """What a panel says of the beam: one of :data:`BEAM_VIEWS`."""
+    """What a panel shows of the beam: one of :data:`BEAM_VIEWS`."""
 
     def __init__(self, window: DocumentController.DocumentController, view: str) -> None:
         super().__init__()
@@ -157,16 +157,16 @@ class BeamLineHandler(Declarative.Handler):
         )  # fmt: skip
 
     def init_handler(self) -> None:
-        """Dress what shouts."""
+        """Colour the alarm."""
         dress(self)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.beam.close()
         super().close()
 
     def acknowledge_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Take the alarm back."""
+        """Acknowledge the alarm."""
         WATCH.acknowledge()
 
 
@@ -195,7 +195,7 @@ class BannerHandler(Declarative.Handler):
         WATCH.stop()
 
     def acknowledge_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Take the alarm back."""
+        """Acknowledge the alarm."""
         WATCH.acknowledge()
 
 
@@ -233,5 +233,5 @@ class Banner:
         return widget
 
     def close(self) -> None:
-        """Listen no more; the window closes the widget."""
+        """Stop listening; the window closes the widget."""
         self.beam.close()

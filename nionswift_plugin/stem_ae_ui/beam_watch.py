@@ -1,4 +1,4 @@
-"""Who may fire the beam, what was read of it, and one STOP for all of that, in every window of Swift.
+"""What is armed, the beam as read, and one STOP for everything, in every window of Swift.
 
 There is one :data:`WATCH`. Panels say there that they are armed; beam lines, banners and the key ask it.
 """
@@ -17,13 +17,13 @@ from stem_ae.microscope.deadline import aside
 from stem_ae.microscope.interlock import Interlock
 from stem_ae.microscope.swift import SwiftInstrument
 
-_READ_S = 0.5  # how often the beam is read while nobody works with it
+_READ_S = 0.5  # how often the beam is read while it is not in use
 STOP_KEY = "F9"
 """Stops whatever is armed, from any of Swift's windows."""
 
 
 class Armed(typing.Protocol):
-    """Somebody who may fire the beam, or does."""
+    """Something that is armed, or exposes."""
 
     @property
     def armed_left_s(self) -> float:
@@ -38,7 +38,7 @@ class Armed(typing.Protocol):
 
 
 class Working:
-    """Somebody who works with the beam without arming it, in :data:`WATCH` as long as that goes on.
+    """A run that uses the beam without arming, in :data:`WATCH` while it lasts.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Working:
 
 
 class BeamWatch:
-    """What is known of the beam. For the user interface thread, except that listeners are called in any."""
+    """The state of the beam. For the user interface thread; listeners are called in any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,26 +79,26 @@ class BeamWatch:
         self._read_at = -float("inf")
         self._reading = False
         self.armed: list[Armed] = []
-        """Everybody who may fire."""
+        """Everything that is armed or uses the beam."""
         self.refusal = ""
-        """Why the alarm could not be taken back."""
+        """Why the alarm could not be cleared."""
 
-    # --- who may fire -----------------------------------------------------------------------------------------------
+    # --- what is armed ----------------------------------------------------------------------------------------------
 
     def enter(self, who: Armed) -> None:
-        """Say that somebody is armed or works with the beam."""
+        """Add something that is armed or uses the beam."""
         if who not in self.armed:
             self.armed.append(who)
             self.tell()
 
     def leave(self, who: Armed) -> None:
-        """Say that somebody is not armed any more."""
+        """Remove something that is no longer armed."""
         if who in self.armed:
             self.armed.remove(who)
             self.tell()
 
     def stop(self, why: str = "") -> None:
-        """Stop everybody and blank, whoever has the beam on. Returns at once."""
+        """Stop everything and blank, whoever has unblanked. Returns at once."""
         armed = list(self.armed)
         for who in armed:
             who.stop(why)
@@ -125,11 +125,11 @@ class BeamWatch:
 
     @property
     def alarm(self) -> str:
-        """What to shout; empty if nothing is wrong."""
+        """The alarm's text; empty if there is none."""
         return self._interlock.alarm if self.interlock and self._interlock else ""
 
     def acknowledge(self) -> None:
-        """Take the alarm back, if the beam is read as blanked by now; :attr:`refusal` says why not. Returns at once."""
+        """Clear the alarm if the beam reads as blanked; otherwise :attr:`refusal` says why not. Returns at once."""
         interlock = self.interlock
         if interlock is None:
             return
@@ -145,7 +145,7 @@ class BeamWatch:
         aside(work)
 
     def look(self) -> None:
-        """Read the beam now and then, beside the user interface: people have a button of their own for the blanker."""
+        """Read the beam regularly in another thread, since users also have Swift's own button for the blanker."""
         interlock, now = self.interlock, time.monotonic()
         if interlock is None or self.armed or self._reading or now - self._read_at < _READ_S:
             return
@@ -162,7 +162,7 @@ class BeamWatch:
     # --- listening --------------------------------------------------------------------------------------------------
 
     def listen(self, callback: typing.Callable[[], object]) -> typing.Callable[[], None]:
-        """Call back, in any thread, when anything has changed; returns what ends that."""
+        """Call back, in any thread, after every change; returns a function that ends this."""
         with self._lock:
             self._listeners.append(callback)
 

@@ -203,7 +203,7 @@ _HIDDEN: weakref.WeakSet[DocumentController.DocumentController] = weakref.WeakSe
 
 
 def toggle_overlays(window: DocumentController.DocumentController) -> None:
-    """Hide what is drawn over the images of a window, or show it again; what an operator needs to see is not hidden."""
+    """Hide the overlays of a window's images, or show them again; what an operator must see stays visible."""
     if window in _HIDDEN:
         _HIDDEN.remove(window)
     else:

@@ -30,7 +30,7 @@ LADDERS = (("S2", "S1", ""), ("C", ""), ("Si", "C"))
 SAME_ATOM = 0.9
 """Å: an atom this close to a place is the one that is meant; polygons end twice as close to their first corner."""
 _SAME, _AGREE = 0.5, 0.7  # Å; the fraction of atoms that have to be this close to where they were, drift aside
-_WANDERED = 20.0  # Å: how far the specimen may have gone since a run of some time ago
+_WANDERED = 20.0  # Å: largest drift considered since an earlier run
 _UNSTEADY = 0.02  # Å/s: how much the drift's velocity may have changed since it was measured
 
 
@@ -47,12 +47,12 @@ class Choice:
         self.fates: list[Fate] = []
         """What has become of each target."""
         self.elsewhere = ""
-        """Why the targets are not in the newest image; empty if they are."""
+        """Why the targets are not in the newest image; empty if they are in it."""
         self.doubt = ""
-        """Why they may be on wrong atoms; a person has to look, see :meth:`confirm`."""
+        """Why the targets may be on wrong atoms; a person has to check, see :meth:`confirm`."""
         self.zones: list[FloatArray] = []
         self.spent = Spent()
-        """What the specimen has had in the runs on these targets, where it is now."""
+        """The dose of the specimen in the runs on these targets, moved to where the specimen is now."""
         """Corners of each forbidden zone."""
         self.drawn: list[FloatArray] = []
         """Corners of what is being drawn."""
@@ -106,7 +106,7 @@ class Choice:
         )
 
     def _take(self, atoms: Atoms2D, time_s: float, shift: FloatArray | None) -> None:
-        """Take newer atoms up, given how far the specimen has moved since the last ones."""
+        """Use newer atoms, given how far the specimen has moved since the last ones."""
         self.atoms = atoms
         if shift is None or self.is_lost(time_s):
             self._track_anew(time_s)
@@ -137,7 +137,7 @@ class Choice:
         return shift if np.mean(distance < _SAME) > _AGREE else None
 
     def _found_again(self, atoms: Atoms2D, unseen_s: float) -> FloatArray | None:
-        """Return how far the specimen has moved while nobody looked for so long that it may be the next column."""
+        """Return how far the specimen has moved during a gap so long that it may show the next column."""
         velocity_deviation = float(np.hypot(self.track.velocity_deviation, _UNSTEADY))
         deviation = min(velocity_deviation * unseen_s, _WANDERED)
         expected = np.clip(self.track.now.velocity * unseen_s, -_WANDERED, _WANDERED)
@@ -156,7 +156,7 @@ class Choice:
 
     @property
     def repeat(self) -> float:
-        """After how many Å the specimen looks the same."""
+        """Å: repeat distance of the specimen."""
         return self._repeat
 
     def expect(self, time_s: float) -> None:
@@ -172,11 +172,11 @@ class Choice:
         self.spent = self.spent.moved(shift)
 
     def confirm(self) -> None:
-        """Take it from a person that the targets are on the right atoms."""
+        """Note that a person has confirmed that the targets are on the right atoms."""
         self.doubt = ""
 
     def go_on_after(self, atoms: Atoms2D, shift: FloatArray, drift: Track, time_s: float, spent: Spent) -> None:
-        """Go on after a run that has followed the specimen.
+        """Continue after a run that has followed the specimen.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class Choice:
         self.track.add(time_s, self._shift)
 
     def take_up(self, plan: Plan) -> str:
-        """Choose the targets of a run that was stopped or has crashed, and return what there is to say.
+        """Choose the targets of a run that was stopped or crashed, and return a message.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class Choice:
     # --- what is left to do -----------------------------------------------------------------------------------------
 
     def rest(self, once: bool, again: bool) -> list[int]:
-        """Return the targets that a run is about: those that nothing has left yet.
+        """Return the targets of the next run: those that have not lost an atom yet.
 
         Parameters
         ----------
@@ -236,12 +236,12 @@ class Choice:
         return [k for k, fate in enumerate(self.fates) if again or not (self.has_left(k) or (once and fate.tried))]
 
     def has_left(self, target: int) -> bool:
-        """Return whether an atom has left a target: as a run has found, or as the image shows if that was cut off."""
+        """Return whether a target has lost an atom: as a run found, or as the image shows if the run was cut off."""
         fate = self.fates[target]
         return fate.left or (fate.state == "unclear" and self.species_at(self.sites[target]) != fate.species)
 
     def told(self, target: int) -> Fate:
-        """Return what to say of a target: its fate, and what the newest image shows if that says more."""
+        """Return the text for a target: its fate, and what the newest image shows if that adds something."""
         fate, now = self.fates[target], self.species_at(self.sites[target])
         if fate.state == "unclear":
             seen = f"now {now}" if now else "no atom found here now"
@@ -353,7 +353,7 @@ class Choice:
     # --- atoms at places --------------------------------------------------------------------------------------------
 
     def _nearest(self, position: FloatArray) -> int | None:
-        """Return the atom at a position; None if there is none so close that it is the one that is meant."""
+        """Return the atom at a position; None if none is close enough."""
         if not len(self.atoms):
             return None
         away = np.linalg.norm(self.atoms.positions - position, axis=1)

@@ -22,14 +22,14 @@ _CLOSE_S = 3.0  # a closing window waits so long for the end of its run
 
 
 class Stoppable(typing.Protocol):
-    """What a run goes through: bluesky's engine."""
+    """Runs an eject run: bluesky's engine."""
 
     def stop(self) -> None:
         """Blank and end the run."""
 
 
 class Conduct:
-    """Who may fire, and what is under way. For the user interface thread; it is in :data:`WATCH` while it is armed.
+    """The arming, and the run under way. For the user interface thread; it is in :data:`WATCH` while armed.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Conduct:
     # --- arming -----------------------------------------------------------------------------------------------------
 
     def arm(self, limits: Limits) -> None:
-        """Allow the beam to be fired for as long as the limits say."""
+        """Allow exposures for as long as the limits say."""
         self._armed_until = time.monotonic() + limits.armed_s
         if self.run and not self.is_rehearsal:
             self.run.guard.arm()
@@ -65,7 +65,7 @@ class Conduct:
 
     @property
     def is_live(self) -> bool:
-        """Whether the beam may be fired, or is: something that an operator has to be able to stop."""
+        """Whether it is armed or exposing: something that an operator must be able to stop."""
         return self.armed_left_s > 0 or (self.run is not None and not self.is_rehearsal)
 
     @property
@@ -74,7 +74,7 @@ class Conduct:
         return self._describe()
 
     def tick(self) -> None:
-        """Leave the watch when the arming has expired."""
+        """Leave :data:`WATCH` when the arming has expired."""
         if not self.is_live:
             WATCH.leave(self)
 
@@ -84,7 +84,7 @@ class Conduct:
         self, run: EjectionRun, is_rehearsal: bool, work: Callable[[], str], ended: Callable[[str], None],
         runner: Stoppable | None = None,
     ) -> None:
-        """Carry out a run in a thread of its own.
+        """Carry out a run in another thread.
 
         Parameters
         ----------
@@ -119,14 +119,14 @@ class Conduct:
         self._thread.start()
 
     def end(self) -> EjectionRun | None:
-        """Take note that the run has ended; it takes a live run's arming with it. Returns the run."""
+        """Note that the run has ended; a live run's arming ends with it. Returns the run."""
         run, self.run, self._runner = self.run, None, None
         if not self.is_rehearsal:
             self.disarm()
         return run
 
     def disarm(self) -> None:
-        """Forbid the beam."""
+        """Disarm."""
         self._armed_until = -float("inf")
         if self.run is None or self.is_rehearsal:
             WATCH.leave(self)
@@ -135,11 +135,11 @@ class Conduct:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the run waits."""
+        """Whether the run is paused."""
         return self.run is not None and self.run.guard.paused
 
     def pause(self) -> None:
-        """Blank and wait; or go on."""
+        """Pause with the beam blanked, or resume."""
         if self.run is None:
             return
         guard = self.run.guard
@@ -150,7 +150,7 @@ class Conduct:
             _promptly(guard.pause)
 
     def stop(self, why: str = "") -> None:
-        """Blank, whatever is going on; end the run and take the arming back. Returns at once.
+        """Blank, whatever is going on; end the run and disarm. Returns at once.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class Conduct:
         _promptly(work)
 
     def close(self) -> None:
-        """Stop, and wait a little for the end."""
+        """Stop, and wait briefly for the end."""
         if self.is_live or self.run:
             self.stop("the window was closed")
         if thread := self._thread:
@@ -186,7 +186,7 @@ class Conduct:
 
 
 def _promptly(work: Callable[[], object]) -> None:
-    """Do something in another thread, and wait only as long as nobody notices."""
+    """Do something in another thread, and wait so briefly that nobody notices."""
     done = threading.Event()
 
     def do() -> None:

@@ -1,4 +1,4 @@
-"""What the chosen ejections will cost, worked out beside the user interface. No Swift here."""
+"""Time, dose and losses of the chosen ejections, computed in another thread. No Swift here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stem_ae.imaging.virtual_microscope import Beam as Column
 from . import keeping
 from .ejection_intent import Intent, measured_source
 
-_MEASURED_S = 60.0  # the beam's source is taken to be the same for so long
+_MEASURED_S = 60.0  # how long a measured source size is used
 
 
 class Estimate:
-    """Works out time, dose and losses in a thread of its own; the newest question counts.
+    """Estimates time, dose and losses in another thread; only the newest request counts.
 
     Parameters
     ----------
@@ -31,18 +31,18 @@ class Estimate:
         self._turn = 0
         self._source: tuple[float, Column, float] | None = None  # when it was measured, with which settings, Å
         self.words = ""
-        """What it will cost."""
+        """The estimate."""
         self.warning = ""
-        """What to consider before."""
+        """Warnings to read before the run."""
 
     def clear(self) -> None:
-        """Say nothing."""
+        """Clear the estimate."""
         with self._lock:
             self._turn += 1
             self.words = self.warning = ""
 
     def begin(self, intent: Intent, snapshot: keeping.Snapshot | None, then: Callable[[], None]) -> None:
-        """Work out what an intent will cost; ``then`` is done in the same thread afterwards."""
+        """Estimate an intent; ``then`` is called in the same thread afterwards."""
         self.clear()
         turn = self._turn
 
@@ -61,11 +61,11 @@ class Estimate:
         threading.Thread(target=work, daemon=True, name="stem_ae estimate").start()
 
     def with_source(self, intent: Intent) -> Intent:
-        """Return an intent with the beam's source as it was measured, if it was."""
+        """Return an intent with the measured size of the beam's source, if there is one."""
         return dataclasses.replace(intent, source_sigma=self._source[2]) if self._source else intent
 
     def _measured(self, intent: Intent, snapshot: keeping.Snapshot | None) -> float:
-        """Return the beam's source in Å, measured anew when the settings are others, or after a while."""
+        """Return the size of the beam's source in Å, measured again after a change of settings or after a minute."""
         now, known = time.monotonic(), self._source
         if known and known[1] == intent.column and now - known[0] < _MEASURED_S:
             return known[2]

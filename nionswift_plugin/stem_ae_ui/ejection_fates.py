@@ -63,15 +63,15 @@ class Fate:
         return self.now("failed", str(why), tried=fired, left=attempt.verdict in _LEFT)
 
     def now(self, state: str, detail: str = "", tried: bool = False, left: bool = False) -> Fate:
-        """Return the fate with another state; what has happened to it stays happened."""
+        """Return the fate with another state; its history stays."""
         return Fate(self.species, state, detail, self.tried or tried, self.left or left)
 
     def unclear(self, detail: str) -> Fate:
-        """Return the fate of a target that the beam was on, and nobody has seen what that did."""
+        """Return the fate of a target that was exposed and not imaged afterwards."""
         return self.now("unclear", detail, tried=True)
 
     def settled(self) -> Fate:
-        """Return the fate when no run is under way any more: nothing is being aimed at or exposed."""
+        """Return the fate after the end of a run: nothing is being aimed at or exposed."""
         if self.state == "aiming":
             return self.now("waiting")
         return self.unclear("the run ended during its exposure") if self.state in UNDER_WAY else self
@@ -82,7 +82,7 @@ class Fate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run set out to do, with all that is needed to go on with it later.
+    """The plan of a run, with all that is needed to continue it later.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class Plan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all targets are finished."""
         return all(fate.left for fate in self.fates)
 
     def write(self, log: RunLog) -> None:
@@ -132,7 +132,7 @@ class Plan:
         )  # fmt: skip
 
     def specimen(self) -> Atoms2D:
-        """Return the atoms with the classes that they have by now; an empty one: none is left."""
+        """Return the atoms with their current classes; an empty class: no atom is left."""
         species = self.atoms.species if "" in self.atoms.species else (*self.atoms.species, "")
         labels = self.atoms.labels.copy()
         ladder = tuple(self.options.get("ladder", ()))
@@ -145,12 +145,12 @@ class Plan:
 
 
 def write_fate(log: RunLog, target: int, fate: Fate) -> None:
-    """Write down what has become of a target; while the beam is on it, without waiting for the disk."""
+    """Log the fate of a target; while it is exposed, without waiting for the disk."""
     log.write("target", durable=fate.state not in UNDER_WAY, target=target, fate=fate)
 
 
 def read_plan(path: pathlib.Path) -> Plan:
-    """Return what a run set out to do, and the fates as they were when its log ended, however it did.
+    """Return the plan of a run, and the fates at the end of its log, however it ended.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def read_plan(path: pathlib.Path) -> Plan:
 def _bare_atoms(
     positions: typing.Any, labels: typing.Any, species: typing.Any, shape: typing.Any, sampling: typing.Any
 ) -> Atoms2D:
-    """Return atoms of which only places and classes are known."""
+    """Return atoms with known positions and classes only."""
     labels, species, n = np.array(labels, np.int64), tuple(species), len(labels)
     return Atoms2D(
         np.array(positions, float), np.tile(np.eye(2) * 1e-2, (n, 1, 1)), labels, species,
@@ -189,7 +189,7 @@ def _bare_atoms(
 
 
 def unfinished(folder: pathlib.Path) -> Plan | None:
-    """Return the last run in a folder, if there is something left to do in it and it was not long ago."""
+    """Return the last run in a folder, if it has unfinished targets and was not long ago."""
     runs = sorted((path for path in folder.glob(f"*/{LOG_NAME}")), reverse=True)[:_LOOKED_AT]
     for path in runs:
         try:

@@ -1,4 +1,4 @@
-"""Which piece of the specimen a frame shows, as far as scan, stage and beam shift tell."""
+"""Which field of the specimen a frame shows, judged by scan, stage and beam shift."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import keeping
 
 _METRE = 1e10  # Å
 _STILL = {"stage_position_m.x": 5.0, "stage_position_m.y": 5.0, "CSH.x": 0.5, "CSH.y": 0.5}
-"""Å: controls that have changed by less show the same field; a stage that is read does not say the same each time."""
+"""Å: after smaller changes of the controls the field is the same; the read-out of a stage fluctuates."""
 
 
 def control(name: str) -> float | None:

@@ -103,7 +103,7 @@ class Intent:
     def of(
         cls, choice: Choice, which: list[int], policy: int, timeout_s: float, limits: Limits, column: Column
     ) -> Intent:
-        """Return what is intended with what was chosen; ``which`` says with which of the targets."""
+        """Return the intent for what was chosen; ``which`` selects some of the targets."""
         if not len(choice.sites):
             raise StemAeError("There are no targets: choose some atoms.")
         sites, zones = choice.sites.copy(), tuple(choice.zones)

@@ -195,7 +195,7 @@ class EjectionModel(Observable.Observable):
 
     @property
     def again(self) -> bool:
-        """Whether the next run takes targets that are done as well."""
+        """Whether the next run exposes finished targets as well."""
         return self.__again
 
     @again.setter
@@ -212,7 +212,7 @@ class EjectionModel(Observable.Observable):
 
     @property
     def can_confirm(self) -> bool:
-        """Whether somebody has to look whether the targets are on the right atoms."""
+        """Whether somebody has to check that the targets are on the right atoms."""
         return bool(self.__choice.doubt) and self.__run is None
 
     @property
@@ -227,7 +227,7 @@ class EjectionModel(Observable.Observable):
 
     @property
     def is_live(self) -> bool:
-        """Whether the beam may be fired, or is."""
+        """Whether it is armed or exposing."""
         return self.__conduct.is_live
 
     @property
@@ -246,7 +246,7 @@ class EjectionModel(Observable.Observable):
 
     @property
     def __is_rehearsed(self) -> bool:
-        """Whether what is told of the targets has not really happened."""
+        """Whether the states shown are from a rehearsal."""
         return self.__news is not None and self.__conduct.is_rehearsal
 
     def __told(self) -> list[Fate]:
@@ -266,7 +266,7 @@ class EjectionModel(Observable.Observable):
         if self.__is_under_way_for_real or snapshot is None or self.__same_frame(snapshot):
             return
         stamp = snapshot.origin.timestamp
-        if self.__seen is None or self.__seen[0] != stamp:  # looking again at a frame makes it no younger
+        if self.__seen is None or self.__seen[0] != stamp:  # looking at a frame again does not make it newer
             self.__seen = stamp, snapshot.result.frame.ready
         was_elsewhere, was_doubtful = self.__choice.elsewhere, self.__choice.doubt
         taken = self.__choice.follow(snapshot.atoms, self.__seen[1], Field.of(snapshot))
@@ -294,7 +294,7 @@ class EjectionModel(Observable.Observable):
         return self.__snapshot is not None and snapshot.result is self.__snapshot.result
 
     def __age_s(self) -> float:
-        """Return how old the newest frame is, by a clock that nobody sets and by its time stamp, whichever is more."""
+        """Return the age of the newest frame: by the monotonic clock or by its time stamp, whichever is more."""
         if self.__seen is None:
             return float("inf")
         stamp, ready = self.__seen
@@ -302,7 +302,7 @@ class EjectionModel(Observable.Observable):
         return max(time.perf_counter() - ready, by_stamp)
 
     def __choose_anew(self) -> None:
-        """Take the newest frame up before targets are chosen; those of another place are dropped."""
+        """Use the newest frame before targets are chosen; targets of another place are dropped."""
         self.follow()
         if self.__choice.elsewhere:
             self.__choice.clear()
@@ -355,13 +355,13 @@ class EjectionModel(Observable.Observable):
         self.__chosen("")
 
     def confirm(self) -> None:
-        """Take it from the user that the targets are on the right atoms."""
+        """Note that the user has confirmed that the targets are on the right atoms."""
         self.__choice.confirm()
         self.notify_property_changed("can_confirm")
         self.__say("")
 
     def __chosen(self, note: str) -> None:
-        """Show what is chosen now; pictures and marks of an earlier run are past, what was done stays done."""
+        """Show the current choice without pictures and marks of an earlier run; finished targets stay finished."""
         self.__news = None
         self.__has_failed = False
         self.notify_property_changed("can_confirm")
@@ -371,7 +371,7 @@ class EjectionModel(Observable.Observable):
     # --- going on with an earlier run -------------------------------------------------------------------------------
 
     def __find_offer(self) -> None:
-        """Look, aside, for a run that could be gone on with: its log may be long."""
+        """Look in another thread for a run that can be continued, since its log may be long."""
 
         def look() -> None:
             plan = ejection_fates.unfinished(folders.folder("runs"))
@@ -382,7 +382,7 @@ class EjectionModel(Observable.Observable):
         threading.Thread(target=look, daemon=True, name="stem_ae eject offer").start()
 
     def go_on(self) -> None:
-        """Choose the targets of the last run, and know which of them are done."""
+        """Choose the targets of the last run with their states."""
         self.follow()
         self.__guarded(self.__take_up)
 
@@ -434,7 +434,7 @@ class EjectionModel(Observable.Observable):
         return Intent.of(self.__choice, self.__rest(), self.__policy_index, timeout_s, limits, self.__column())
 
     def __rest(self) -> list[int]:
-        """Return the targets that a run would be about now."""
+        """Return the targets of a run that would start now."""
         return self.__choice.rest(self.__policy_index == ONCE, self.__again)
 
     # --- arm, run, pause, stop --------------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ class EjectionModel(Observable.Observable):
         if WATCH.alarm:
             raise StemAeError("You cannot arm while the alarm stands: blank the beam, then acknowledge.")
         if self.__is_rehearsed and self.__run is None:
-            self.__news = None  # from now on it is about what really happens
+            self.__news = None  # from here on the live run is shown
         self.__conduct.arm(self.__limits)
         self.__presence.begin()
         self.__watch_image()
@@ -459,7 +459,7 @@ class EjectionModel(Observable.Observable):
         return self.__conduct.armed_left_s
 
     def run(self) -> None:
-        """Carry the plan out on the microscope, with the targets that are not done yet."""
+        """Run the plan on the microscope, with the targets that are not finished."""
         self.follow()
         self.__guarded(self.__start_run)
 
@@ -469,18 +469,18 @@ class EjectionModel(Observable.Observable):
         self.__guarded(self.__start_rehearsal)
 
     def pause(self) -> None:
-        """Blank and wait; or go on."""
+        """Pause with the beam blanked, or resume."""
         self.__conduct.pause()
         self.notify_property_changed("is_paused")
         self.__show()
 
     def stop(self, why: str = "") -> None:
-        """Blank, whatever is going on; then end the run. Returns at once: what comes of it is read and shown."""
+        """Blank, whatever is going on; then end the run. Returns at once; the result is read and shown."""
         self.__conduct.stop(why)
         self.__show()
 
     def leave(self, what: str) -> None:
-        """Stop if the beam may be fired: something that an operator needs has gone away."""
+        """Stop if armed: something that an operator needs has gone."""
         if self.__conduct.is_live:
             was_running = self.__is_under_way_for_real
             self.stop(what)
@@ -518,7 +518,7 @@ class EjectionModel(Observable.Observable):
         return intent, self.__plan(), self.__find(), runs, self.__choice.track, self.__ask_for_update
 
     def __check_places(self) -> None:
-        """Refuse to fire if the targets may not be where they are thought to be."""
+        """Refuse to expose if the targets may not be at their assumed places."""
         if self.__choice.elsewhere:
             raise StemAeError(self.__choice.elsewhere)
         if self.__choice.doubt:
@@ -531,13 +531,13 @@ class EjectionModel(Observable.Observable):
             )
 
     def __plan(self) -> Plan:
-        """Return what a run sets out to do now, with all that is needed to go on with it later."""
+        """Return the plan of a run that starts now, with all that is needed to continue it later."""
         choice, rest = self.__choice, self.__rest()
         options = self._options | {
             "policy": self.__policy_index, "species": choice.species, "ladder": list(choice.ladder)
         }  # fmt: skip
         fates = list(choice.fates)
-        for k in rest:  # again, or for the first time: what was is not what will be
+        for k in rest:  # exposed again, or for the first time: the old state does not count
             fates[k] = Fate(choice.species_at(choice.sites[k]) or fates[k].species)
         started = datetime.datetime.now(datetime.UTC)
         return Plan(
@@ -576,7 +576,7 @@ class EjectionModel(Observable.Observable):
         path = staged.log.path
 
         def ended(reason: str) -> None:
-            """Take note of the end; called in the run's thread."""
+            """Note the end; called in the run's thread."""
             try:
                 staged.log.close()
                 runlog.export_csv(path, path.with_suffix(".csv"))
@@ -587,7 +587,7 @@ class EjectionModel(Observable.Observable):
                     self.__window.queue_task(lambda: self.__ended(reason, path))
 
         def work() -> str:
-            self.__process.renew()  # device and threads may be others by now
+            self.__process.renew()  # device and threads may have changed
             return staged.work()
 
         self.__conduct.begin(staged.run, is_rehearsal, work, ended, staged.runner)
@@ -596,7 +596,7 @@ class EjectionModel(Observable.Observable):
         self.__ask_for_update()
 
     def __ended(self, reason: str, path: pathlib.Path) -> None:
-        """Show that a run has ended, and go on from what it has done."""
+        """Show that a run has ended, and take over its results."""
         run, news = self.__conduct.end(), self.__news
         self.__works.close()
         self.__presence.end()
@@ -633,7 +633,7 @@ class EjectionModel(Observable.Observable):
         if self.__run is not None and news is not None:
             try:
                 self.__show_news(news)
-            except Exception as error:  # nobody must fire without seeing what happens
+            except Exception as error:  # no exposure without a display of what happens
                 logging.getLogger(__name__).exception("The Eject panel cannot show the run")
                 self.leave(f"the panel could not show it ({type(error).__name__}: {error})")
         self.__show()
@@ -733,7 +733,7 @@ class EjectionModel(Observable.Observable):
         self.__overlays.refresh()
 
     def __tell_progress(self) -> None:
-        """Say in Swift's Activity panel how far the run is; targets that are done tell how long the others take."""
+        """Report the run's progress in Swift's Activity panel; finished targets give the time for the others."""
         news = self.__news
         work = self.__works.keep(self.__title, self.__run is not None)
         if work and news is not None and news.rest:

@@ -79,7 +79,7 @@ class News(Observer):
 
     @property
     def rest(self) -> tuple[int, ...]:
-        """The targets that the run is about, by their numbers."""
+        """Numbers of the run's targets."""
         return tuple(self._rest)
 
     @property
@@ -96,7 +96,7 @@ class News(Observer):
             return self._fates[self.target]
 
     def _set(self, fate: Fate) -> None:
-        """Take note of what has become of the target that it is about."""
+        """Note what has become of the target."""
         assert self.target is not None
         with self._lock:
             self._fates[self.target] = fate

@@ -41,7 +41,7 @@ class TargetMarks:
     drawn_px: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     """Corners of what the user is drawing."""
     is_rehearsed: bool = False
-    """Whether the states have not really happened."""
+    """Whether the states are from a rehearsal."""
 
 
 class TargetsCanvasItem(MarksCanvasItem[TargetMarks]):

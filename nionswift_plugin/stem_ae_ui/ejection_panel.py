@@ -94,7 +94,7 @@ class EjectionHandler(Declarative.Handler):
     def create_handler(
         self, component_id: str, container: typing.Any = None, item: typing.Any = None, **kwargs: typing.Any
     ) -> Declarative.HandlerLike | None:
-        """Return the view of one target, or what there is to say about the beam."""
+        """Return the view of one target, or of the beam."""
         if component_id in BEAM_VIEWS:
             return BeamLineHandler(self.__window, component_id)
         return TargetHandler(item) if component_id == "target" else None
@@ -299,11 +299,11 @@ class EjectionHandler(Declarative.Handler):
         self.model.clear()
 
     def confirm_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Take it from the user that the targets are on the right atoms."""
+        """Note that the user has confirmed that the targets are on the right atoms."""
         self.model.confirm()
 
     def go_on_clicked(self, widget: Declarative.UIWidget) -> None:
-        """Take up the last run."""
+        """Continue the last run."""
         self.model.go_on()
 
     def arm_clicked(self, widget: Declarative.UIWidget) -> None:

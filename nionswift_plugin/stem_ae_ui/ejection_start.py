@@ -1,4 +1,4 @@
-"""Runs and rehearsals, ready to be carried out. No widgets here."""
+"""Prepares runs and rehearsals. No widgets here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KNOWN = 0.02  # Å/s: ... better than this
 
 @dataclasses.dataclass(frozen=True)
 class Staged:
-    """What is about to be carried out.
+    """A run or rehearsal that is about to start.
 
     Parameters
     ----------
@@ -122,12 +122,12 @@ def staged_rehearsal(
 
 
 def _seed() -> int:
-    """Return another one for each rehearsal."""
+    """Return a new one for each rehearsal."""
     return int(time.time())
 
 
 def warm_up(find: Find) -> None:
-    """Start the process that finds atoms before the beam has to wait for it: the first find takes long."""
+    """Start the process that finds atoms early, since its first find takes long and the beam would wait."""
     with contextlib.suppress(Exception):  # the run will say so
         find(np.zeros((64, 64)), 0.2)
 

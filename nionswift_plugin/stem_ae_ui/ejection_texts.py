@@ -17,7 +17,7 @@ from .ejection_news import News
 GOOD, WAITING, BAD, OFF = "#1A8F3C", "#B26A00", "#C62828", "#707070"
 _FEW = 2  # targets that fit into the headline
 REHEARSED = "#7E57C2"
-"""What has not really happened."""
+"""Colour of rehearsed states."""
 
 _ROW_COLORS = {
     "waiting": OFF, "aiming": WAITING, "exposing": BAD, "verifying": WAITING, "unclear": WAITING, "done": GOOD,
@@ -28,7 +28,7 @@ _WOULD = {"done": "would be done", "failed": "would fail", "exposing": "exposing
 
 @dataclasses.dataclass(frozen=True)
 class Situation:
-    """All that the texts depend on.
+    """Everything that the texts depend on.
 
     Parameters
     ----------
@@ -67,13 +67,13 @@ class Situation:
 
     @property
     def is_rehearsed(self) -> bool:
-        """Whether what is told of the targets has not really happened."""
+        """Whether the states shown are from a rehearsal."""
         return self.news is not None and self.is_rehearsal
 
     # --- in one line ------------------------------------------------------------------------------------------------
 
     def status(self) -> tuple[str, str]:
-        """Return what is the case, and its colour."""
+        """Return the headline and its colour."""
         if self.run is not None:
             return self._status_of(self.run)
         if not self.fates:
@@ -108,16 +108,16 @@ class Situation:
         return f"{name}: {what}", REHEARSED if self.is_rehearsal else BAD
 
     def armed(self) -> tuple[str, str]:
-        """Return whether the beam may be fired, and the colour of that."""
+        """Return the arming in words, and its colour."""
         left = self.armed_left_s
         return (f"Armed for {clock(left)}", BAD) if left else ("Not armed", OFF)
 
     def suspended(self) -> str:
-        """Return what the run waits for; empty: for nothing."""
+        """Return what the run waits for; empty if it does not wait."""
         return self.run.suspension.reason if self.run is not None else ""
 
     def counts(self) -> str:
-        """Return how many targets there are, and in which states."""
+        """Return the number of targets in each state."""
         if not self.fates:
             return ""
         some = f"{len(self.fates)} target{'s' * (len(self.fates) != 1)}"
@@ -129,7 +129,7 @@ class Situation:
         return sum(fate.state == state for fate in self.fates)
 
     def _unclear(self) -> str:
-        """Name the targets that the beam was on, of which nobody has seen what that did; empty if there are none."""
+        """Name the targets that were exposed and not imaged afterwards; empty if there are none."""
         numbers = [str(k + 1) for k, fate in enumerate(self.fates) if fate.state == "unclear"]
         if len(numbers) > _FEW:
             return counted(len(numbers), "target")
@@ -138,7 +138,7 @@ class Situation:
     # --- sentences --------------------------------------------------------------------------------------------------
 
     def doubt(self) -> str:
-        """Return why somebody has to look before anything is fired; empty if nobody has to."""
+        """Return why a person has to check the targets before an exposure; empty if that is not needed."""
         if not self.choice.doubt:
             return ""
         return (
@@ -158,7 +158,7 @@ class Situation:
         return f"{left_out} of {total} are finished: Run goes on with the other {self.rest}."
 
     def offered(self) -> str:
-        """Return which run could be gone on with."""
+        """Return which run can be continued."""
         if self.offer is None or self.fates or self.run is not None:
             return ""
         started = f"{self.offer.started.astimezone():%H:%M}"
@@ -202,7 +202,7 @@ class Situation:
 
 
 def _readings(exposure: Exposure | None) -> str:
-    """Say how long the readings really are: the test cannot stop within one."""
+    """State the real length of the readings: the test cannot stop within one."""
     taken = exposure.readings[:] if exposure else []
     return f" · readings of {1e3 * float(np.median([r.exposure_s for r in taken])):.2g} ms" if taken else ""
 
@@ -217,9 +217,9 @@ class Texts:
     """What is wrong or was done, and what to do about it."""
     targets: str = ""
     again: str = ""
-    """What a run does with targets that are done already."""
+    """What a run does with finished targets."""
     offer: str = ""
-    """Which run could be gone on with."""
+    """Which run can be continued."""
     estimate: str = ""
     warning: str = ""
     """What to consider before arming."""
@@ -249,7 +249,7 @@ class TargetRow(Observable.Observable):
 
 
 def state_words(fate: Fate, is_rehearsed: bool) -> str:
-    """Return a target's state in words: what was only rehearsed sounds like it."""
+    """Return a target's state in words; rehearsed states are named as such."""
     return _WOULD.get(fate.state, fate.state) if is_rehearsed else fate.state
 
 

@@ -45,7 +45,7 @@ DOING = {"": "Ready", "survey": "Surveying…", "preview": "Measuring one point�
 DONE = {"": "Done", "survey": "Survey taken", "preview": "One point measured", "tune": "Focused",
         "explore": "Done"}  # fmt: skip
 BEAM = {"blanked": "beam blanked", "on": "BEAM ON", "unknown": "it is not known whether the beam is blanked"}
-"""What was read of the beam, in words."""
+"""The beam as read, in words."""
 UPDATE_TASK, SAVE_TASK = "stem_ae explorer update", "stem_ae explorer settings"
 _TUNING_FOV, _TUNING_PIXELS, _TUNING_DWELL_US = 20.0, 128, 4.0  # Å; small and quick, fine enough to see the focus
 
@@ -563,7 +563,7 @@ class ExplorerModel(Observable.Observable):
         self.__describe()
 
     def __tell_progress(self) -> None:
-        """Say in Swift's Activity panel how far it is."""
+        """Report the progress in Swift's Activity panel."""
         work = self.__works.keep("Explorer", self.is_running)
         if work is None:
             return
@@ -571,7 +571,7 @@ class ExplorerModel(Observable.Observable):
             total, measured = self.exploration.settings.points, len(self.exploration.points)
             told = f"{measured:,} of {counted(total, 'point')}"
             if self.__runner and self.__runner.suspended:
-                work.tell(f"suspended after {told}")  # nobody knows for how long
+                work.tell(f"suspended after {told}")  # the end is unknown
             elif self.is_paused:
                 work.tell(f"paused after {told}")
             else:
@@ -659,7 +659,7 @@ class ExplorerModel(Observable.Observable):
         return words.get(runner.state, DOING[self.__doing]), color, ""
 
     def __has_no_values(self) -> bool:
-        """Whether the exploration that has ended has measured, but no value."""
+        """Whether the finished exploration measured points but got no value."""
         values = self.exploration.values if self.exploration and self.__did == "explore" else []
         return bool(len(values)) and not np.isfinite(np.array(values, dtype=float)).any()
 

@@ -27,7 +27,7 @@ from nion.utils import Color, Geometry
 DEFAULT_FONT = "12px"
 ELLIPSIS = "…"
 TIP_LETTERS = 64
-"""Letters in one line of a tool tip; Qt draws a longer text in one line across the screen."""
+"""Letters in one line of a tool tip; without line breaks Qt draws one line across the screen."""
 LEAST_CONTRAST = 4.5
 """Of text on its ground, WCAG 2.1's level AA."""
 
@@ -162,7 +162,7 @@ class Sheet:
     """Ground of the line that is selected."""
     ink: str
     fine: str
-    """What is of less importance."""
+    """Text of less importance."""
     rule: str
     """Lines between rows."""
 
@@ -219,7 +219,7 @@ def color_list(widget: Widgets.ListWidget, is_dark: bool) -> None:
 
 
 class _Behavior:
-    """What is between a widget and Qt, passing on what it does not know itself."""
+    """Wraps Qt's part of a widget and forwards everything it does not handle."""
 
     def __init__(self, inner: typing.Any, interface: FittedInterface) -> None:
         self._inner: typing.Any
@@ -237,7 +237,7 @@ class _Behavior:
 
     @property
     def tool_tip(self) -> str | None:
-        """What the panel says; a text that does not fit goes before it."""
+        """The panel's own tool tip; a text that does not fit is put before it."""
         return self._tip
 
     @tool_tip.setter
@@ -291,7 +291,7 @@ class LabelBehavior(_Behavior):
         self._inner.set_text_color(legible(value, self._interface.is_dark))
 
     def fit(self) -> None:
-        """Show the text in the room that there is now."""
+        """Fit the text into the current width."""
         if not self._is_fixed:
             self._inner.text = self._text
             return
@@ -299,13 +299,13 @@ class LabelBehavior(_Behavior):
         measure = self._interface.measure(self._font)
         lines = max(int(size.height / self._interface.line_height(self._font)), 1)
         text, whole = fit_lines(self._text, size.width, lines, measure)
-        # Qt asks for as many lines as there are, so there are always as many: the label never asks for another height.
+        # Qt reserves height for the lines of the text, so it always gets the same number: the height never changes.
         most = int(self._height / self._interface.line_height(self._font))
         self._inner.text = text + "\n" * (most - 1 - text.count("\n"))
         self._show_tip("" if whole else self._text)
 
     def recolor(self) -> None:
-        """Follow another theme."""
+        """Adopt another theme."""
         self.set_text_color(self._color)
 
 
@@ -355,7 +355,7 @@ class ComboBehavior(_Behavior):
         self._inner.on_current_text_changed = changed if value else None
 
     def fit(self) -> None:
-        """Shorten the names for the room that there is now."""
+        """Shorten the names for the current width."""
         short = shorten_apart(
             self._names, max(self._inner.size.width - _ARROW, 0), self._interface.measure(DEFAULT_FONT)
         )
@@ -374,7 +374,7 @@ class ComboBehavior(_Behavior):
 
 
 class FittedInterface:
-    """Swift's user interface, but labels and combo boxes are fitted.
+    """Swift's user interface with fitted labels and combo boxes.
 
     Parameters
     ----------

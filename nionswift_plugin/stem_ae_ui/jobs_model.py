@@ -35,7 +35,7 @@ WORKS = {
     "result": "Opening the result", "spots": "Ranking places", "cancel": "Cancelling the job",
     "retry": "Queueing the job again",
 }  # fmt: skip
-"""What Swift's Activity panel calls the questions."""
+"""Names of the requests in Swift's Activity panel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +228,7 @@ class JobsModel(Observable.Observable):
 
     @property
     def __queue_option(self) -> str:
-        """What a worker has to be told in a terminal, which knows nothing of Swift's preferences."""
+        """Options for a worker in a terminal, which does not know Swift's preferences."""
         usual = preferences.usual("queue")
         return "" if self.__bench.queue == usual else f" --queue {shlex.quote(self.__bench.queue)}"
 

@@ -198,7 +198,7 @@ class PaneHandler(Declarative.Handler):
         )  # fmt: skip
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.__listener.close()
         super().close()
 

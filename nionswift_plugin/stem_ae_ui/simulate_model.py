@@ -65,7 +65,7 @@ WORKS = {
     "engines": "Looking for engines", "build": "Building the structure", "submit": "Submitting the calculation",
     "export": "Writing input files",
 }  # fmt: skip
-"""What Swift's Activity panel calls the questions."""
+"""Names of the requests in Swift's Activity panel."""
 
 
 def _choice(name: str) -> property:

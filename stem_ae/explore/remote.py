@@ -82,7 +82,7 @@ class DecisionProcess:
         request = {"do": "explore", "settings": dict(settings)}
 
         def work() -> IntArray:
-            self._process.renew()  # device and threads may be others by now
+            self._process.renew()  # device and threads may have changed
             return self._process.ask(request, given)[1]["candidates"]
 
         return self._thread.submit(work)

@@ -289,13 +289,13 @@ class _Cancellable(_Device):
         self._cancel.set()
 
     def _begin(self, seconds: float) -> threading.Event:
-        """Return what cancels the operation that begins; it needs the beam for so many seconds."""
+        """Take a lease for an operation of so many seconds, and return the event that cancels it."""
         self._cancel = threading.Event()
         Interlock.of(self._instrument).renew(LEASE_TIMES * seconds + LEASE_MORE_S)
         return self._cancel
 
     def _done(self) -> None:
-        """End the lease as soon as the beam can be blanked."""
+        """Shorten the lease to the default: the operation has ended."""
         Interlock.of(self._instrument).renew()
 
 

@@ -209,7 +209,7 @@ class SwiftInstrument:
 
     @property
     def is_blanked(self) -> bool:
-        """Whether the beam is kept from the specimen, as read."""
+        """Whether the beam is blanked, as read."""
         value = self._stem.GetVal("C_Blank")
         if value not in (0, 1):  # NaN is neither
             raise StemAeError(f"The microscope does not say whether the beam is blanked (C_Blank is {value}).")
