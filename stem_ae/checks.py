@@ -1,4 +1,4 @@
-"""Checks of the numbers that somebody has set. What cannot be meant is refused with one sentence.
+"""Checks of numbers that users and scripts set. Impossible ones are refused with one sentence.
 
 NaN passes a check that is written the wrong way round (``if value < 0: refuse``), and then a limit of NaN limits
 nothing. Each check here is written so that NaN fails it.
@@ -59,7 +59,7 @@ def positive(value: Any, name: str, most: float = math.inf, unit: str = "") -> f
 
 
 def budget(value: Any, name: str) -> float:
-    """Return a number from zero up, where infinity says that there is no limit; see :func:`number`."""
+    """Return a number from zero up; infinity means no limit; see :func:`number`."""
     found = _as_float(value)
     if not found >= 0:
         raise _refusal(value, name, "a number", " from 0 up, or leave it out for no limit")
@@ -75,7 +75,7 @@ def share(value: Any, name: str) -> float:
 
 
 def probability(value: Any, name: str) -> float:
-    """Return a probability, which may be neither 0 nor 1; see :func:`number`."""
+    """Return a probability, excluding 0 and 1; see :func:`number`."""
     found = _as_float(value)
     if not 0 < found < 1:
         raise _refusal(value, name, "a probability", " between 0 and 1")
@@ -114,7 +114,7 @@ def places(values: ArrayLike, name: str) -> FloatArray:
 
 
 def _as_float(value: Any) -> float:
-    """Return a number, NaN for what is none."""
+    """Return a number, or NaN if it is not one."""
     if isinstance(value, bool | str | bytes) or value is None:
         return math.nan
     try:
@@ -132,5 +132,5 @@ def _range(from_least: str, least: float, most: float, unit: str) -> str:
 
 def _refusal(value: Any, name: str, wanted: str, more: str) -> StemAeError:
     text = f"{value:g}" if isinstance(value, float) else str(value)[:40]
-    shown = "".join(letter if letter.isprintable() else "�" for letter in text)  # no commands to the terminal
+    shown = "".join(letter if letter.isprintable() else "�" for letter in text)  # no control sequences to the terminal
     return StemAeError(f"{name} is {shown}: give {wanted}{more}.")

@@ -1,4 +1,4 @@
-"""Files and folders that users name: that they are what they should be, before anything is done with them."""
+"""Checks of files and folders that users name, before anything is done with them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import stat
 from stem_ae.errors import StemAeError
 
 _LONGEST_TEXT = 256 << 20
-"""Bytes of a text file, such as a table of atoms, beyond which it is none."""
+"""Most bytes of a text file, such as a table of atoms."""
 
 
 def existing_file(path: str | pathlib.Path) -> pathlib.Path:
-    """Return the path of a plain file that is there. A pipe or a device would be waited for without end.
+    """Return the path of a plain file that is there. Reading a pipe or a device could hang.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def read_text(path: str | pathlib.Path) -> str:
 def check_xyz(text: str) -> int:
     """Return how many frames an XYZ file has, each of as many atoms as it states.
 
-    Readers believe the number of atoms before they have looked for them.
+    Readers allocate memory for the stated number of atoms before they read them.
 
     Raises
     ------

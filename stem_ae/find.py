@@ -182,7 +182,7 @@ class Search:
         self.skipped: list[tuple[int, StemAeError]] = []
 
     def look_at(self, number: int) -> None:
-        """Find the atoms of one frame and write them; one that cannot be used is told and left out."""
+        """Find the atoms of one frame and write them; an unusable frame is reported and left out."""
         try:
             image = self.file.frames[number]
             sampling = self.sampling or self._sampling_from(image)
@@ -190,7 +190,7 @@ class Search:
             name = frame_name(self.file, number)
             title = f"{name}   {self.ensemble.name} {self.ensemble.version}"
             files = write(self.folder, name, image, prediction, title, sampling)
-        except Exception as error:  # whatever is wrong with this frame, the others are not to be lost
+        except Exception as error:  # whatever is wrong with this frame, the others are kept
             reason = in_a_sentence(error)
             self.skipped.append((number, reason))
             if len(self.file.frames) > 1:
@@ -212,7 +212,7 @@ class Search:
     def _keep(
         self, number: int, image: NDArray[np.float64], prediction: Prediction, files: dict[str, pathlib.Path]
     ) -> None:
-        """Write where the atoms come from, and tell of them."""
+        """Write the provenance of the atoms, and report them."""
         counts = prediction.atoms.counts()
         origin = self._origin() | {
             "path": str(self.path.resolve()), "frame": number,
@@ -292,7 +292,7 @@ def frame_name(file: ImageFile, number: int) -> str:
 
 
 def refuse_foreign(provenance: pathlib.Path, file: ImageFile, path: pathlib.Path) -> None:
-    """Raise StemAeError if another image's atoms stand where this one's would be written."""
+    """Raise StemAeError if the output would overwrite another image's atoms."""
     try:
         there = json.loads(provenance.read_bytes())
         other = (there["path"], there["dataset"])

@@ -1,4 +1,4 @@
-"""Crystals in which some sites hold this or that atom, or none: as files state it, and drawn."""
+"""Crystals with partly occupied sites: as files state them, and with occupants drawn at random."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST = 1.02
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Occupancy:
-    """Who may be where.
+    """The possible occupants of each site.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Occupancy:
 
     @property
     def partial(self) -> bool:
-        """Whether some atom is only sometimes there."""
+        """Whether any site is partly occupied."""
         return bool(np.any(self.high - self.low < 1 - _FULL))
 
     @property
@@ -62,7 +62,7 @@ class Occupancy:
         return "; ".join(sites[:4]) + (f"; and {len(sites) - 4} more" if len(sites) > 4 else "")
 
     def drawn(self, copies: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Return who is there in each of some copies of the cell, ``(copies, N)``, sites drawn one by one."""
+        """Return which atoms are present in each copy of the cell, ``(copies, N)``, with each site drawn by itself."""
         draw = rng.random((copies, int(self.site.max(initial=-1)) + 1))[:, self.site]
         result: NDArray[np.bool_] = (draw >= self.low) & (draw < self.high)
         return result
@@ -77,7 +77,7 @@ class Occupancy:
 
 
 def occupancy(atoms: ase.Atoms) -> Occupancy:
-    """Return who may be where, from what ASE's readers note about a structure.
+    """Return the occupancies of a structure, from the notes of ASE's readers.
 
     That is ``info["occupancy"]`` of a CIF, or an array ``occupancies`` or ``occupancy``; without them every atom is
     there.

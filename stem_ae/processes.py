@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 
 _HEADER = struct.Struct("<II")
 _ALIVE = {"alive": True}
-"""What a process says every :data:`_BEAT_S` while it works on an answer."""
+"""The message that a process sends every :data:`_BEAT_S` while it works on an answer."""
 _BEAT_S = 1.0
 _SILENT_S = 30.0
 """Seconds without a sign of life after which a process counts as hung."""
@@ -139,7 +139,7 @@ def without_window() -> dict[str, Any]:
 
 
 def identify(pid: int) -> dict[str, Any] | None:
-    """Return what tells a process from all others, on any machine and at any time; None if it does not run here."""
+    """Return what identifies a process uniquely, on any machine and at any time; None if it does not run here."""
     started = _started(pid)
     if started is None:
         return None
@@ -147,7 +147,7 @@ def identify(pid: int) -> dict[str, Any] | None:
 
 
 def is_running(identity: Mapping[str, Any]) -> bool:
-    """Say whether the process that was once identified runs on this machine: another one may have its number now."""
+    """Return whether an identified process still runs on this machine: another one may have got its PID."""
     pid = identity.get("pid")
     return isinstance(pid, int) and pid > 0 and identify(pid) == dict(identity)
 
@@ -383,7 +383,7 @@ class Companion:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._was_heard = False
-        """Whether the process that runs has said anything yet."""
+        """Whether the running process has sent anything yet."""
 
     @property
     def pid(self) -> int | None:
@@ -421,7 +421,7 @@ class Companion:
             widen(pipe)
 
     def renew(self) -> None:
-        """End it if :data:`SETTINGS` are others by now, so that the next start heeds them; nobody may be asking."""
+        """End it if :data:`SETTINGS` have changed, so that the next start uses them; no request may be under way."""
         if self.pid is not None and self._settings != _settings():
             self._reap()
 

@@ -16,7 +16,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def printable(text: object, in_one_line: bool = False) -> str:
-    """Return text without what a terminal would obey: escape sequences and control characters.
+    """Return text without escape sequences and control characters.
 
     Parameters
     ----------

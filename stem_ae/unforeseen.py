@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw: the user reads one sentence, the details go to a log file."""
+"""Unexpected errors: the user reads one sentence, the details go to a log file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def log_file() -> pathlib.Path:
 
 
 def in_a_sentence(error: BaseException) -> StemAeError:
-    """Return what a user should read of any error: what the system refuses as it is, all else with a log of it."""
+    """Return the error that the user reads: errors of the system as they are, others with a reference to the log."""
     if isinstance(error, StemAeError):
         return error
     if isinstance(error, MemoryError):

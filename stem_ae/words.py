@@ -11,13 +11,13 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a time that runs down as minutes and seconds, ``9:05``; what is left of a second counts as one."""
+    """Return the time left as minutes and seconds, ``9:05``, rounded up to whole seconds."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it."""
+    """Return a duration in words, such as ``3 min``."""
     for limit, unit, name in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
         if seconds < limit:
             return f"{seconds / unit:.0f} {name}"

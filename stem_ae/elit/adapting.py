@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _TELLING = 0.1  # part after which the pace tells how long the rest takes
 _FORGOTTEN_S = 86400.0
-_WAITING = ".waiting"  # ending of a model that nobody has decided about yet: the store does not list it
+_WAITING = ".waiting"  # ending of a pending model, about which the user has to decide: the store does not list it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class Adaptation:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it will still take, by the pace so far; it may end earlier. ``None`` while that cannot be said."""
+        """Time left by the pace so far; it may end earlier. ``None`` while unknown."""
         if self.state != "running" or self.fraction < _TELLING:
             return None
         return (time.monotonic() - self._started) * (1 - self.fraction) / self.fraction
@@ -136,13 +136,13 @@ class Adaptation:
         return self._waiting is not None
 
     def keep(self) -> None:
-        """Put a model that waits into the store."""
+        """Put a pending model into the store."""
         if self._waiting and self.comparison:
             os.replace(self._waiting, models.new_path(self.comparison.name))
             self._waiting = None
 
     def discard(self) -> None:
-        """Delete a model that waits. One that is in the store stays."""
+        """Delete a pending model. A model in the store stays."""
         if self._waiting:
             self._waiting.unlink(missing_ok=True)
             self._waiting = None
@@ -194,7 +194,7 @@ class Adaptation:
 
 
 def _forget_old_questions() -> None:
-    """Delete models that nobody has decided about for a day: whoever was asked is gone."""
+    """Delete pending models older than a day: the user who should decide is gone."""
     for path in models.user_folder().glob("*" + _WAITING):
         if time.time() - path.stat().st_mtime > _FORGOTTEN_S:
             path.unlink(missing_ok=True)

@@ -252,7 +252,7 @@ def _scene(
     conditions: synthesis.Conditions,
     seed: Sequence[int],
 ) -> synthesis.Scene:
-    """Return a simulated frame that holds something: one without a single count, as of a hole, is drawn again.
+    """Return a simulated frame with counts: an empty one, such as of a hole, is drawn again.
 
     Raises
     ------
@@ -317,6 +317,6 @@ def _finished(path: pathlib.Path, plan: Plan, material: Material) -> tuple[list[
 
 
 def _key(plan: Plan, material: Material, member: int) -> str:
-    """Return what stands for the training of one member."""
+    """Return the digest of the training of one member."""
     facts = {"plan": dataclasses.asdict(plan), "structure": material.digest, "member": member}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

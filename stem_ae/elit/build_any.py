@@ -1,4 +1,4 @@
-"""Making the model "any": what ``scripts/train_any.py`` runs.
+"""Training of the model "any", as run by ``scripts/train_any.py``.
 
 It differs from a material's model (:mod:`stem_ae.elit.build`) in its training images and in the network that reads the
 scale; networks, training, and what the ensemble learns of its own errors are the same.
@@ -24,7 +24,7 @@ from stem_ae.elit.synthesis import Scene
 
 _READ, _MISREAD = 0.95, 0.8  # recall and precision: a frame counts as read, as misread
 _FEWEST_READ = 12  # columns
-_SURE = 0.99  # columns that are to be found for certain, by which a frame is judged
+_SURE = 0.99  # columns that must be found, by which a frame is judged
 _FRAME_EXTENT = (12.0, 48.0)  # units
 _USUAL_WIDTH, _USUAL_SAMPLING = (0.42, 0.58), (0.07, 0.2)  # units: where positions are judged
 
@@ -37,7 +37,7 @@ def build_any(
     frames: int = 240,
     report: Report = lambda what, done, total, loss: None,
 ) -> Ensemble:
-    """Train the ensemble and its scale network and write them to ``path``; resumed where it was if it is called again.
+    """Train the ensemble and its scale network and write them to ``path``; a second call resumes the training.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def _patch(size: int, rng: np.random.Generator) -> tuple[Image, Image]:
 
 
 def _familiar(ensemble: Ensemble, seed: int, frames: int, report: Report) -> Familiar:
-    """Return what frames look like that the ensemble reads correctly, and how those differ that it misreads."""
+    """Return statistics of the frames that the ensemble reads correctly, and how those that it misreads differ."""
     known: list[Signs] = []
     misread: list[Signs] = []
     for k in range(frames):
@@ -141,7 +141,7 @@ def _familiar(ensemble: Ensemble, seed: int, frames: int, report: Report) -> Fam
 
 
 def _certain(shot: Scene) -> Scene:
-    """Return a scene with only those columns in its list that are to be found for certain."""
+    """Return a scene whose list holds only the columns that must be found."""
     assert shot.heights is not None
     sure = shot.heights > _SURE
     names = [name for name, is_sure in zip(shot.names, sure, strict=True) if is_sure]
@@ -149,7 +149,7 @@ def _certain(shot: Scene) -> Scene:
 
 
 def _position_errors(ensemble: Ensemble, seed: int, frames: int, report: Report) -> posterior.Posterior:
-    """Return how the networks' positions and the likelihood's are weighed, from what both are wrong by."""
+    """Return the weights of the networks' and the likelihood's positions, from the errors of both."""
     errors = []
     for k in range(frames):
         rng = np.random.default_rng([seed, 2, k])

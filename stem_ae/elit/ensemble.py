@@ -45,7 +45,7 @@ _MAY_BE_NAN = ("familiar.brightness.usual",)  # of classes of which too few were
 _SEEN = 0.5  # probability of being there from which on an atom counts
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
 NOMINAL_WIDTH = 0.5
-"""Å: what a model that reads the scale takes for the width of a column, whatever it is."""
+"""Å: the nominal width of a column for a model that reads the scale, whatever the true width is."""
 _SAME_WIDTH = (0.72, 1.4)  # fitted width over the width that was read: beyond, the frame is read again
 _PLAUSIBLE = (0.4, 2.5)  # beyond this, it is the fit that is wrong
 _WIDTHS = (0.25, 1.6)  # Å: columns are no narrower and no wider, where the sampling is known
@@ -209,7 +209,7 @@ class Ensemble:
 
     @property
     def needs_sampling(self) -> bool:
-        """Whether :meth:`predict` has to be told the sampling; otherwise it reads the scale from the image."""
+        """Whether :meth:`predict` needs the sampling; otherwise it reads the scale from the image."""
         return self.scale is None
 
     def predict(
@@ -262,7 +262,7 @@ class Ensemble:
         return prediction if unit == 1.0 else prediction.brighter(unit)
 
     def read_scale(self, image: ArrayLike, sampling: float | tuple[float, float] | None = None) -> Scale:
-        """Return how wide the columns of an image are, in its pixels; a known sampling says what is possible.
+        """Return the width of an image's columns in pixels; a known sampling limits the possible widths.
 
         Raises
         ------
@@ -284,7 +284,7 @@ class Ensemble:
     def _predicted_at_own_scale(
         self, array: Image, sampling: tuple[float, float] | None, threshold: float, refine: bool, classes: Classes
     ) -> Prediction:
-        """Read the columns' width, look at the frame as if it were the nominal one, and say it in Å or pixels."""
+        """Estimate the columns' width, predict as if it were the nominal one, and convert the result to Å or pixels."""
         scale = self._scale_of(array, sampling)
         aspect = np.array(sampling or (1.0, 1.0))
         aspect = aspect / np.sqrt(aspect.prod())
@@ -303,7 +303,7 @@ class Ensemble:
         off = fitted / NOMINAL_WIDTH
         if not _SAME_WIDTH[0] < off < _SAME_WIDTH[1] and _PLAUSIBLE[0] < off < _PLAUSIBLE[1]:
             again, fitted_again = at(width * off)
-            if again.presence.sum() > prediction.presence.sum():  # on a rough support the fit takes hills for columns
+            if again.presence.sum() > prediction.presence.sum():  # on rough supports the fit takes hills for columns
                 width, prediction, fitted = width * off, again, fitted_again
         unit = width / NOMINAL_WIDTH * (1.0 if sampling is None else float(np.sqrt(np.prod(sampling))))
         return prediction.rescaled(unit, sampling, scale, fitted * unit)
@@ -348,7 +348,7 @@ class Ensemble:
         least = min(threshold, _SEEN)
         peaks = _outside(empty, find_atoms(probability, self.species, self.sampling, array, step, least))
         heights = presence(probability, self.sampling, peaks)
-        # What is familiar was learnt from these atoms, whichever are asked for.
+        # The novelty was learnt with these atoms, whatever threshold is asked for.
         seen = peaks[heights > _SEEN]
         shown = signs(frame, self.sampling, answer.deep, probability, answer.spread, seen)
         return _Reading(frame, answer, peaks[heights > threshold], shown)

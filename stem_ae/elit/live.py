@@ -37,7 +37,7 @@ LEAST_PRESENCE = 0.2
 CONFIDENT_LATTICE = 0.5
 """Least confidence (0 to 1) at which a sampling that was estimated from the lattice is used."""
 RETRY_S, SECOND_OPINION_S = 5.0, 10.0
-"""How often the lattice is asked again: while it is needed and not clearly seen, and as a second opinion."""
+"""Seconds between estimates from the lattice: while it is needed and not clear, and as a second opinion."""
 EXTRAS_PERIOD_S = 1.0
 """How often that is worked out which takes longer than finding the atoms."""
 TRIM_PERIOD_S = 20.0
@@ -67,7 +67,7 @@ class Predictor(Protocol):
 
     @property
     def needs_sampling(self) -> bool:
-        """Whether it has to be told the sampling; otherwise it reads the scale from the image."""
+        """Whether it needs the sampling; otherwise it reads the scale from the image."""
 
     def __len__(self) -> int:
         """Return how many networks it has."""
@@ -99,7 +99,7 @@ class Sampling:
     """Å per pixel, and where the number comes from."""
 
     angstrom_per_px: tuple[float, float] | None
-    """Å per pixel along (y, x); None: nobody knows, and lengths are in pixels."""
+    """Å per pixel along (y, x); None: unknown, and lengths are in pixels."""
     source: Literal["calibration", "typed", "lattice", "unknown"]
     confidence: float = 1.0
     """How sure the estimate from the lattice is, 0 to 1."""
@@ -125,7 +125,7 @@ class Sampling:
 class SamplingChoice:
     """How the sampling of a frame is found: its own calibration, a typed number (Å per pixel), or its lattice.
 
-    The estimate from the lattice is made anew for each choice.
+    Each choice estimates the lattice again.
     """
 
     source: Literal["calibration", "typed", "lattice"] = "calibration"
@@ -197,7 +197,7 @@ class _SamplingFinder:
         return self._with_second_opinion(Sampling(as_sampling(frame.calibration), "calibration"), frame, pixels)
 
     def forget(self) -> None:
-        """Ask the lattice anew for the next frame, which may be of another specimen."""
+        """Estimate from the lattice again at the next frame, which may show another specimen."""
         self._estimated_for = ()
 
     def _from_lattice(self, frame: Frame, pixels: Image) -> Sampling:
@@ -329,7 +329,7 @@ class Model:
 
 
 class _Looking:
-    """What looking at frames with one predictor needs to remember."""
+    """State that one predictor keeps between frames."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
@@ -338,7 +338,7 @@ class _Looking:
         self._was_strange: bool | None = None
 
     def at(self, frame: Frame) -> Result:
-        """Return what is found in a frame, and whether it can be believed."""
+        """Return the atoms of a frame, and whether they can be believed."""
         start = time.perf_counter()
         pixels = as_image(frame.image)
         sampling = self._samplings.find(frame, pixels)

@@ -1,4 +1,4 @@
-"""What stands in a model file beside the weights, checked before anything is built from it.
+"""The description in a model file, checked before anything is built from it.
 
 Models come from strangers, and files are cut short. A description that cannot be meant, networks of another shape than
 it says, or weights that are no numbers are refused with one sentence, before memory is asked for. No torch here, since
@@ -28,13 +28,13 @@ _PROBE = {
     "semiangle_mrad": (1.0, 200.0), "defocus": (-2e3, 2e3), "cs": (-1e7, 1e7), "astigmatism": (-2e3, 2e3),
     "source_sigma": (0.0, 5.0),
 }  # fmt: skip
-"""What each number of a refocus's probe can be: a probe of a millimetre would take all memory there is."""
+"""Range of each number of a refocus's probe: a probe of a millimetre would take all memory."""
 _POSTERIOR = ("floor", "share", "common", "scale", "limit")
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a model file says about itself.
+    """The description in a model file.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Header:
 
 
 def read_header(path: str | pathlib.Path) -> Header:
-    """Return what a model file says about itself.
+    """Return the description in a model file.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def _children(item: Any) -> list[Any]:
 
 
 def check_shapes(header: Header, expected: Callable[[int, int], Mapping[str, tuple[int, ...]]]) -> None:
-    """Compare the networks' tensors with what the description says.
+    """Compare the networks' tensors with the description.
 
     Parameters
     ----------

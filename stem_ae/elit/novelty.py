@@ -274,7 +274,7 @@ class Familiar:
         return max(distances), foreign
 
     def check(self, members: int, features: int, classes: int) -> None:
-        """Refuse what is not for so many networks with so many deep features each, and so many classes.
+        """Raise StemAeError if the arrays do not fit so many networks, deep features and classes.
 
         Raises
         ------

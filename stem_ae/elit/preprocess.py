@@ -25,11 +25,11 @@ _FLOOR = 0.3  # of the frame's contrast: below it an area counts as empty, and i
 _SMALLEST_SIDE = 8.0  # Å
 _OUTLIER = 9.0  # standard deviations from the neighbours
 _DWARFED = 256.0  # times the contrast: a higher pedestal leaves single precision less than 16 bits for the contrast
-_FAINTEST, _STRONGEST = 1e-5, 1e9  # contrast beyond which squares and small constants are no longer harmless
+_FAINTEST, _STRONGEST = 1e-5, 1e9  # contrast beyond which squares and small constants overflow or dominate
 _DARK = 20  # percentile of an image that stands for its background
 _BLANK_WIDTH, _SATURATED = 1.2, 4.0  # Å: a smaller area of one value may be an atom's, with few counts or too many
 _SHARE_ALIKE = 0.002  # of the pixels, like the one above them: less is chance
-_DEAD_LINES = 4  # lines of one value in a row that are taken for dead: more are a part that was not scanned
+_DEAD_LINES = 4  # most adjacent lines of one value that count as dead: more are a part that was not scanned
 
 
 def as_image(image: ArrayLike) -> Image:

@@ -1,4 +1,4 @@
-"""Training images for a model that knows no material: columns of any crystal, film or particle, at any brightness.
+"""Training images for a model without a material: columns of any crystal, film or particle, at any brightness.
 
 Lengths are in the model's own unit, in which a column is about half a unit wide (standard deviation): a real image is
 scaled to it by the width of its columns (:mod:`stem_ae.elit.scale_network`). Varied is what decides whether columns
@@ -37,8 +37,8 @@ _CLOSEST = 1.8  # column widths: two columns that are closer have one maximum (S
 _SPACINGS = (2.0, 9.0)  # column widths between nearest columns
 _TIGHT = (2.0, 3.5)  # the same of dumbbells and whatever else is hardly resolved
 _MARGIN = 3.0  # units around the frame, whose columns shine into it
-# Signal over noise below which columns are not looked for, and above which all of them are. A lattice speaks for its
-# columns; a single atom has to stand out from thousands of grains.
+# Signal-to-noise ratio below which columns are not labelled, and above which all are. In a lattice neighbours
+# support a column; a single atom has to stand out from thousands of grains.
 _FAINT, _CLEAR = {True: 2.6, False: 0.7}, {True: 4.2, False: 1.7}
 
 
@@ -276,7 +276,7 @@ def _isolated(extent: float, width: float, rng: np.random.Generator) -> Columns:
 
 
 def _resolved(xy: FloatArray, brightness: FloatArray, closest: float) -> Columns:
-    """Return the columns with those that cannot be told apart taken together."""
+    """Return the columns with unresolved ones merged."""
     while len(xy) > 1:
         pairs = cKDTree(xy).query_pairs(closest, output_type="ndarray")
         if not len(pairs):
@@ -320,7 +320,7 @@ def _thickness(xy: FloatArray, extent: float, rng: np.random.Generator) -> Float
 def _background(
     shape: tuple[int, int], sampling: float, width: float, is_sparse: bool, rng: np.random.Generator
 ) -> tuple[FloatArray, float]:
-    """Return what lies under the columns, in units of a typical column's brightness, and the rms of its grain.
+    """Return the support under the columns, in units of a typical column's brightness, and the rms of its grain.
 
     The grain of an amorphous support is as fine as the probe: it looks like many faint atoms.
     """
@@ -361,7 +361,7 @@ def _counted(
 
 
 def _processed(image: FloatArray, pixels: float, rng: np.random.Generator) -> FloatArray:
-    """Return the frame as software leaves it: smoothed, clipped, in 8 bits, with a bar burned in."""
+    """Return the frame after post-processing: smoothed, clipped, in 8 bits, with a burnt-in scale bar."""
     if rng.random() < 0.35:
         image = ndimage.gaussian_filter(image, min(rng.uniform(0.3, 1.0) * pixels, 3.0))
     elif rng.random() < 0.08:

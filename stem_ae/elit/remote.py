@@ -115,7 +115,7 @@ class RemoteEnsemble:
 
     @property
     def needs_sampling(self) -> bool:
-        """Whether it has to be told the sampling; otherwise it reads the scale from the image."""
+        """Whether it needs the sampling; otherwise it reads the scale from the image."""
         return bool(self.facts["needs_sampling"])
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class RemoteEnsemble:
         return unpacked(values, arrays)
 
     def judge(self, image: ArrayLike, sampling: tuple[float, float] | None) -> tuple[Verdict, ...]:
-        """Return what is thought of each of all networks; see :func:`stem_ae.elit.selection.judge`.
+        """Return the verdict on each network; see :func:`stem_ae.elit.selection.judge`.
 
         Raises
         ------

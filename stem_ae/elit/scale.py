@@ -1,4 +1,4 @@
-"""How wide the columns of an image are, in its own pixels: a value with its rivals."""
+"""The width of the columns of an image in pixels, with alternatives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RIVAL = 0.2  # of the best width's probability, from which on another one is as
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scale:
-    """What an image says about the width of its columns.
+    """Probabilities of the width of an image's columns.
 
     Attributes
     ----------
@@ -29,18 +29,18 @@ class Scale:
 
     @property
     def width(self) -> float:
-        """Most probable width in pixels, between the widths that were asked about."""
+        """Most probable width in pixels, interpolated between the tabulated widths."""
         return self._refined(int(self.probability.argmax()))
 
     @property
     def candidates(self) -> list[float]:
-        """All widths in pixels that are about as probable as the best one, that one first."""
+        """All widths in pixels that are about as probable as the best one, with the best one first."""
         p = np.pad(self.probability, 1)
         peaks = np.flatnonzero((p[1:-1] >= p[:-2]) & (p[1:-1] > p[2:]) & (p[1:-1] > _RIVAL * p.max()))
         return [self._refined(int(k)) for k in peaks[np.argsort(-self.probability[peaks])]]
 
     def within(self, low: float, high: float) -> Scale:
-        """Return the same, knowing that the width lies between two numbers of pixels."""
+        """Return the same, restricted to widths between two numbers of pixels."""
         inside = (self.widths >= low) & (self.widths <= high)
         probability = self.probability * inside
         if probability.sum() < 1e-12:

@@ -1,4 +1,4 @@
-"""How wide the columns of an image are, in its own pixels: what a model needs that knows no material and no sampling.
+"""The network that estimates the width of an image's columns in pixels, for a model without material and sampling.
 
 A small network sees the image at several magnifications, each half the one before, cut into squares. For each square it
 says how probable each width is; squares and magnifications are taken together as independent opinions about one number.
@@ -25,18 +25,18 @@ Image = NDArray[np.float32]
 
 SQUARE = 128  # pixels
 WIDTHS = np.geomspace(0.5, 8.0, 33)
-"""Pixels: the widths (standard deviations) that a square is asked about, eight to an octave."""
+"""Pixels: the tabulated widths (standard deviations), eight to an octave."""
 _LEVELS = 6  # magnifications at most
-_LOCAL = 16.0  # pixels: what is slower than this is the specimen's thickness, not a column
+_LOCAL = 16.0  # pixels: slower variations are the specimen's thickness, not columns
 _MOST_SQUARES = 9  # of one magnification
-_WIDER = float(np.log(8))  # the last width stands for the octave of wider ones that it was trained with
-_FEWEST = 24  # widths of a column in the shorter side of an image: fewer are not columns but a few blobs
+_WIDER = float(np.log(8))  # the last width stands for the octave above, as in training
+_FEWEST = 24  # widths of a column in the shorter side of an image: with fewer there are only a few blobs
 _LEAST = float(np.log(1e-4))  # logarithm of the least probability that one square gives to any width
-_RELIABLE = 0.25  # squares overlap and err together: so much of their opinions is news
+_RELIABLE = 0.25  # squares overlap and their errors are correlated: this fraction of their information is independent
 
 
 class ScaleNet(nn.Module):
-    """Convolutions that halve the square again and again; then what they saw anywhere, and on average."""
+    """Convolutions that halve the square repeatedly, followed by maximum and mean pooling."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ScaleNet(nn.Module):
 
 
 def read_scale(network: ScaleNet, image: Image) -> Scale:
-    """Return what an image says about its columns' width.
+    """Return the probabilities of the width of an image's columns.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def read_scale(network: ScaleNet, image: Image) -> Scale:
             logits = torch.log_softmax(network(torch.from_numpy(squares)), 1).double().numpy()
         logits[:, -1] -= _WIDER
         first = 8 * level
-        # Beyond what this magnification can show it only knows "narrower" and "wider", which its ends stand for.
+        # At this magnification the first and last width stand for all that are narrower and wider.
         opinion = logits[:, np.clip(np.arange(len(widths)) - first, 0, len(WIDTHS) - 1)]
         opinion = np.maximum(opinion, _LEAST)
         logarithm += _RELIABLE * opinion.sum(0) if len(squares) > 1 else opinion.sum(0)
@@ -112,7 +112,7 @@ def _squares(image: Image) -> NDArray[np.float32]:
 
 
 def normalised(square: Image) -> Image:
-    """Return a square about a level that follows the thickness, with unit deviation whatever outliers there are."""
+    """Return a square less its local mean (the thickness), scaled to unit deviation without outliers."""
     level = ndimage.gaussian_filter(square.astype(np.float32), _LOCAL, mode="nearest", truncate=3.0)
     flat = square - level
     low, high = np.percentile(flat, [16, 84])

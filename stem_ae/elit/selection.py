@@ -145,7 +145,7 @@ def _verdict(
     usual_count: float,
     usual_neighbours: int,
 ) -> Verdict:
-    """Return what is thought of member ``k``, given the shares of close and odd atoms of all members.
+    """Return the verdict on member ``k``, given the shares of close and odd atoms of all members.
 
     ``bonds`` are the length of its bonds and of the middle member's.
     """

@@ -112,7 +112,7 @@ def train_member(
     done = 0
     if checkpoint is not None and checkpoint.exists():
         done = _taken_up(run, checkpoint, belongs_to)
-        if not done:  # it may hold half of a damaged state
+        if not done:  # it may hold part of a damaged state
             return train_member(images, targets, recipe, seed, start, checkpoint, progress, device, belongs_to)
     seen, wanted = torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device)
     losses: list[float] = []
@@ -131,7 +131,7 @@ def train_member(
 
 
 def _taken_up(run: _Run, checkpoint: pathlib.Path, belongs_to: str) -> int:
-    """Go on from a checkpoint and return how many steps are done; one that is damaged is set aside, 0 is returned.
+    """Resume from a checkpoint and return the number of steps done; a damaged one is set aside and 0 returned.
 
     Raises
     ------

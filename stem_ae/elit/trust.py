@@ -1,4 +1,4 @@
-"""Whether what was found in a frame can be believed, and what to do if not.
+"""Whether the result of a frame can be believed, and what to do if not.
 
 An ensemble draws rings on any image. Five things speak against them, each a number that is 0 for a usual frame and
 exceeds 1 where there is reason to doubt:
@@ -27,10 +27,10 @@ from stem_ae.elit.prediction import Prediction
 from stem_ae.words import counted
 
 Kind = Literal["lattice", "unfamiliar", "bonds", "nothing", "foreign"]
-"""What speaks against a result, the most telling first."""
+"""Reasons to doubt a result, the most important first."""
 
 PRESENT = 0.5
-"""Probability of being there from which on an atom counts as evidence."""
+"""Least probability of an atom that counts as evidence."""
 CERTAIN_LATTICE = 0.9
 """Confidence (0 to 1) from which a lattice's estimate of the sampling may contradict a stated one."""
 TOLERANCE = 0.1
@@ -40,7 +40,7 @@ NO_LATTICE = 0.5
 _BOND = 0.07  # part by which the mean distance of neighbours may differ from the material's
 _UNEVEN = 0.12  # part by which the nearest of three neighbours may be nearer than their mean: noise makes it 0.06
 _SAME_LATTICE = 0.05  # part by which a known material's lattice may differ from the one that is seen
-_FEWEST = 12  # atoms away from the border: from fewer no distance is judged
+_FEWEST = 12  # atoms away from the border: with fewer no distance is judged
 _BORDER = 2.0  # Å
 _NEIGHBOURS = 3  # of every atom in a hexagonal sheet seen from above
 _FRAMES = 9  # that are judged together
@@ -52,7 +52,7 @@ _NAMES = {"graphene": "graphene", "mos2": "MoS2"}
 
 @dataclasses.dataclass(frozen=True)
 class Trust:
-    """What is thought of a result.
+    """The verdict on a result.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Trust:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a frame and its result say for and against themselves.
+    """Evidence for and against a result.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Evidence:
 
     @classmethod
     def of(cls, prediction: Prediction, lattice: float | None = None, clarity: float | None = None) -> Evidence:
-        """Return the evidence of a prediction, and of its frame's lattice if that was looked for."""
+        """Return the evidence from a prediction, and from its frame's lattice if that was estimated."""
         atoms = prediction.atoms[prediction.presence >= PRESENT]
         bond, nearest = neighbour_distances(atoms)
         return cls(
@@ -130,7 +130,7 @@ def neighbour_distances(atoms: Atoms2D) -> tuple[float, float]:
 
 
 def trust_in(evidence: Evidence, lattice_constant: float = 0.0) -> Trust:
-    """Return what is thought of one frame by itself.
+    """Return the verdict on a single frame.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def trust_in(evidence: Evidence, lattice_constant: float = 0.0) -> Trust:
 
 
 class Judge:
-    """Judges frame after frame: near a limit it keeps to what it thought before.
+    """Judges successive frames with hysteresis: near a limit the verdict stays.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class Judge:
         self._trust: Trust | None = None
 
     def judge(self, evidence: Evidence, subject: Hashable = None) -> Trust:
-        """Return what is thought of the newest frame, together with those of the same subject just before it."""
+        """Return the verdict on the newest frame, using the preceding ones of the same subject."""
         if subject != self._subject:
             self._subject, self._trust = subject, None
             self._frames.clear()
@@ -173,19 +173,19 @@ class Judge:
         return self._trust
 
     def _limit(self, kind: Kind) -> float:
-        """Return what a doubt has to exceed: more if the last frames were believed, less if they were not."""
+        """Return the threshold of a doubt: higher if the last frames were believed, lower if they were not."""
         if self._trust is None:
             return 1.0
         margin = _MARGIN.get(kind, _USUAL_MARGIN)
         return 1 + margin if self._trust.believed else 1 - margin
 
     def _doubts(self, evidence: Evidence) -> dict[Kind, float]:
-        """Return how much speaks against a frame, by kind: 1 is the limit."""
+        """Return the strength of each kind of doubt about a frame: 1 is the limit."""
         e, bond = evidence, self._constant / math.sqrt(3)
         off = abs(e.bond / bond - 1) / _BOND if bond else 0.0
         uneven = (1 - e.nearest / e.bond) / _UNEVEN if bond else 0.0
         bonds = max(_known(off), _known(uneven))
-        # Atoms at their right distances in a familiar frame tell its scale better than a few spots of its spectrum do.
+        # In a familiar frame correct distances between atoms give the scale better than a few spots of its spectrum.
         proven = math.isfinite(e.bond) and bonds <= 1 and e.conditions <= 1
         asked = e.clarity >= CERTAIN_LATTICE and not proven
         return {
@@ -197,7 +197,7 @@ class Judge:
         }
 
     def _together(self) -> Evidence:
-        """Return the newest evidence with numbers that do not jump from frame to frame."""
+        """Return the newest evidence with numbers smoothed over frames."""
         frames = list(self._frames)
         conditions = float(np.median([frame.conditions for frame in frames]))
         foreign = round(float(np.mean([frame.foreign for frame in frames if frame.foreign] or [0])))
@@ -212,13 +212,13 @@ def _known(value: float) -> float:
 
 
 def _typical(kind: Kind, values: Sequence[float]) -> float:
-    """Return what to make of the last frames' doubts, the newest last."""
+    """Return one doubt for the last frames, the newest last."""
     if kind in ("lattice", "nothing"):  # the one is asked for seldom, the other is shown as a number
         return values[-1]
     return float(np.mean(values)) if kind == "foreign" else float(np.median(values))
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- sentences --------------------------------------------------------------------------------------------------------
 
 
 def _of_lattice(evidence: Evidence, constant: float) -> str:

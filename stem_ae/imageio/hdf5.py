@@ -19,7 +19,7 @@ from stem_ae.imageio import swift, vendors
 from stem_ae.imageio.signal import Axis, Signal, check_size
 
 _MOST_OBJECTS = 20_000
-"""Groups and datasets of a file beyond which it is no file of images."""
+"""Most groups and datasets of a file of images."""
 
 _SHARE_TO_BE_EVEN = 1e-3
 """Of the mean step, that the steps of an axis may differ by."""

@@ -173,7 +173,7 @@ def find_signals(path: pathlib.Path) -> list[Signal]:
             return _reader(path)(path)
     except StemAeError:
         raise
-    except Exception as error:  # each reader has its own ways to meet a broken file
+    except Exception as error:  # readers raise all kinds of errors on a broken file
         raise unreadable(path.name, error) from error
 
 

@@ -1,4 +1,4 @@
-"""What a file holds: arrays whose axes say whether they are images; their numbers are read when they are wanted."""
+"""The arrays of a file: their axes say whether they are images; their numbers are read on demand."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SMALLEST_SIDE = 8
 """Pixels: what is smaller is a table."""
 
 _ALWAYS_READ = 1 << 30
-"""Bytes that are read without a second thought."""
+"""Bytes that are read without further checks."""
 
 _COMPRESSED = 50
-"""What is larger must not be so many times larger than its file: headers of damaged files claim anything."""
+"""Largest ratio of a larger array to its file: headers of damaged files may claim anything."""
 
 _KINDS = {"energy": "a spectrum", "time": "a trace over time", "reciprocal": "a diffraction pattern",
           "angle": "a diffraction pattern"}  # fmt: skip
@@ -116,7 +116,7 @@ class Signal:
 
     @functools.cached_property
     def objection(self) -> str:
-        """Why it is no image nor a series of images, a clause; empty if it is."""
+        """Why it is neither an image nor a series of images, as a clause; empty if it is one."""
         size = "x".join(str(self.shape[k]) for k in self._long) or "1"
         if self.kind:
             return f"only {self.kind} {size}"
@@ -136,7 +136,7 @@ class Signal:
         return ""
 
     def _strange_axis(self) -> str:
-        """Say what the units say against an image."""
+        """Return why the units exclude an image; empty if they do not."""
         size = "x".join(str(self.shape[k]) for k in self._long)
         measured = {k: quantity(self._axis(k).units) for k in self._long}
         # A movie is a series over time, a tilt series one over an angle.
@@ -215,7 +215,7 @@ class Signal:
                 values = np.mean([values[channel] for channel in "RGB"], axis=0)
         except StemAeError:
             raise
-        except Exception as error:  # each reader has its own ways to meet a broken file
+        except Exception as error:  # readers raise all kinds of errors on a broken file
             raise unreadable(f"frame {number} of {self.title}" if len(self) > 1 else self.title, error) from error
         if np.shape(values) != self.frame_shape:
             raise StemAeError(f"Frame {number} of {self.title} is of {np.shape(values)}, not {self.frame_shape}.")
@@ -263,7 +263,7 @@ def _free_memory() -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep readers from telling the terminal of what they stumble over: what matters is said in a sentence."""
+    """Silence readers' warnings on the terminal: what matters is reported in a sentence."""
     loggers = [logging.getLogger(name) for name in ("rsciio", "tifffile", "PIL", "zarr")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -278,7 +278,7 @@ def quiet() -> Iterator[None]:
 
 
 def unreadable(name: str, error: BaseException) -> StemAeError:
-    """Return what a user should read of a file that a reader could not make sense of."""
+    """Return the error for a file that a reader could not read."""
     lines = str(error).strip().splitlines()
     text = "".join(c for c in (lines[0] if lines else "") if c.isprintable())[:200].rstrip(" .")
     if isinstance(error, MemoryError):

@@ -31,7 +31,7 @@ _MISREAD = {"\u00c2\u00b5": "\u00b5", "\u00ce\u00bc": "\u00b5", "\u00c3\u2026": 
             "\u00c2\u00b0": "\u00b0"}  # fmt: skip
 """Signs in UTF-8 that were read in another encoding."""
 _LONGEST = 40
-"""Characters: what is longer names no unit."""
+"""Characters: longer texts are not units."""
 
 
 def to_angstrom(scale: Any, units: str | None) -> float | None:

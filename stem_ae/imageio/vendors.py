@@ -21,7 +21,7 @@ _NEVER = {"rsciio.netcdf"}
 """Readers that evaluate what the file says as Python."""
 
 _PREFERRED = ("rsciio.mrc",)
-"""Where several readers know an ending, these come first: they need no further library."""
+"""Where several readers know a suffix, these come first: they need no further library."""
 
 _CODECS = {"blosc", "zlib", "gzip", "zstd", "lz4", "bz2", "lzma", "delta", "shuffle", "bitround", "fixedscaleoffset",
            "astype", "packbits", "quantize", "crc32", "adler32", "fletcher32", "vlen-utf8", "vlen-bytes", "vlen-array",
@@ -54,7 +54,7 @@ def read(path: pathlib.Path) -> list[Signal]:
     for module in modules:
         try:
             return read_with(module, path)
-        except Exception as error:  # each reader has its own ways to meet a broken file
+        except Exception as error:  # readers raise all kinds of errors on a broken file
             refusals.append(error)
     # A reader that lacks its library has not even looked at the file.
     looked = [error for error in refusals if not isinstance(error, ImportError)]
@@ -78,7 +78,7 @@ def read_with(module: str, path: pathlib.Path, **options: Any) -> list[Signal]:
 
 
 def _bound_maps() -> None:
-    """Let RosettaSciIO map no more of a file into memory than there is of it.
+    """Keep RosettaSciIO from mapping more of a file into memory than it holds.
 
     It cuts what a header promises into pieces first, and of a nonsense header these are so many that it never ends.
     """
@@ -142,7 +142,7 @@ def _text(units: Any) -> str | None:
 
 
 def _mrc_without_scale(entry: Mapping[str, Any]) -> bool:
-    """Say whether an MRC file states no size of its cell, for which the reader puts 1 nm per pixel."""
+    """Return whether an MRC file states no cell size, for which the reader assumes 1 nm per pixel."""
     header = (entry.get("original_metadata") or {}).get("std_header") or {}
     return "MX" in header and not (header.get("MX") and header.get("Xlen"))
 

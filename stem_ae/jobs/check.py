@@ -1,4 +1,4 @@
-"""What was lost or damaged in a queue: found, mended, and kept aside; and what nobody needs any more."""
+"""Finds and repairs what is lost or damaged in a queue, sets damaged files aside, and removes old jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIGNS_OF_WORK = ("lock", "log.txt", "progress.json", "result.json", "error.json
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A fault found by a check.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class Finding:
 
 
 def check(queue: Queue, mend: bool = True) -> tuple[list[Finding], pathlib.Path | None]:
-    """Look through a queue for what was lost or damaged, and mend it.
+    """Find and repair what is lost or damaged in a queue.
 
-    A record that is lost or damaged is made anew from the jobs' folders; what is damaged is set aside, never deleted.
+    A lost or damaged record is rebuilt from the jobs' folders; damaged files are set aside, never deleted.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def check(queue: Queue, mend: bool = True) -> tuple[list[Finding], pathlib.Path 
     Raises
     ------
     StemAeError
-        If the record has to be made anew while a worker uses it, or nothing can be written.
+        If the record has to be rebuilt while a worker uses it, or nothing can be written.
     """
     findings, backup = [], None
     damage = _damage_of_record(queue)
@@ -101,7 +101,7 @@ def check(queue: Queue, mend: bool = True) -> tuple[list[Finding], pathlib.Path 
 
 
 def _damage_of_record(queue: Queue) -> str:
-    """Return why the record has to be made anew; nothing if it is whole."""
+    """Return why the record has to be rebuilt; empty if it is intact."""
     record = queue.record
     if record.is_shared:
         queue.counts()
@@ -169,7 +169,7 @@ def _folders(queue: Queue) -> list[pathlib.Path]:
 
 
 def _of_lost_row(queue: Queue, folder: pathlib.Path, is_record_new: bool, mend: bool) -> list[Finding]:
-    """Put a job back into the record, if whoever submitted it was told that it is there."""
+    """Put a job back into the record, if its submission was acknowledged."""
     if (folder / PRUNED).exists() or not _was_submitted(folder, is_record_new):
         return []
     what = "It is not in the record."
@@ -191,7 +191,7 @@ def _was_submitted(folder: pathlib.Path, is_record_new: bool) -> bool:
 
 
 def _of_folder(queue: Queue, folder: pathlib.Path, state: State | None, error: str, mend: bool) -> list[Finding]:
-    """Mend what is in a job's folder."""
+    """Repair a job's folder."""
     findings = []
     calculation = Calculation(folder)
 
@@ -251,17 +251,17 @@ def _restore_input(folder: pathlib.Path, damaged: str) -> None:
 
 
 def _damaged_notes(calculation: Calculation) -> list[str]:
-    """Return which of the small files say nothing that can be read."""
+    """Return which of the small files are unreadable."""
     folder = calculation.folder
     read = {"progress.json": calculation.progress, "error.json": calculation.error}
     return [name for name, reader in read.items() if (folder / name).exists() and not reader()]
 
 
-# --- what nobody needs ------------------------------------------------------------------------------------------------
+# --- removing jobs ----------------------------------------------------------------------------------------------------
 
 
 def remove_orphans(queue: Queue, remove: bool = True) -> list[str]:
-    """Remove the folders of submissions that were killed before anybody was told of them, and return their names.
+    """Remove the folders of submissions that were killed before they were acknowledged, and return their names.
 
     Raises
     ------
@@ -285,7 +285,7 @@ def remove_orphans(queue: Queue, remove: bool = True) -> list[str]:
 def prune(
     queue: Queue, older_than_days: float, states: Sequence[State] = OVER, remove: bool = True
 ) -> tuple[list[str], int]:
-    """Remove old jobs with their results, except those that others still wait for.
+    """Remove old jobs with their results, except those that other jobs still wait for.
 
     Parameters
     ----------

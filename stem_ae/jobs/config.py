@@ -38,7 +38,7 @@ class Config:
     database: str = dataclasses.field(default="", repr=False)  # there may be a password in it
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Raise StemAeError for settings that cannot work.
 
         Raises
         ------

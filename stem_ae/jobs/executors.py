@@ -71,7 +71,7 @@ class LocalExecutor:
         return True
 
     def alive(self, folder: pathlib.Path) -> bool:
-        """Say whether our process, or one that an earlier worker started, is at work; one that hangs is ended."""
+        """Return whether our process, or one that an earlier worker started, is working; a hung one is ended."""
         child = self._children.get(folder)
         if child is not None and child.poll() is not None:
             del self._children[folder]
@@ -92,7 +92,7 @@ class LocalExecutor:
             gently = gently and time.monotonic() < deadline
             child = self._children.get(folder)
             if child is not None:
-                kill_group(child.pid, gently)  # ours: its number is not given away before we have seen its end
+                kill_group(child.pid, gently)  # our child: its PID is not reused before we have waited for it
             elif identity := running_process(folder):
                 kill_group(identity["pid"], gently)
             time.sleep(0.05)
@@ -104,7 +104,7 @@ class LocalExecutor:
         return (child is not None and child.poll() is None) or is_worked_on(folder)
 
     def _hangs(self, folder: pathlib.Path, child: subprocess.Popen[bytes] | None) -> bool:
-        """Say whether the process on this machine has neither given a sign of life nor computed for too long."""
+        """Return whether the process on this machine has given no sign of life and used no CPU for too long."""
         identity = running_process(folder)
         pid = child.pid if child else identity["pid"] if identity else None
         if pid is None:  # of another machine: that one's worker sees to it
@@ -118,11 +118,11 @@ class LocalExecutor:
 
 
 _MARK = "STEM_AE_CALCULATION"
-"""Variable that the process of a calculation, and whatever it starts, carry: its folder."""
+"""Environment variable of a calculation's process and all its children: the calculation's folder."""
 
 
 def is_worked_on(folder: pathlib.Path) -> bool:
-    """Say whether a process works on a calculation: it holds the lock, or runs though somebody deleted that."""
+    """Return whether a process works on a calculation: it holds the lock, or still runs after that was deleted."""
     return held(folder) or running_process(folder) is not None
 
 
@@ -137,7 +137,7 @@ def held(folder: pathlib.Path) -> bool:
     except OSError:
         return False
     try:
-        # Shared, so that two who ask do not take each other for the holder; and it needs no right to write.
+        # A shared lock: two processes that ask do not mistake each other for the holder, and it needs no write access.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)
@@ -175,7 +175,7 @@ def kill_group(pid: int, gently: bool) -> None:
 
 
 def kill_leftovers(folder: pathlib.Path) -> None:
-    """End what a calculation started and left behind when it died, so that a second one does not work beside it.
+    """End the processes that a dead calculation left behind, so that a second one does not run beside them.
 
     Such processes are known by a variable that they inherited. Only Linux tells it.
     """
@@ -196,7 +196,7 @@ def _touched(path: pathlib.Path) -> int | None:
 
 
 def _computed(pid: int) -> object:
-    """Return how long a process has computed, where the system tells."""
+    """Return the CPU time of a process, where the system provides it."""
     fields = processes.status(pid) if sys.platform == "linux" else None
     return None if fields is None else (fields[11], fields[12])
 

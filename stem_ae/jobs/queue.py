@@ -37,14 +37,14 @@ State = Literal["waiting", "queued", "running", "finished", "failed", "cancelled
 OVER: tuple[State, ...] = ("finished", "failed", "cancelled")
 
 SUBMITTED = "submitted"
-"""File in a job's folder: whoever submitted it was told so. Without it, and without a row, nobody waits for the job."""
+"""File in a job's folder: its submission was acknowledged. Without it, and without a row, nobody waits for the job."""
 
 CANCELLED = "It was cancelled."
 
 KEPT_AT_A_START = (
     "input.json", "input.copy.json", "lock", "log.txt", "process.json", "alive", "cancel", SUBMITTED, "set_aside",
 )  # fmt: skip
-"""What stays in a job's folder when it begins from the start."""
+"""Files that stay in a job's folder when it starts again."""
 
 _STATES: dict[str, State] = {
     "DELAYED": "waiting", "ENQUEUED": "queued", "PENDING": "running", "SUCCESS": "finished", "ERROR": "failed",
@@ -52,7 +52,7 @@ _STATES: dict[str, State] = {
 }  # fmt: skip
 
 _WITHOUT_WORKER_S = 20.0
-"""Seconds that a wait goes on without a worker: starting one takes some."""
+"""Seconds to wait without a worker: one may be starting."""
 
 _SILENT_WORKER_S = 90.0
 """Seconds without a sign of life after which a worker counts as hung; it gives one every few."""
@@ -149,7 +149,7 @@ class Job:
 
 
 class _Workers:
-    """Watches the workers of a queue for somebody who waits for them."""
+    """Watches the workers of a queue for a waiting client."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
@@ -157,7 +157,7 @@ class _Workers:
         self._heard = self._looked = time.monotonic()
 
     def trouble(self) -> str:
-        """Return why it is no use to wait any longer, in a clause; empty as long as it is."""
+        """Return why waiting is useless, as a clause; empty while it is not."""
         now = time.monotonic()
         if now - self._looked < 0.5:
             return ""
@@ -270,7 +270,7 @@ class Queue:
         noted = {"priority": priority, "created": round(time.time() * 1000), **attributes}
         Calculation.create(job.calculation.folder, to_dict(task), atoms, origin, noted)
         self.record.add(job.id, priority, attributes, waits=bool(parents))
-        with contextlib.suppress(OSError):  # it is in the record, which is what counts
+        with contextlib.suppress(OSError):  # the record has it, and that counts
             (job.calculation.folder / SUBMITTED).touch()
         return job
 
@@ -284,7 +284,7 @@ class Queue:
             self.row(parent.id)  # refuses what does not exist
 
     def release(self) -> list[str]:
-        """Let those waiting jobs go whose parents are over, and return which: the worker does this all the time.
+        """Release waiting jobs whose parents are over, and return which; the worker does this regularly.
 
         A parent that failed makes its children fail, when the worker comes to them.
         """
@@ -294,7 +294,7 @@ class Queue:
         called = []
         for row in waiting:
             its = [states.get(parent) for parent in row.after]
-            # One that is in the record no more cannot finish either: the worker says so when it comes to this one.
+            # A parent that is no longer in the record cannot finish either: the worker reports it with this job.
             if any(state in ("failed", "cancelled", None) for state in its) or all(s == "finished" for s in its):
                 self.record.call(row.id)
                 called.append(row.id)
@@ -349,7 +349,7 @@ class Queue:
         full = f"The disk that holds {self.root} is full: free some space, and it goes on where it was."
         try:
             return "" if has_room(self.root) else full
-        except OSError:  # it is gone, as looking at the record will say
+        except OSError:  # it is gone; reading the record reports that
             return ""
 
     def row(self, job_id: str) -> Row:
@@ -371,7 +371,7 @@ class Queue:
     def _rows(self, entries: Sequence[Entry]) -> list[Row]:
         halted = self._halted()
         rows = []
-        for k in range(0, len(entries), 1000):  # by parts: Python's memory is looked through less often then
+        for k in range(0, len(entries), 1000):  # in parts: Python's garbage collection then runs less often
             part = entries[k : k + 1000]
             told = read_objects([entry.attributes for entry in part])
             rows += [self._row(entry, about, halted) for entry, about in zip(part, told, strict=True)]
@@ -385,7 +385,7 @@ class Queue:
         elif state == "finished":
             if entry.output != "{}" and (outcome := read_object(entry.output)).get("error"):
                 state, error = "failed", printable(outcome["error"], in_one_line=True)
-                if error == CANCELLED:  # the worker saw the mark before the record was told
+                if error == CANCELLED:  # the worker saw the file `cancel` before the record was updated
                     state, error = "cancelled", ""
         elif state == "failed":
             error = f"The worker failed: {first_line(read_object(entry.error).get('message', 'nobody noted why'))}"
@@ -457,7 +457,7 @@ class Queue:
             self.submit_again(job_id)
 
     def submit_again(self, job_id: str) -> None:
-        """Make a job's row in the record anew, from its folder.
+        """Rebuild a job's row in the record from its folder.
 
         Raises
         ------
@@ -540,7 +540,7 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def _time(milliseconds: int) -> datetime.datetime:
-    """Return a time of the record, the beginning of time for one that cannot be."""
+    """Return a time of the record, or 1970 for an impossible one."""
     try:
         return datetime.datetime.fromtimestamp(milliseconds / 1000)
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""The record of a queue: which jobs there are, and what is to become of each.
+"""The record of a queue: its jobs and their states.
 
 dbos writes it, into a file of SQLite in the queue's folder or into a PostgreSQL that several machines share. It is read
 with plain SQL. That is what lists thousands of jobs at once, needs no right to write, and executes nothing: dbos itself
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WORKFLOW = "calculate"
 QUEUE = "calculations"
 VERSION = "1"
-"""Of the workflow: jobs that were queued by an earlier stem_ae are taken up as long as it stays the same."""
+"""Version of the workflow: jobs queued by an earlier stem_ae run as long as it stays the same."""
 
 FILE = "queue.sqlite"
 FORMAT = "portable_json"
@@ -45,7 +45,7 @@ PICKLED = "Its row of the record is pickled, which is not read, since unpickling
 ACTIVE = ("DELAYED", "ENQUEUED", "PENDING")
 
 _FAR_AWAY = 10 * 365 * 86400.0
-"""Seconds that a job which waits for another is put off; the worker calls it when that one is over."""
+"""Delay in seconds of a job that waits for another; the worker releases it when that one is over."""
 
 _AT_ONCE = 500
 """Jobs named in one statement."""
@@ -101,7 +101,7 @@ class Record:
 
     @property
     def address(self) -> str:
-        """What dbos is told; with the password, if there is one."""
+        """The address for dbos; with the password, if there is one."""
         if self._url is not None:
             return self._url.render_as_string(hide_password=False)
         from stem_ae.jobs import sqlite
@@ -125,7 +125,7 @@ class Record:
         return self._url is not None or self._file.exists()
 
     def stamp(self) -> object:
-        """Return something that changes when the record does; None where only a look at it can tell."""
+        """Return a value that changes with the record; None where only reading it can tell."""
         if self._url is not None:
             return None
         return [_identity(path, with_time=True) for path in (self._file, self._file.with_name(f"{FILE}-wal"))]
@@ -153,7 +153,7 @@ class Record:
                 values |= named
         order = ""
         if newest is not None:
-            # What is left out must not count. Of all rows that is found more quickly afterwards, and so is their order.
+            # Invalid numbers must not count. For a list of all rows it is faster to filter and sort afterwards.
             plain = "NOT GLOB '*[^-0-9A-Za-z_]*'" if self._url is None else "~ '^[-0-9A-Za-z_]+$'"
             conditions.append(f"workflow_uuid {plain}")
             order = f" ORDER BY created_at DESC, workflow_uuid DESC LIMIT {int(newest)}"
@@ -242,7 +242,7 @@ class Record:
     # --- write ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the record if there is none, and see that it can be written.
+        """Make the record if there is none, and check that it is writable.
 
         Raises
         ------
@@ -252,7 +252,7 @@ class Record:
         self._client()
 
     def add(self, number: str, priority: int, attributes: dict[str, Any], waits: bool) -> None:
-        """Queue a job: once this returns, it survives everything but the disk.
+        """Queue a job: once this returns, only the loss of the disk can lose it.
 
         Parameters
         ----------
@@ -279,7 +279,7 @@ class Record:
         self._write(lambda client: client.enqueue(options, number))  # type: ignore[arg-type]
 
     def call(self, number: str) -> None:
-        """Let a job go that waits."""
+        """Release a waiting job."""
         self._write(lambda client: client.set_workflow_delay(number, delay_seconds=0.0))
 
     def cancel(self, number: str) -> None:
@@ -303,7 +303,7 @@ class Record:
             self._write(lambda client, part=part: client.delete_workflows(part))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Let go of the file or the server; the next use opens it again."""
+        """Close the file or the connection; the next use opens it again."""
         with self._lock:
             client, self._connected, self._opened = self._connected, None, None
             if client is not None:
@@ -313,7 +313,7 @@ class Record:
         client = self._client()
         with self._explained("be written"):
             done = change(client)
-        # The file may have been deleted under us: what was written then is gone with it.
+        # The file may have been deleted meanwhile, and what was written is gone with it.
         self._check_in_place()
         return done
 
@@ -378,7 +378,7 @@ class Record:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Turn whatever SQLite, PostgreSQL and dbos complain of into a sentence that tells no password."""
+        """Turn any error of SQLite, PostgreSQL and dbos into a sentence without a password."""
         try:
             yield
         except StemAeError:
@@ -414,7 +414,7 @@ class Record:
 
 
 def is_job_number(name: str) -> bool:
-    """Say whether a word can be a job's number, and so its folder's name: none that would lead to another place."""
+    """Return whether a word can be a job's number, and so a folder's name that stays inside the queue."""
     return name.isascii() and name.replace("-", "a").replace("_", "a").isalnum()
 
 
@@ -433,7 +433,7 @@ def first_line(error: object) -> str:
 
 
 def read_objects(texts: Sequence[str | None]) -> list[dict[str, Any]]:
-    """Return what each of many texts of JSON says, if that is an object; else an empty one."""
+    """Return the object of each of many JSON texts; an empty one for anything else."""
     try:
         found = json.loads(f"[{','.join(text or 'null' for text in texts)}]")  # ten times as quick as one by one
     except (ValueError, RecursionError):
@@ -444,7 +444,7 @@ def read_objects(texts: Sequence[str | None]) -> list[dict[str, Any]]:
 
 
 def read_object(text: str | None) -> dict[str, Any]:
-    """Return what JSON says, if that is an object; else an empty one."""
+    """Return the object of a JSON text; an empty one for anything else."""
     if not text or text == "{}":
         return {}
     try:
@@ -461,7 +461,7 @@ def _select(path: pathlib.Path, sql: str, values: dict[str, Any]) -> list[Any]:
         except sqlite3.OperationalError as error:
             if "decode" not in str(error):
                 raise
-        # A damaged text is shown as far as it goes; it does not hide the other jobs.
+        # A damaged text is shown as far as possible; it does not hide the other jobs.
         connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
         return connection.execute(sql, values).fetchall()
 

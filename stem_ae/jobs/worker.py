@@ -40,10 +40,10 @@ _LOOK_FOR_ROOM_EVERY = 1.0
 """Seconds between looks at a full disk, and between tries after something failed."""
 
 _REST_AFTER = 20.0
-"""Seconds without work after which dbos, which asks the record all the time, is put to rest."""
+"""Seconds without work after which dbos, which polls the record, is stopped."""
 
 _FORGOTTEN_AFTER = 15.0
-"""Seconds after which a job that runs by the record, but not here, is taken up again: its end could not be written."""
+"""Seconds after which a job is queued again that the record calls running but that does not run here."""
 
 _SIGN_EVERY = 5.0
 _TIDY_EVERY = 3600.0
@@ -185,17 +185,17 @@ class _Worker:
         self._executor = queue.config.make_executor()
         self._dbos = load_dbos()
         self._mine: dict[str, threading.Lock] = {}
-        """Jobs that are being seen through, each by one thread at a time."""
+        """Jobs that are being carried out, each by one thread at a time."""
         self._lock = threading.Lock()
         self._release_at = -math.inf
         self._complaint = ""
         self._has_seen_record = False
         self._tidied = -math.inf
         self._missing: dict[str, float] = {}
-        """Jobs that run by the record, but not here, and since when."""
+        """Jobs that the record calls running but that do not run here, and since when."""
 
         def calculate(_: str) -> dict[str, str]:
-            # Not what the row says, but which row it is, names the job.
+            # The row's key names the job, not its content.
             return self._see_through(str(self._dbos.DBOS.workflow_id))
 
         self._dbos.DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_RECOVERIES)(calculate)
@@ -255,7 +255,7 @@ class _Worker:
             dbos.DBOS.destroy(workflow_completion_timeout_sec=0)
 
     def _until_done(self, pause: float) -> None:
-        """Stay, and call waiting jobs whose parents are over, until there has been no work for some seconds."""
+        """Stay, and release waiting jobs whose parents are over, until there has been no work for some seconds."""
         busy = time.monotonic()
         while time.monotonic() - busy < pause:
             self._check_in_place()
@@ -266,7 +266,7 @@ class _Worker:
             time.sleep(0.5)
 
     def _has_work(self) -> bool:
-        """Say whether anything is to be done, by this machine or by whoever is free; calls those that have waited."""
+        """Return whether there is work, for this machine or any free one; releases jobs that have waited."""
         called = self._release() if self._queue.record.exists else []
         with self._lock:
             if self._mine or called:
@@ -280,7 +280,7 @@ class _Worker:
         )
 
     def _release(self) -> list[str]:
-        """Call waiting jobs whose parents are over; where thousands wait, less often."""
+        """Release waiting jobs whose parents are over; where thousands wait, less often."""
         start = time.monotonic()
         if start < self._release_at:
             return []
@@ -289,7 +289,7 @@ class _Worker:
         return called
 
     def _take_up_forgotten(self) -> None:
-        """Queue jobs again that this machine runs by the record, but does not: the end of one could not be written."""
+        """Queue jobs again that the record calls running on this machine but that do not run: their end is missing."""
         me = self._queue.worker_folder.name
         pending = {e.id for e in self._queue.record.entries(statuses=["PENDING"]) if e.executor == me}
         with self._lock:
@@ -319,7 +319,7 @@ class _Worker:
             check.remove_orphans(self._queue)
 
     def _give_signs(self) -> None:
-        """Touch a file all the time, so that whoever waits sees that this worker is at work."""
+        """Touch a file regularly, so that waiting clients see that this worker is alive."""
         path = self._queue.worker_folder / "alive"
         while True:
             with contextlib.suppress(OSError):
@@ -337,7 +337,7 @@ class _Worker:
         self._has_seen_record = self._queue.record.exists
 
     def _complain(self, error: Exception) -> None:
-        """Say once what goes wrong."""
+        """Report each error once."""
         sentence = str(error) if isinstance(error, StemAeError) else f"{type(error).__name__}: {first_line(error)}"
         if sentence != self._complaint:
             self._complaint = sentence

@@ -85,7 +85,7 @@ def write_atomically(path: pathlib.Path, content: bytes, is_synced: bool = True)
 
 
 def sync(path: pathlib.Path) -> None:
-    """See that a file's content, or the names in a folder, survive a power cut, where the system can do it."""
+    """Make a file's content, or the names in a folder, survive a power cut, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -125,7 +125,7 @@ def sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def unsealed(text: bytes) -> dict[str, Any]:
-    """Return what :func:`sealed` was given; what was written before there were digests is taken as it is.
+    """Return what :func:`sealed` was given; files without a digest are accepted as they are.
 
     Raises
     ------
@@ -283,7 +283,7 @@ class Calculation:
             return ""
 
     def _note(self, name: str) -> dict[str, Any]:
-        """Return what a small file says; nothing if it is damaged, since it is for looking at only."""
+        """Return the content of a small file; empty if it is damaged, since it is only for display."""
         try:
             if (self.folder / name).stat().st_size > _LARGEST_NOTE:
                 return {}
@@ -302,7 +302,7 @@ class Calculation:
     # --- damage ---------------------------------------------------------------------------------------------------
 
     def read_result(self) -> dict[str, Any]:
-        """Return what came out, checked against its digest and against those of the files that belong to it.
+        """Return the result, checked against its digest and those of the files that belong to it.
 
         Raises
         ------
@@ -419,7 +419,7 @@ class Reporter:
         return time.monotonic() - self._last_checkpoint >= self._checkpoint_every
 
     def checkpoint(self, **arrays: Any) -> None:
-        """Keep what is needed to go on from here.
+        """Write a checkpoint to resume from.
 
         ``positions``, and the number of ``steps`` and of ``frames`` so far, are needed in any case.
         """
@@ -431,7 +431,7 @@ class Reporter:
         self._last_checkpoint = time.monotonic()
 
     def resume(self, count: int) -> dict[str, NDArray[Any]]:
-        """Go back to the last checkpoint: return its arrays, and forget frames and history after it.
+        """Go back to the last checkpoint: return its arrays, and drop frames and history after it.
 
         If there is none, or if it or a frame before it is damaged, everything begins anew, without arrays. What is
         damaged is set aside.
@@ -444,7 +444,7 @@ class Reporter:
         try:
             kept = self._checkpoint(count)
             content = self._first_frames(int(kept.get("frames", 0)))
-        except Exception as error:  # there is no end of what a damaged file can cause in whoever reads it
+        except Exception as error:  # a damaged file can raise anything in its reader
             place = set_aside(self.folder, ("checkpoint.npz", "trajectory.extxyz", "history.csv"))
             print(f"The checkpoint cannot be used ({error}): it was moved to {place}, and the job starts again.")
             kept, content = {}, b""

@@ -132,7 +132,7 @@ class Relax:
             raise StemAeError("A patch in vacuum has no cell to relax: switch cell off, or build it periodic.")
 
     def check_numbers(self) -> None:
-        """Raise StemAeError if a number cannot be meant."""
+        """Raise StemAeError if a number is not possible."""
         if not self.fmax > 0:
             raise StemAeError(f"The force limit of {self.fmax:g} eV/Å cannot be reached: give a positive one.")
         checks.positive(self.fmax, "The force limit", 1000, "eV/Å")
@@ -312,7 +312,7 @@ class MolecularDynamics:
         self.check_numbers()
 
     def check_numbers(self) -> None:
-        """Raise StemAeError if a number cannot be meant."""
+        """Raise StemAeError if a number is not possible."""
         if not (self.temperature > 0 and self.timestep > 0 and self.steps > 0 and self.every > 0):
             raise StemAeError("Temperature, time step and number of steps must be positive.")
         checks.positive(self.temperature, "The temperature", 1e5, "K")

@@ -46,7 +46,7 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
 
 
 def material(name: str) -> str:
-    """Return the key of the material that a model was made for, empty if it is none that we know.
+    """Return the key of the material that a model was made for; empty if it is unknown.
 
     Only the file's header is read.
     """
@@ -74,7 +74,7 @@ def new_path(name: str) -> pathlib.Path:
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a new model.
+    """Raise StemAeError if a name cannot be that of a new model.
 
     Raises
     ------

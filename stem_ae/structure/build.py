@@ -35,7 +35,7 @@ _CLOSEST = 0.85
 """Columns are never required to be farther apart than this part of the material's spacing."""
 
 _MOST_CORRECTION = 0.2
-"""Part by which an image's scale is ever corrected: more is a mistake of somebody's."""
+"""Largest correction of an image's scale, as a fraction: more is a mistake in the sampling or the material."""
 
 _UNITS = {"nm": 10.0, "µm": 1e4, "pm": 0.01, "Bohr radii": 0.529177, "m": 1e10}
 """Å in units that positions are sometimes given in."""

@@ -187,7 +187,7 @@ def _formula(atoms: ase.Atoms) -> str:
 
 # --- files that state more than they hold -----------------------------------------------------------------------------
 
-# Readers make room for as many atoms as a header states before they look for them.
+# Readers allocate memory for the number of atoms in the header before they read them.
 
 
 def _refuse_more_than(count: int, lines: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a structure cannot be: atoms nowhere, in one place, of no element."""
+"""Checks for impossible structures: atoms without a position, at one place, or of no element."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FARTHEST = 1e6
 
 
 def refuse_nowhere(atoms: ase.Atoms, name: str = "The structure") -> None:
-    """Raise StemAeError if an atom or the cell is nowhere, or farther away than any structure is large.
+    """Raise StemAeError if a position or the cell is not finite, or larger than any structure.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def _refuse_coincident(atoms: ase.Atoms, name: str) -> None:
     first, second, distance = neighbor_list("ijd", atoms, _COINCIDENT)
     certain = np.ones(len(atoms), bool)
     if atoms.info.get("occupancy") or atoms.has("occupancies") or atoms.has("occupancy"):
-        certain = np.zeros(len(atoms), bool)  # who excludes whom is seen when they are drawn
+        certain = np.zeros(len(atoms), bool)  # atoms that exclude one another are handled when they are drawn
     both = certain[first] & certain[second]
     if both.any():
         i, j, d = int(first[both][0]), int(second[both][0]), distance[both][0]
