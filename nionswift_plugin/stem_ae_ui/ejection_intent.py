@@ -38,7 +38,7 @@ from .ejection_choice import SAME_ATOM, Choice
 
 FloatArray = NDArray[np.float64]
 
-POLICIES = ("each target once", "until the pattern stands", "bring dopants to the targets")
+POLICIES = ("each target once", "repeat until done", "bring dopants to the targets")
 ONCE, UNTIL, MOVE = range(len(POLICIES))
 USUAL = (
     {"timeout": "5", "cap": "1e10", "local": "3e9"},

@@ -180,7 +180,7 @@ class EjectionHandler(Declarative.Handler):
                     enabled="@binding(model.can_choose)", name="policy_combo",
                 ),
                 stretch=False, tool_tip=_(
-                    "One atom leaves each target. “Until the pattern stands” images again and tries again. “Bring "
+                    "One atom leaves each target. “Repeat until done” images again and tries again. “Bring "
                     "dopants” moves Si in graphene to the targets, site by site."
                 ),
             ),
