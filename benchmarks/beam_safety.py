@@ -1,4 +1,4 @@
-"""Random ends of plans and eject runs with something broken: is the beam off and that told, or on and the alarm told.
+"""Random ends of plans and eject runs with a fault: afterwards the beam is off, or the alarm raised and reported.
 
 Cases are drawn by Hypothesis (tests/beam_machine.py says of what). The true state of the beam is the instrument's.
 

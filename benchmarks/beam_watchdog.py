@@ -1,4 +1,4 @@
-"""How soon the beam is off when the program that has it on dies or hangs, in mid-exposure and in mid-scan.
+"""How soon the beam is off when the program dies or hangs in the middle of an exposure or a scan.
 
 A plan runs on the simulated microscope in headless Swift (``--kind script``), or in the real Nion Swift
 (``--kind swift``); its blanker is a process of its own. At a random moment with the beam on the program is killed

@@ -1,4 +1,4 @@
-"""Runs that follow the drift: how many points are measured at a wrong place, how many runs refuse, how well it is read.
+"""Runs that follow the drift: points at a wrong place, refused runs, and the accuracy of the drift.
 
     python benchmarks/drift_registration.py [--seeds 20]          # specimens, doses and drifts, on a simulated clock
     python benchmarks/drift_registration.py --swift 100           # graphene at rest, in headless Swift, in real time

@@ -1,4 +1,4 @@
-"""The Eject panel's buttons and everything that can go wrong, in random order: after each end the beam is off, or told.
+"""Presses the Eject panel's buttons in random order with random faults; each end leaves the beam off, or an alarm.
 
 Hypothesis draws the cases: arming, running, pausing, STOP by button, banner and key, hiding, images that are deleted,
 finders that fail, clocks that jump, and a blanker that hangs, raises, refuses or sticks from its k-th command on. A

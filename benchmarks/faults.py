@@ -1,4 +1,4 @@
-"""Faults on purpose: killed submissions, workers, calculations and child processes, hung ones, and damaged files.
+"""Injected faults: killed submissions, workers, calculations and child processes, hung ones, and damaged files.
 
 Prints a table of how many were injected, what was lost, done twice or without a way back, and what was left over.
 

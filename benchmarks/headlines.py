@@ -1,4 +1,4 @@
-"""How often the Atoms panel's headline is green where it may be, amber where it must be, and how often it flickers.
+"""How often the Atoms panel's headline is green where it should be, amber where it must be, and how often it flickers.
 
     python benchmarks/headlines.py [--seeds 4] [--frames 60] [--real FOLDER]
 

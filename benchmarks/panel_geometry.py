@@ -1,4 +1,4 @@
-"""The panels in the real Nion Swift on screens of three sizes, light and dark: pictures, sizes, and what does not fit.
+"""The panels in the real Nion Swift on screens of three sizes, light and dark: pictures, sizes, and layout faults.
 
 Run it as ``python benchmarks/panel_geometry.py [--output FOLDER] [--size 1280x800] [--theme dark]``.
 """

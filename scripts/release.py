@@ -1,4 +1,4 @@
-"""Build what a release consists of: wheel, sources, and requirements with the hashes of every package.
+"""Build a release: wheel, sources, and requirements with the hashes of every package.
 
 The requirements hold for every system and Python that we support, since each package has the hashes of all its files.
 It takes git, the network and a minute; packages are described by the registry, not downloaded.

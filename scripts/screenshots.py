@@ -1,4 +1,4 @@
-"""Make the pictures of the panels in ``docs/images`` anew, from the real Nion Swift on the simulated microscope.
+"""Take the pictures of the panels in ``docs/images`` from the real Nion Swift on the simulated microscope.
 
     python scripts/screenshots.py [--only atoms explorer ...] [--output docs/images]
 

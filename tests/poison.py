@@ -1,4 +1,4 @@
-"""A record as somebody writes it who wants to run code: pickled in every column that dbos deserializes."""
+"""A malicious record: pickled in every column that dbos deserializes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes long is in Swift's Activity panel after two seconds, says how long it will take, and always goes away."""
+"""Long tasks appear in Swift's Activity panel after two seconds, show the time left, and always disappear."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""The model that knows neither material nor sampling, on crystals that its training does not show like this."""
+"""The model "any" without a sampling, on crystals that are not in its training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However a run ends, the beam is off and that is told, or it may be on and that is shouted."""
+"""However a run ends, the beam is off and shown as off, or the alarm is raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""setup.cfg's lower bounds are what CI installs at the oldest end, so that it tests what we promise."""
+"""The lower bounds of setup.cfg are what CI installs at the oldest end, so the promised versions are tested."""
 
 import configparser
 import pathlib

@@ -1,4 +1,4 @@
-"""Settings that cannot be meant are refused, whichever class holds them: NaN above all, which limits nothing."""
+"""Impossible settings are refused, whichever class holds them: above all NaN, which would limit nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever an operator needs goes away while the beam is armed or on: the run stops, blanked, and that is said."""
+"""If something that an operator needs goes away while armed or exposing, the run stops, blanks and says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any order of buttons and mishaps: the beam ends blanked and that is said, or the alarm stands."""
+"""Buttons and faults in any order: at the end the beam is blanked and shown so, or the alarm stands."""
 
 from __future__ import annotations
 

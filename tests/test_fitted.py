@@ -1,4 +1,4 @@
-"""Texts in the room that a panel has: nothing wider, nothing lost without a sign, names told apart, colours legible."""
+"""Texts fitted into a panel: never too wide, shortened visibly, names distinguishable, colours legible."""
 
 import colorsys
 

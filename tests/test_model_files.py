@@ -1,4 +1,4 @@
-"""Model files of strangers: what cannot be is refused with a sentence; nobody's files are deleted."""
+"""Model files from strangers: impossible ones are refused with a sentence; no file is deleted."""
 
 from __future__ import annotations
 

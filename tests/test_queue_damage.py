@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost, whatever is deleted, cut, filled up or killed; what is damaged has a way back."""
+"""Nothing acknowledged is lost, whatever is deleted, truncated, filled up or killed; damage can be repaired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strangers may have written into a queue is refused, and no stranger's process is touched."""
+"""Malicious content of a queue is refused, and no other process is touched."""
 
 from __future__ import annotations
 

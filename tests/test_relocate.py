@@ -1,4 +1,4 @@
-"""Finding a piece of a crystal again: right where its defects tell, and no certainty where they do not."""
+"""Finding a region of a crystal again: correct where its defects identify it, and no certainty where they do not."""
 
 from __future__ import annotations
 

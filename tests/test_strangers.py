@@ -1,4 +1,4 @@
-"""Files that others have written: read as they are meant, or refused in one sentence; nothing is guessed or lost."""
+"""Files that others have written: read correctly or refused in one sentence; nothing is guessed or lost."""
 
 from __future__ import annotations
 

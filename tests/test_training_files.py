@@ -1,4 +1,4 @@
-"""Trainings and their files: another structure or plan never takes over a model, and nothing is lost at the end."""
+"""Trainings and their files: another structure or plan never overwrites a model, and nothing is lost at the end."""
 
 from __future__ import annotations
 

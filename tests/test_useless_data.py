@@ -1,4 +1,4 @@
-"""Detectors that give useless data: never a measurement. The run waits, says why, and goes on, or ends as failed."""
+"""Useless data of detectors never count as a measurement: the run waits, says why, and continues or ends as failed."""
 
 from __future__ import annotations
 
@@ -414,7 +414,7 @@ def test_pure_noise_stops_a_run_that_follows_the_drift(swift):
 
 
 def test_faint_scans_are_added_up(swift):
-    """A twentieth of the issue's dose, 0.04 counts in a pixel of the re-scans: one is not enough, a few are."""
+    """At 0.04 counts in a pixel of the re-scans one is not enough, a few are."""
     rng = np.random.default_rng(6)
     swift.instrument.faults["scan"] = spoilt(lambda d: rng.binomial(d.astype(int), 0.08).astype(np.float32), 2)
     run = swift.run(acquire.points(swift.microscope, FRAME, PLACES, exposure_s=0.003, drift_every=6))

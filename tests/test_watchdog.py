@@ -1,4 +1,4 @@
-"""The beam goes off when the program that has it on is killed or stopped, and the next start is told."""
+"""The beam goes off when the program is killed or stopped, and the next start reports it."""
 
 from __future__ import annotations
 
