@@ -218,7 +218,7 @@ def test_a_broken_file_does_not_hide_the_list(
     assert "not a stem_ae model" in rows["broken"]["error"]
     assert cli.main(["models", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert re.search(r"^broken +broken.safetensors is not a stem_ae model", "\n".join(lines), re.MULTILINE)
     assert "2 networks" in next(line for line in lines if line.startswith("good"))
     assert cli.main(["models", "show", "broken"]) == 2

@@ -46,8 +46,6 @@ _SEEN = 0.5  # probability of being there from which on an atom counts
 _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
 NOMINAL_WIDTH = 0.5
 """Å: the nominal width of a column for a model that reads the scale, whatever the true width is."""
-_SAME_WIDTH = (0.72, 1.4)  # fitted width over the width that was read: beyond, the frame is read again
-_PLAUSIBLE = (0.4, 2.5)  # beyond this, it is the fit that is wrong
 _WIDTHS = (0.25, 1.6)  # Å: columns are no narrower and no wider, where the sampling is known
 _LEAST_HEIGHT = 0.15  # of a peak, if it stands among others
 _EASIER, _HARDER = 0.5, 1.4  # powers: a height of 0.25 is even odds in a crystal, one of 0.61 elsewhere
@@ -289,22 +287,14 @@ class Ensemble:
         aspect = np.array(sampling or (1.0, 1.0))
         aspect = aspect / np.sqrt(aspect.prod())
 
-        def at(width: float) -> tuple[Prediction, float]:
-            dy, dx = (aspect * NOMINAL_WIDTH / width).tolist()
-            seen, fitted = self._predicted(array, (dy, dx), _LEAST_HEIGHT, refine, "network")
-            judged = in_company(seen.atoms.positions, seen.presence)
-            sure = judged >= threshold
-            # There is one class: columns are told apart by their brightness.
-            atoms = classified(seen.atoms[sure], "intensity" if classes == "network" else classes, array)
-            return dataclasses.replace(seen, atoms=atoms, judged=judged[sure]), fitted
-
         width = scale.width
-        prediction, fitted = at(width)
-        off = fitted / NOMINAL_WIDTH
-        if not _SAME_WIDTH[0] < off < _SAME_WIDTH[1] and _PLAUSIBLE[0] < off < _PLAUSIBLE[1]:
-            again, fitted_again = at(width * off)
-            if again.presence.sum() > prediction.presence.sum():  # on rough supports the fit takes hills for columns
-                width, prediction, fitted = width * off, again, fitted_again
+        dy, dx = (aspect * NOMINAL_WIDTH / width).tolist()
+        seen, fitted = self._predicted(array, (dy, dx), _LEAST_HEIGHT, refine, "network")
+        judged = in_company(seen.atoms.positions, seen.presence)
+        sure = judged >= threshold
+        # There is one class: columns are told apart by their brightness.
+        atoms = classified(seen.atoms[sure], "intensity" if classes == "network" else classes, array)
+        prediction = dataclasses.replace(seen, atoms=atoms, judged=judged[sure])
         unit = width / NOMINAL_WIDTH * (1.0 if sampling is None else float(np.sqrt(np.prod(sampling))))
         return prediction.rescaled(unit, sampling, scale, fitted * unit)
 
