@@ -258,9 +258,10 @@ def _of_conditions(evidence: Evidence, constant: float) -> str:
     if evidence.clarity < NO_LATTICE and constant:
         found = "nothing was found" if not evidence.atoms else "the rings may mark noise"
         return f"{unlike} and shows no lattice, so {found}: check that the specimen is in view and in focus."
+    check = "check model, sampling and focus" + (", or adapt the model to it" if constant else "")
     if not evidence.atoms:
-        return f"No atoms were found. {unlike}: check model, sampling and focus, or adapt the model to it."
-    return f"{unlike}: check model, sampling and focus, or adapt the model to it."
+        return f"No atoms were found. {unlike}: {check}."
+    return f"{unlike}: {check}."
 
 
 def _of_nothing(evidence: Evidence, constant: float) -> str:

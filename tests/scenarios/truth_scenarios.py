@@ -77,6 +77,7 @@ async def adapting(window, picture):
     atoms = demo.show(window, scan)
     await demo.prepare(window, scan, GRAPHENE)
     stem_ae_sim.current().instrument.SetVal("C10", 8e-9)
+    atoms.model_index = atoms.model_names.index("graphene")
     atoms.start()
     await screen.wait_until(lambda: "adapt the model" in atoms.texts.hint, lambda: str(atoms.texts), 90)
     scan.abort_playing(sync_timeout=3.0)
@@ -148,6 +149,7 @@ async def atoms_picture(window, picture):
     stage = GRAPHENE | {"specimen": "graphene with vacancies", "fov_nm": 5.0, "dwell_us": 8.0}
     await demo.prepare(window, scan, stage)
     atoms.defects = True
+    atoms.model_index = atoms.model_names.index("graphene")
     atoms.start()
     await screen.wait_until(lambda: atoms.defect_names, lambda: str(atoms.texts), 120)
     atoms.networks.check()
