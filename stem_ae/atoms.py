@@ -194,7 +194,7 @@ class Atoms2D:
     def read(cls, path: str | pathlib.Path) -> Atoms2D:
         """Read atoms that :meth:`write` wrote, also after a table program or ASE has written them anew.
 
-        The columns of a CSV are taken by their names, those of an extended XYZ by what ``Properties`` says.
+        The columns of a CSV are identified by their names, those of an extended XYZ by ``Properties``.
 
         Raises
         ------

@@ -42,7 +42,7 @@ def number(value: Any, name: str, least: float = -math.inf, most: float = math.i
     Raises
     ------
     StemAeError
-        If it is no number, NaN, infinite, or out of range.
+        If it is not a number, NaN, infinite, or out of range.
     """
     found = _as_float(value)
     if not (math.isfinite(found) and least <= found <= most):

@@ -39,7 +39,7 @@ def read_text(path: str | pathlib.Path) -> str:
     Raises
     ------
     StemAeError
-        If it is no file, cannot be read, or is no text.
+        If it is not a file, cannot be read, or is not text.
     """
     path = existing_file(path)
     if path.stat().st_size > _LONGEST_TEXT:

@@ -41,7 +41,7 @@ class AtomicMicroscope:
     clock : callable
         Returns seconds; drift and the dose of a parked beam go by it.
     own_blanker : bool
-        Whether the blanker is a process of its own, as a real one is electronics of its own.
+        Whether the blanker is a separate process, as a real one has its own electronics.
     """
 
     def __init__(

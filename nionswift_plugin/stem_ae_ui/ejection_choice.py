@@ -72,14 +72,14 @@ class Choice:
     def follow(self, atoms: Atoms2D, time_s: float, field: object = None) -> bool:
         """Take newer atoms up, with the targets on their columns, and return whether it could be done.
 
-        Another field, another specimen, or a dark frame is not taken up as long as there are targets.
+        Frames of another field or specimen, and dark frames, are ignored as long as there are targets.
 
         Parameters
         ----------
         atoms : Atoms2D
             What was found in the newest image.
         time_s : float
-            When that was taken, in seconds of a clock that nobody sets.
+            When that was taken, in seconds of the monotonic clock.
         field
             Where scan and stage were: anything that is equal as long as they are not moved.
         """
@@ -185,7 +185,7 @@ class Choice:
         shift : (2,) array
             How far the specimen has moved since.
         drift : Track
-            What is known of its velocity.
+            The estimate of its velocity.
         time_s : float
             Now, as in :meth:`follow`.
         spent : Spent
@@ -231,7 +231,7 @@ class Choice:
         once : bool
             Leave out those that were tried as well.
         again : bool
-            Take all of them, whatever was done.
+            Take all of them, finished ones included.
         """
         return [k for k, fate in enumerate(self.fates) if again or not (self.has_left(k) or (once and fate.tried))]
 

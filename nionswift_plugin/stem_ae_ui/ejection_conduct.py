@@ -89,15 +89,15 @@ class Conduct:
         Parameters
         ----------
         run : EjectionRun
-            What is carried out; it is armed here.
+            The run to carry out; it is armed here.
         is_rehearsal : bool
             Whether that is on the simulator.
         work : callable
             Does it, and returns why it has ended.
         ended : callable
-            Is told that in the same thread, whatever happened.
+            Called in the same thread with the result, even after a failure.
         runner : Stoppable, optional
-            The engine that it goes through.
+            The engine that carries it out.
         """
         self.run, self.is_rehearsal, self.why, self._runner = run, is_rehearsal, "", runner
         run.guard.arm()
@@ -164,7 +164,7 @@ class Conduct:
         if run is None or self.is_rehearsal:
             WATCH.leave(self)
             if not why and (interlock := WATCH.interlock):
-                interlock.darken()  # a person wants the beam off, whoever has it on
+                interlock.darken()  # a person wants the beam off, whatever has unblanked it
         if run is None:
             return
 

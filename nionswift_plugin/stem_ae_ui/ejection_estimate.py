@@ -22,7 +22,7 @@ class Estimate:
     Parameters
     ----------
     changed : callable
-        Is told, in some thread, that there is an answer.
+        Called, in any thread, when there is an estimate.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:

@@ -87,11 +87,11 @@ class Plan:
     Parameters
     ----------
     atoms : Atoms2D
-        The specimen as it was found before.
+        The atoms as found before.
     sites : (K, 2) array
         All targets in Å in that image, those that were done already included.
     fates : tuple of Fate
-        What has become of each.
+        The fate of each.
     rest : tuple of int
         Which of them the run is about.
     zones : tuple of (n, 2) array
@@ -155,7 +155,7 @@ def read_plan(path: pathlib.Path) -> Plan:
     Raises
     ------
     StemAeError
-        If the file is no log of a run that can be gone on with.
+        If the file is not the log of a run that can be continued.
     """
     lines = runlog.read_lines(path)
     plan = next((line for line in lines if line.get("kind") == "plan"), None)

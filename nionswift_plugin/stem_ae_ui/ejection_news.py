@@ -43,7 +43,7 @@ class News(Observer):
     sites : (K, 2) array
         All targets of the panel, in Å in the first survey.
     fates : sequence of Fate
-        What has become of each before.
+        The fate of each before.
     rest : sequence of int
         Which of the targets the policy's are.
     changed : callable

@@ -42,7 +42,7 @@ class Staged:
     work : callable
         Carries it out, and returns why it has ended.
     runner : Stoppable, optional
-        The engine that it goes through.
+        The engine that carries it out.
     """
 
     run: EjectionRun
@@ -60,9 +60,9 @@ def staged_run(
     Parameters
     ----------
     intent : Intent
-        What is intended.
+        The intent.
     plan : Plan
-        All targets, and what has become of them.
+        All targets and their fates.
     find : callable
         Finds atoms.
     folder : path
@@ -70,12 +70,12 @@ def staged_run(
     track : Track
         The drift, as the frames have shown it.
     changed : callable
-        Is told that there are news.
+        Called when there are news.
 
     Raises
     ------
     StemAeError
-        If the microscope is not set as it was for the image.
+        If the settings of the microscope differ from those of the image.
     """
     from stem_ae.microscope.devices import Microscope  # bluesky takes half a second to import
     from stem_ae.microscope.swift import SwiftInstrument

@@ -35,7 +35,7 @@ class Situation:
     choice : Choice
         The targets.
     fates : list of Fate
-        What is told of each.
+        The text for each.
     rest : int
         How many of them a run would be about that does nothing again.
     again : bool

@@ -110,7 +110,7 @@ def _kind(data_item: DataItem.DataItem) -> str:
 class LiveMap:
     """A map of the newest frame as a live data item of the project. For the user interface thread.
 
-    It is made when first needed and taken up again at the next start. If the user deletes it, it is made again.
+    It is made when first needed and found again at the next start. If the user deletes it, it is made again.
     """
 
     def __init__(self, window: DocumentController.DocumentController, kind: MapKind) -> None:

@@ -115,7 +115,7 @@ class FramedWidget(Declarative.DeclarativeWidget):
     window : DocumentController
         Which it belongs to.
     handler : Handler
-        With a :func:`frame` as its ``ui_view``. Its ``theme_changed``, if any, is told whether the theme is dark.
+        With a :func:`frame` as its ``ui_view``. Its ``theme_changed``, if any, is called with True for a dark theme.
     """
 
     def __init__(self, window: DocumentController.DocumentController, handler: Declarative.HandlerLike) -> None:

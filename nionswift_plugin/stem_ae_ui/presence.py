@@ -21,7 +21,7 @@ class Presence:
     is_image : callable
         Returns whether a data item is the image, or stands for it.
     gone : callable
-        Is told what has happened.
+        Called with what has happened.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def is_dark(window: typing.Any) -> bool:
 class DisplayedData:
     """Tells what is displayed of an image, now and whenever the data, the slice or the conversion change.
 
-    Swift computes what is displayed in a thread of its own. 16.16 tells it there, later versions tell it in the user
+    Swift computes the displayed data in another thread. 16.16 calls back there, later versions in the user
     interface's.
 
     Parameters

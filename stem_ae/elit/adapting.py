@@ -263,7 +263,7 @@ def _adapted(
 def implausible(prediction: Prediction, ensemble: Ensemble, frame: ArrayLike) -> str:
     """Return one sentence if what an adapted model finds in its frame cannot be atoms, else nothing.
 
-    That the frame is familiar says nothing here: to the adapted model it is, whatever it shows.
+    The novelty says nothing here: for the adapted model the frame is familiar, whatever it shows.
     """
     from stem_ae.elit.trust import CERTAIN_LATTICE, NO_LATTICE, Evidence, trust_in
 

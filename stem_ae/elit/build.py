@@ -84,7 +84,7 @@ def build(
     """Train an ensemble and write it to ``path``, member by member.
 
     After each member the file holds a working ensemble of those trained so far; called again with the same plan and
-    structure, training goes on where it was.
+    structure, it resumes the training.
 
     Raises
     ------

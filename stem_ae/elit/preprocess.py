@@ -35,8 +35,8 @@ _DEAD_LINES = 4  # most adjacent lines of one value that count as dead: more are
 def as_image(image: ArrayLike) -> Image:
     """Return a 2-D float32 array, or say what is wrong with it.
 
-    A pedestal that dwarfs the contrast is taken off, and contrast that is extremely small or large is brought nearer to
-    one, both in double precision: see :func:`standardised`.
+    A pedestal that dwarfs the contrast is subtracted, and contrast that is extremely small or large is scaled to
+    about one, both in double precision: see :func:`standardised`.
 
     Raises
     ------

@@ -61,7 +61,7 @@ def scene(
     Returns
     -------
     Scene
-        ``heights`` says how surely each column is to be found: 0 for those that drown in the noise.
+        ``heights`` is the probability with which each column should be found: 0 for those below the noise.
     """
     width = width or _log_uniform(rng, *_WIDTHS)
     sampling = sampling or min(_log_uniform(rng, *_SAMPLINGS), 1.2 * width)

@@ -134,7 +134,7 @@ def _halved(image: Image) -> Image:
 def example(rng: np.random.Generator) -> tuple[Image, float]:
     """Return a normalised square ``(128, 128)`` of a random image, and the width of its columns in pixels.
 
-    Some are wider than what is asked about: those are the widest.
+    Some are wider than the tabulated widths: they count as the widest.
     """
     width = float(np.exp(rng.uniform(np.log(WIDTHS[0]), np.log(2 * WIDTHS[-1]))))
     binned = 2 if rng.random() < 0.4 and width < 8 else 1  # smaller magnifications are means of pixels

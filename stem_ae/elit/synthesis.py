@@ -88,7 +88,7 @@ class Scene:
     names : list of str
         Their classes.
     heights : (N,) array, optional
-        How surely each is to be found, from 0 (it drowns in the noise) to 1; None: all of them are.
+        Probability with which each should be found, from 0 (below the noise) to 1; None: 1 for all.
     """
 
     counts: Image

@@ -85,14 +85,14 @@ def train_member(
     start : UNet, optional
         Weights to start from instead of random ones (adaptation).
     checkpoint : path, optional
-        Where the state is kept every few hundred steps; if it exists, training goes on from there. One that is damaged
-        is set aside, and training begins anew.
+        Where the state is kept every few hundred steps; if it exists, training resumes from it. A damaged one
+        is set aside, and training starts again.
     progress : callable
         See :data:`Progress`.
     device : torch.device
         Where to train.
     belongs_to : str
-        What stands for everything that the training goes by: it does not go on from the state of another one.
+        Digest of everything that determines the training: it does not resume from the state of another one.
 
     Returns
     -------

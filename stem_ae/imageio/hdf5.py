@@ -31,7 +31,7 @@ def read(path: pathlib.Path) -> list[Signal]:
     Raises
     ------
     StemAeError
-        If it is none of HDF5's, or damaged.
+        If it is not HDF5, or damaged.
     """
     with h5py.File(path, "r") as file:
         special = _special_reader(file)

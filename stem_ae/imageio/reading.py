@@ -221,7 +221,7 @@ def pick(signals: Sequence[Signal], dataset: str | None, name: str) -> Signal:
     Raises
     ------
     StemAeError
-        If there is none, there are several and none is named, or the named one is not there or no image.
+        If there is none, there are several and none is named, or the named one is missing or not an image.
     """
     images = [signal for signal in signals if signal.is_image]
     if dataset is not None and (signal := _named(signals, images, dataset, name)) is not None:

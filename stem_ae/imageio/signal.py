@@ -62,7 +62,7 @@ class Signal:
     take : callable
         Returns the numbers at an index, one entry for each dimension, as NumPy would.
     kind : str
-        What it is if the file says that it is no image, such as ``"a spectrum"``.
+        What it is if the file says that it is not an image, such as ``"a spectrum"``.
     missing : number, optional
         What stands where nothing was measured.
     """

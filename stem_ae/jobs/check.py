@@ -41,7 +41,7 @@ class Finding:
     what : str
         What is wrong, a sentence.
     done : str
-        What was done, or is to be done by you, a sentence.
+        What was done, or what the user should do, a sentence.
     is_mended : bool
         Whether it is in order now, or would be after mending.
     """
@@ -67,7 +67,7 @@ def check(queue: Queue, mend: bool = True) -> tuple[list[Finding], pathlib.Path 
     -------
     findings : list of Finding
     backup : path or None
-        Of the record as it was, if there was one in a file that can be read.
+        Of the record before the repair, if it was in a readable file.
 
     Raises
     ------

@@ -426,8 +426,8 @@ class Queue:
         ----------
         job_id : str
         from_start : bool
-            Whether it is to begin from the start, instead of its checkpoint: all that it has written is set aside. A
-            finished job can be calculated anew this way.
+            Whether to start again instead of resuming from the checkpoint: its earlier output is set aside. A finished
+            job can be calculated again this way.
 
         Raises
         ------

@@ -87,7 +87,7 @@ class Record:
     Raises
     ------
     StemAeError
-        If the address is none.
+        If the address is invalid.
     """
 
     def __init__(self, root: pathlib.Path, database: str = "") -> None:
@@ -487,7 +487,7 @@ def _parsed(database: str) -> sqlalchemy.URL:
     Raises
     ------
     StemAeError
-        If it is none. The sentence does not repeat it, since there may be a password in it.
+        If it is invalid. The sentence does not repeat it, since it may contain a password.
     """
     import sqlalchemy
 

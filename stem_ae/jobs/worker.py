@@ -153,7 +153,7 @@ def serve(queue: Queue, idle: float | None = None, slots: int | None = None) -> 
         time.sleep(_LOOK_FOR_ROOM_EVERY)
     lock = FileLock(queue.worker_folder / "lock")
     try:
-        lock.acquire(timeout=1.0, poll_interval=0.05)  # whoever asks whether it is held takes it for a moment
+        lock.acquire(timeout=1.0, poll_interval=0.05)  # a process that asks whether it is held takes it for a moment
     except Timeout:
         raise StemAeError(f"Another worker on this machine serves {queue.root} already.") from None
     with lock:

@@ -71,7 +71,7 @@ class Scan:
     electrons : float
         Electrons that each pixel received.
     problem : str
-        Why it is no image, though the specimen had its dose; empty if it is one. See :mod:`stem_ae.microscope.usable`.
+        Why it is not usable, though the specimen was exposed; empty if it is. See :mod:`stem_ae.microscope.usable`.
     """
 
     image: FloatArray

@@ -167,7 +167,7 @@ class Guard:
         """Blank until :meth:`resume`, and return whether the beam is off.
 
         An unblanking under way is waited for, but not for long: if the blanker does not answer by then, the beam is
-        blanked as soon as it does, and :attr:`interlock` says what is known.
+        blanked as soon as it does, and :attr:`interlock` has the state.
         """
         self.paused = True
         return self.interlock.darken(_PAUSE_WAIT_S)
@@ -191,7 +191,7 @@ class Guard:
         BeamAlarm
             If it could not be blanked.
         """
-        moment = self.interlock.moment  # whoever interrupts from here on makes it invalid
+        moment = self.interlock.moment  # an interruption from here on makes it invalid
         self.check()
         try:
             try:

@@ -131,7 +131,7 @@ class ClosedLoop:
     Raises
     ------
     StemAeError
-        If there are no sites, one has no position or no wanted class, or there are to be no tries or no surveys.
+        If there are no sites, one has no position or no wanted class, or the tries or surveys are zero.
     """
 
     sites: FloatArray

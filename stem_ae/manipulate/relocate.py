@@ -61,7 +61,7 @@ def relocated(
     Parameters
     ----------
     before : Atoms2D
-        What is known: positions as they were, and the classes that they should have now; an empty name: none is left.
+        Known atoms: their earlier positions, and the classes that they should have now; an empty name: no atom is left.
     after : Atoms2D
         What was found in the new image.
     deviation : float
@@ -137,7 +137,7 @@ def _log_likelihoods(counts: FloatArray, empty: int | None) -> FloatArray:
     Parameters
     ----------
     counts : (K, C, C + 1) array
-        What each class was found as. Nearly all of the shifts are wrong, so that together they tell what is found then.
+        What each class was found as. Nearly all shifts are wrong, so together they show what is found at a wrong shift.
     empty : int, optional
         Which class stands for no atom: it is rightly not found.
     """

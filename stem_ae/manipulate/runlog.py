@@ -67,7 +67,7 @@ class RunLog:
         Raises
         ------
         StemAeError
-            If the file is not there any more, which is looked for where the line is to be durable.
+            If the file is gone, which is checked for durable lines.
         """
         line = json.dumps(_finite({"kind": kind} | values), ensure_ascii=False)
         with self._lock:

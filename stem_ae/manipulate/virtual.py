@@ -207,7 +207,7 @@ class VirtualBeam:
             start = self.now()
             frame = self.microscope.begin_frame(field, shape, dwell_us, self._column)
         try:
-            image = self._image(frame)  # takes its time; whoever blanks meanwhile does not wait for it
+            image = self._image(frame)  # slow; blanking meanwhile does not wait for it
         finally:
             with self._lock:
                 self._scanning = False

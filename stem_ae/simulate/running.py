@@ -49,7 +49,7 @@ def run_folder(folder: pathlib.Path, owns_process: bool = False) -> int:
     calculation = Calculation(folder)
     lock = FileLock(folder / "lock")
     try:
-        # Whoever asks whether the lock is held takes it for a moment.
+        # A process that asks whether the lock is held takes it for a moment.
         lock.acquire(timeout=2.0, poll_interval=0.02)
     except Timeout:
         return BUSY
