@@ -18,7 +18,9 @@ from stem_ae.files import check_xyz, read_text
 
 FloatArray = NDArray[np.float64]
 
-_NUMBERS = ("x_angstrom", "y_angstrom", "var_x", "cov_xy", "var_y", "intensity")
+_OTHERS = ("var_x", "cov_xy", "var_y", "intensity")
+_OUTSIDE = 0.1
+"""Of the image's sides, that an atom may lie outside: dynamics and people move atoms a little."""
 _ROUNDED = 1e-7
 """Å²: programs that write atoms anew round them."""
 _SUM = 0.01
@@ -33,7 +35,7 @@ def to_csv(atoms: Atoms2D) -> str:
     out = io.StringIO()
     out.write("# " + json.dumps({"stem_ae": "atoms", **_header(atoms)}) + "\n")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["species", *_NUMBERS, *(f"p_{name}" for name in atoms.species)])
+    writer.writerow(["species", *_places(atoms.sampling), *_OTHERS, *(f"p_{name}" for name in atoms.species)])
     for symbol, row in zip(atoms.symbols, _table(atoms), strict=True):
         writer.writerow([symbol, *(repr(float(value)) for value in row)])
     return out.getvalue()
@@ -49,8 +51,13 @@ def to_extxyz(atoms: Atoms2D) -> str:
     out = [str(len(atoms)), f'Properties={properties} pbc="F F F" stem_ae="{header}"']
     for name, row in zip(atoms.symbols, _table(atoms), strict=True):
         numbers = [*row[:2], 0.0, *row[2:]]
-        out.append(" ".join([_element(name), *(repr(float(value)) for value in numbers), name]))
+        out.append(" ".join([_element(name, atoms.species), *(repr(float(value)) for value in numbers), name]))
     return "\n".join(out) + "\n"
+
+
+def _places(sampling: object) -> tuple[str, str]:
+    """Return the names of the columns with the positions, which say their unit."""
+    return ("x_px", "y_px") if sampling is None else ("x_angstrom", "y_angstrom")
 
 
 def _header(atoms: Atoms2D) -> dict[str, object]:
@@ -61,15 +68,19 @@ def _header(atoms: Atoms2D) -> dict[str, object]:
 def _table(atoms: Atoms2D) -> FloatArray:
     c = atoms.covariance
     columns = [atoms.positions, c[:, 0, 0], c[:, 0, 1], c[:, 1, 1], atoms.intensity, atoms.probabilities]
-    return np.column_stack(columns) if len(atoms) else np.zeros((0, len(_NUMBERS) + len(atoms.species)))
+    return np.column_stack(columns) if len(atoms) else np.zeros((0, 2 + len(_OTHERS) + len(atoms.species)))
 
 
-def _element(name: str) -> str:
-    """Return the chemical symbol in a class name (``S2`` is a column of two S), ``X`` if there is none."""
+def _element(name: str, species: Sequence[str]) -> str:
+    """Return the chemical symbol in a class name (``S2`` is a column of two S), ``X`` if there is none.
+
+    ``I1``, ``I2``, ... are not iodine but groups of equal brightness; see :func:`stem_ae.classify.by_intensity`.
+    """
     from ase.data import atomic_numbers
 
     symbol = name.rstrip("0123456789")
-    return symbol if symbol in atomic_numbers else "X"
+    groups = list(species) == [f"I{k + 1}" for k in range(len(species))]
+    return symbol if symbol in atomic_numbers and not groups else "X"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -106,14 +117,17 @@ def _from_csv(text: str) -> Atoms2D:
         record = [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
         if not any(record):  # such as an empty last line
             continue
-        if len(record) < len(names):
-            raise StemAeError(f"line {number} has {len(record)} columns instead of {len(names)}.")
+        if len(record) < len(names) or any(record[len(names) :]):
+            raise StemAeError(
+                f"line {number} has {len(record)} columns instead of {len(names)}: part them with ; if numbers have "
+                "commas."
+            )
         records.append(record)
         places.append(number)
 
     def column(name: str) -> list[str]:
-        if name not in names:
-            raise StemAeError(f"it has no column {name}.")
+        if names.count(name) != 1:
+            raise StemAeError(f"it has {'several columns' if name in names else 'no column'} {name}.")
         return [record[names.index(name)] for record in records]
 
     def numbers(name: str) -> FloatArray:
@@ -146,8 +160,9 @@ def _from_extxyz(path: pathlib.Path, text: str) -> Atoms2D:
     header = json.loads(header) if isinstance(header, str) else header
     arrays = frame.arrays
     covariance = np.asarray(arrays["covariance"], float).reshape(-1, 3)
+    x, y = _places(header["sampling"])
     columns = {
-        "x_angstrom": frame.positions[:, 0], "y_angstrom": frame.positions[:, 1], "var_x": covariance[:, 0],
+        x: frame.positions[:, 0], y: frame.positions[:, 1], "var_x": covariance[:, 0],
         "cov_xy": covariance[:, 1], "var_y": covariance[:, 2], "intensity": arrays["intensity"],
     }  # fmt: skip
     probabilities = np.asarray(arrays["probabilities"], float).reshape(-1, len(header["species"]))
@@ -176,18 +191,22 @@ def _atoms(
     for k, name in enumerate(labels):
         if name not in species:
             raise StemAeError(f"{place(k)}: the class {name[:40]!r} is none of {', '.join(species)}.")
-    x, y, var_x, cov_xy, var_y, intensity = (numbers(name) for name in _NUMBERS)
+    shape, sampling = header["shape"], header["sampling"]
+    x, y, var_x, cov_xy, var_y, intensity = (numbers(name) for name in (*_places(sampling), *_OTHERS))
     probabilities = np.array([numbers(f"p_{name}") for name in species]).T.reshape(-1, len(species))
     somewhere = np.isfinite(x) & np.isfinite(y)
     if not somewhere.all():
         raise StemAeError(f"{place(int(np.argmin(somewhere)))}: its position is not finite.")
-    shape, sampling = header["shape"], header["sampling"]
     atoms = Atoms2D(
         np.column_stack([x, y]), np.stack([var_x, cov_xy, cov_xy, var_y], axis=1).reshape(-1, 2, 2),
         np.array([species.index(name) for name in labels], dtype=np.int64), species, probabilities, intensity,
         (int(shape[0]), int(shape[1])), None if sampling is None else (float(sampling[0]), float(sampling[1])),
     )  # fmt: skip
     refuse_impossible(atoms, place)
+    side = np.array([atoms.shape[1] * atoms.step[1], atoms.shape[0] * atoms.step[0]])
+    inside = (np.abs(atoms.positions / side - 0.5) <= 0.5 + _OUTSIDE).all(axis=1)
+    if not inside.all():
+        raise StemAeError(f"{place(int(np.argmin(inside)))}: its position is outside the image.")
     return atoms
 
 

@@ -33,8 +33,8 @@ def existing_file(path: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def read_text(path: str | pathlib.Path) -> str:
-    """Return a text file's content.
+def read_text(path: str | pathlib.Path, errors: str = "strict") -> str:
+    """Return a text file's content; ``errors="replace"`` lets letters pass that are not in UTF-8.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def read_text(path: str | pathlib.Path) -> str:
     if path.stat().st_size > _LONGEST_TEXT:
         raise StemAeError(f"{path.name} is too long ({path.stat().st_size / 1e6:.0f} MB) for a table or a description.")
     try:
-        return path.read_text(encoding="utf-8-sig")  # Excel puts a byte order mark first
+        return path.read_text(encoding="utf-8-sig", errors=errors)  # Excel puts a byte order mark first
     except OSError as error:
         raise StemAeError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -201,9 +201,12 @@ class Search:
     def _sampling_from(self, image: NDArray[np.float64]) -> Sampling:
         """Decide on the sampling of the series, from its first frame that can be used."""
         constant = self.ensemble.description.lattice_constant
-        self.sampling = choose_sampling(
+        sampling = choose_sampling(
             image, self.file.sampling, self.file.sampling_source, constant, self.measure, self.ensemble.scale is None
         )  # fmt: skip
+        if self.ensemble.scale is not None and sampling.value is not None:
+            sampling = dataclasses.replace(sampling, warning=self.ensemble.doubt_of_sampling(image, sampling.value))
+        self.sampling = sampling
         if self.sampling.warning:
             self._warn(self.sampling.warning)
         self._say(f"{self.file.name}: {self.sampling}")

@@ -114,18 +114,19 @@ def velox(path, images=None, pixel=NM_PER_PX, unit="m", spectra=False, chunks=No
             file.create_group("Displays/ImageDisplay")
 
 
-def mrc(path, data=IMAGE, scales=NM_PER_PX, stated=True):
+def mrc(path, data=IMAGE, scales=NM_PER_PX, stated=True, order="<"):
     """Write the 2014 standard's header and the numbers."""
     modes = {"uint8": 0, "int16": 1, "float32": 2, "uint16": 6}
     frames = data.reshape(-1, *data.shape[-2:])
     n, rows, columns = frames.shape
     header = bytearray(1024)
-    struct.pack_into("<4i", header, 0, columns, rows, n, modes[str(data.dtype)])
+    struct.pack_into(f"{order}4i", header, 0, columns, rows, n, modes[str(data.dtype)])
     if stated:
-        struct.pack_into("<3i3f", header, 28, columns, rows, n, 10 * columns * scales[1], 10 * rows * scales[0], 1.0)
-    struct.pack_into("<3f3i", header, 52, 90.0, 90.0, 90.0, 1, 2, 3)
-    header[208:212], header[212:216] = b"MAP ", b"DA\0\0"
-    path.write_bytes(bytes(header) + frames.tobytes())
+        cell = 10 * columns * scales[1], 10 * rows * scales[0], 1.0
+        struct.pack_into(f"{order}3i3f", header, 28, columns, rows, n, *cell)
+    struct.pack_into(f"{order}3f3i", header, 52, 90.0, 90.0, 90.0, 1, 2, 3)
+    header[208:212], header[212:216] = b"MAP ", b"DA\0\0" if order == "<" else b"\x11\x11\0\0"
+    path.write_bytes(bytes(header) + frames.astype(frames.dtype.newbyteorder(order)).tobytes())
 
 
 def universal(path, data=IMAGE, unit="nm"):

@@ -142,6 +142,26 @@ def test_find_needs_neither_model_nor_sampling(tmp_path, capsys) -> None:
     assert min(recall, precision) > 0.98
 
 
+@pytest.mark.parametrize(("sampling", "words"), [(1e6, "narrower than a pixel"), (1e-9, "field of view is 2.56e-07")])
+def test_a_sampling_at_which_no_atoms_show_is_refused(ensemble: elit.Ensemble, sampling: float, words: str) -> None:
+    with pytest.raises(StemAeError, match=words):
+        ensemble.predict(shot("W 100", 0.16)[0], sampling)
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_a_sampling_in_the_wrong_unit_is_doubted(ensemble: elit.Ensemble, name: str) -> None:
+    image, _ = shot(name, 0.16)
+    assert ensemble.doubt_of_sampling(image, 0.16) == ""
+    assert ensemble.doubt_of_sampling(image, 0.2) == ""
+    assert "calibration" in ensemble.doubt_of_sampling(image, 1.6)
+
+
+def test_more_columns_than_fit_into_memory_are_refused(ensemble: elit.Ensemble) -> None:
+    frame = np.tile(shot("W 100", 0.45)[0], (10, 10))  # columns of one pixel
+    with pytest.raises(StemAeError, match="take a smaller region"):
+        ensemble.predict(frame)
+
+
 def test_models_of_one_material_say_that_they_need_the_sampling() -> None:
     with pytest.raises(StemAeError, match="needs the sampling"):
         elit.load("graphene").predict(np.random.default_rng(0).poisson(5.0, (128, 128)))

@@ -592,3 +592,26 @@ def test_lists_of_positions(tmp_path):
     path.write_text("x,y\n1,two\n", encoding="utf-8")
     with pytest.raises(StemAeError, match="Line 2"):
         targets.read_positions(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["y,x\n2,1\n4,3\n", "\ufeffX;Y\n1,0;2,0\n3,0;4,0\n", "# a\nx (nm)\ty [nm]\n0.1\t0.2\n0.3\t0.4\n",
+     "site,y_px,y_angstrom,x_angstrom\n0,9,2,1\n1,9,4,3\n"],
+)  # fmt: skip
+def test_positions_are_taken_by_the_names_of_their_columns(tmp_path, text):
+    path = tmp_path / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    np.testing.assert_allclose(targets.read_positions(path), [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("x_px,y_px\n1,2\n", "no column of x"), ("a,b\n1,2\n", "no column of x"), ("x,x_nm,y\n1,2,3\n", "several columns"),
+     ("1,2\nnan,3\n", "Line 2"), ("1,2\ninf,3\n", "Line 2"), ("x,y\n1,5,2,5\n", "Line 2"), ("", "lists no positions")],
+)  # fmt: skip
+def test_positions_that_may_mean_something_else_are_refused(tmp_path, text, words):
+    path = tmp_path / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StemAeError, match=words):
+        targets.read_positions(path)

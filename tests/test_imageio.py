@@ -150,7 +150,7 @@ def test_hdf5_with_several_images_asks_which(tmp_path):
     [
         ("broken.dm3", b"not a micrograph", "Cannot read broken.dm3"),
         ("broken.npy", b"\x93NUMPY", "Cannot read broken.npy"),
-        ("notes.docx", b"", "No reader knows"),
+        ("notes.docx", b"PK", "No reader knows"),
     ],
 )
 def test_files_that_cannot_be_read_say_so(tmp_path, name, content, sentence):
@@ -271,6 +271,22 @@ def test_channels_of_ome_are_images_of_their_own(tmp_path):
 def test_no_scale_in_an_mrc_is_none(tmp_path):
     sample_files.mrc(tmp_path / "a.mrc", stated=False)
     assert imageio.read(tmp_path / "a.mrc").sampling is None
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+def test_an_mrc_of_a_big_endian_machine(tmp_path, kind):
+    data = np.arange(600, dtype=kind).reshape(20, 30)
+    sample_files.mrc(tmp_path / "a.mrc", data, (0.01, 0.02), order=">")
+    stack = imageio.read(tmp_path / "a.mrc")
+    np.testing.assert_array_equal(stack.frames[0], data)
+    assert stack.sampling == pytest.approx((0.1, 0.2))
+
+
+@pytest.mark.parametrize("name", ["a.mrc", "a.dm3", "a.tif", "a.npy", "a.h5", "a.ndata", "a.png"])
+def test_an_empty_file_is_called_so(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(StemAeError, match=f"{name} is empty"):
+        imageio.read(tmp_path / name)
 
 
 def test_colours_in_all_layouts_become_grey(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from stem_ae.cli import main
 from stem_ae.elit.materials import crystal
 from stem_ae.imaging import adf, dose, noise, probe, scattering, specimens
 from stem_ae.imaging.specimens import from_ase, graphene
+from stem_ae.jobs.queue import Queue
 from stem_ae.occupancy import occupancy
 from stem_ae.simulate import inputs
 from stem_ae.simulate.running import run_folder
@@ -253,6 +255,65 @@ def test_more_atoms_than_there_are_lines_are_refused_at_once(tmp_path, atoms, co
         Atoms2D.read(tmp_path / "a.xyz")
 
 
+def test_atoms_of_an_image_are_no_structure(tmp_path, atoms, capsys):
+    for name, path in (("ours", atoms.write(tmp_path / "a.extxyz")), ("ASE's", tmp_path / "b.extxyz")):
+        if not path.exists():
+            ase.io.write(path, ase.io.read(tmp_path / "a.extxyz"))
+        code, _, err = run(capsys, "simulate", "relax", path, "--queue", tmp_path / "queue")
+        assert (code, "stem-ae build" in err) == (2, True), name
+
+
+@pytest.mark.parametrize("report", ["x", 5, {"provenance": 5}, {"frame": "x", "calibration": 1}])
+def test_a_strange_report_in_a_structure_is_dropped(tmp_path, report):
+    copper = ase.build.bulk("Cu", cubic=True)
+    copper.info["stem_ae"] = report
+    ase.io.write(tmp_path / "a.extxyz", copper)
+    assert "stem_ae" not in read(tmp_path / "a.extxyz").info
+    queue = Queue.open(tmp_path / "queue")
+    assert queue.submit(simulate.Relax("emt"), copper).calculation.input["provenance"].keys() <= {"hashes"}
+
+
+def test_groups_of_equal_brightness_are_not_iodine(tmp_path, atoms):
+    names = ("I1", "I2")
+    grouped = dataclasses.replace(atoms, species=names)
+    path = grouped.write(tmp_path / "a.extxyz")
+    assert set(ase.io.read(path).symbols) == {"X"}
+    assert Atoms2D.read(path).symbols == grouped.symbols
+    iodine = dataclasses.replace(atoms, species=("I", "Pb")).write(tmp_path / "b.extxyz")
+    assert set(ase.io.read(iodine).symbols) == {"I", "Pb"}
+
+
+def test_positions_in_pixels_are_called_so(tmp_path, atoms):
+    text = dataclasses.replace(atoms, sampling=None).write(tmp_path / "a.csv").read_text(encoding="utf-8")
+    assert text.splitlines()[1].split(",")[1:3] == ["x_px", "y_px"]
+
+
+def test_numbers_with_commas_between_commas_are_refused(tmp_path, atoms):
+    lines = atoms.write(tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+    several = [lines[1] + ",x_angstrom", *(line + ",1" for line in lines[2:])]
+    decimal = [lines[1], *(line.replace(".", ",") for line in lines[2:])]
+    far = lines[2].split(",")
+    far[1] = "1e6"
+    for name, changed, words in (
+        ("a", decimal, "line 3 has"), ("b", several, "several columns x_angstrom"),
+        ("c", [lines[1], ",".join(far), *lines[3:]], "line 3: its position is outside the image"),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *changed]), encoding="utf-8")
+        with pytest.raises(StemAeError, match=words):
+            Atoms2D.read(tmp_path / f"{name}.csv")
+
+
+def test_nothing_far_from_the_structure_is_meant(tmp_path, atoms, capsys):
+    path = atoms.write(tmp_path / "a.csv")
+    for words in (["--remove", "1e6", "3"], ["--adsorb", "H", "top", "--at", "9", "1e6"]):
+        code, _, err = run(capsys, "build", path, "-o", tmp_path / "s.json", *words)
+        assert (code, "nearest" in err, (tmp_path / "s.json").exists()) == (2, True, False)
+    code, _, err = run(capsys, "build", path, "-o", tmp_path)
+    assert (code, "is a folder" in err) == (2, True)
+    with pytest.raises(StemAeError, match="two atoms in one place"):
+        structure.Material("x", {"C": (("C", 0.0), ("C", 0.1))}, spacing=1.42)
+
+
 def test_positions_in_another_unit_are_refused_with_the_unit(atoms):
     for factor, words in ((0.1, "in nm instead of Å"), (100, "in pm"), (1 / 0.529, "in Bohr radii"), (1.4, "sampling")):
         moved = Atoms2D(
@@ -454,6 +515,14 @@ def test_an_area_that_fills_the_memory_is_refused():
     for extent in ((1e200, 1.0), (1e5, 1e5)):
         with pytest.raises(StemAeError, match="has too many atoms"):
             graphene(extent)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_a_cif_of_an_old_program_is_read(tmp_path, encoding):
+    ase.io.write(tmp_path / "a.cif", ase.build.bulk("NaCl", "rocksalt", 5.64))
+    text = (tmp_path / "a.cif").read_text(encoding="utf-8")
+    (tmp_path / "b.cif").write_text(text + "# Müller, Ångström\n", encoding=encoding)
+    assert read(tmp_path / "b.cif").symbols.formula == read(tmp_path / "a.cif").symbols.formula
 
 
 @pytest.mark.parametrize(

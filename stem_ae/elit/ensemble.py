@@ -32,7 +32,17 @@ from stem_ae.elit.novelty import Familiar, Signs, signs
 from stem_ae.elit.peaks import find_atoms
 from stem_ae.elit.posterior import Posterior
 from stem_ae.elit.prediction import Prediction, presence
-from stem_ae.elit.preprocess import Blank, Image, as_image, repair, standardised, to_working_grid, without_blank
+from stem_ae.elit.preprocess import (
+    LARGEST_SIDE,
+    Blank,
+    Image,
+    as_image,
+    refuse_small_field,
+    repair,
+    standardised,
+    to_working_grid,
+    without_blank,
+)
 from stem_ae.elit.refocus import Refocus
 from stem_ae.elit.scale import Scale
 from stem_ae.elit.scale_network import ScaleNet, read_scale
@@ -47,6 +57,7 @@ _FEWEST_TO_FIT = 6  # atoms: fewer do not tell the probe from the background
 NOMINAL_WIDTH = 0.5
 """Å: the nominal width of a column for a model that reads the scale, whatever the true width is."""
 _WIDTHS = (0.25, 1.6)  # Å: columns are no narrower and no wider, where the sampling is known
+_UNHEARD_OF = 1e-4  # probability of all possible widths, below which a stated sampling is doubted
 _LEAST_HEIGHT = 0.15  # of a peak, if it stands among others
 _EASIER, _HARDER = 0.5, 1.4  # powers: a height of 0.25 is even odds in a crystal, one of 0.61 elsewhere
 _COMPANY, _CROWD, _SEEN_FOR_SURE = 4.6, 4, 0.52  # Å, columns, height: see in_company
@@ -276,8 +287,27 @@ class Ensemble:
         scale = read_scale(self.scale, array)
         if sampling is None:
             return scale
-        step = float(np.sqrt(np.prod(sampling)))
-        return scale.within(_WIDTHS[0] / step, _WIDTHS[1] / step)
+        refuse_small_field(array.shape, sampling)
+        narrowest, widest = _widths_px(sampling)
+        if widest < scale.widths[0]:
+            raise StemAeError(
+                f"At {sampling[1]:.4g} Å per pixel a column is far narrower than a pixel, and atoms are not resolved: "
+                "check the sampling."
+            )
+        return scale.within(narrowest, widest)
+
+    def doubt_of_sampling(self, image: ArrayLike, sampling: float | tuple[float, float]) -> str:
+        """Return what speaks against a stated sampling, for models that read the scale; empty if nothing does."""
+        seen = self.read_scale(image)
+        narrowest, widest = _widths_px(as_sampling(sampling))
+        inside = (seen.widths >= narrowest) & (seen.widths <= widest)
+        if seen.probability[inside].sum() > _UNHEARD_OF:
+            return ""
+        found = seen.width / widest * _WIDTHS[1]
+        return (
+            f"at this sampling the columns look {found:.2g} Å wide (standard deviation), and columns are "
+            f"{_WIDTHS[0]:g} to {_WIDTHS[1]:g} Å: is the calibration, or its unit, wrong?"
+        )
 
     def _predicted_at_own_scale(
         self, array: Image, sampling: tuple[float, float] | None, threshold: float, refine: bool, classes: Classes
@@ -288,6 +318,7 @@ class Ensemble:
         aspect = aspect / np.sqrt(aspect.prod())
 
         width = scale.width
+        _refuse_too_many(array.shape, float(aspect.max()) * NOMINAL_WIDTH / width / self.sampling, width)
         dy, dx = (aspect * NOMINAL_WIDTH / width).tolist()
         seen, fitted = self._predicted(array, (dy, dx), _LEAST_HEIGHT, refine, "network")
         judged = in_company(seen.atoms.positions, seen.presence)
@@ -484,6 +515,21 @@ class Ensemble:
             member.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
         return cls(members, description, familiar, scale=scale)
+
+
+def _widths_px(sampling: tuple[float, float]) -> tuple[float, float]:
+    """Return how narrow and how wide columns can be, in pixels."""
+    step = float(np.sqrt(np.prod(sampling)))
+    return _WIDTHS[0] / step, _WIDTHS[1] / step
+
+
+def _refuse_too_many(shape: tuple[int, ...], working: float, width: float) -> None:
+    """Raise StemAeError if an image has more columns than can be looked at; ``working`` grid points to a pixel."""
+    if max(shape) * working > LARGEST_SIDE:
+        raise StemAeError(
+            f"The image has {shape[1]} x {shape[0]} pixels, and its columns look only {width:.2g} pixels wide: these "
+            "are too many to be found at once, so take a smaller region."
+        )
 
 
 def _scale_network(tensors: Mapping[str, Tensor]) -> ScaleNet | None:

@@ -23,6 +23,8 @@ Blank = NDArray[np.bool_]
 _LOCAL_WIDTH = 6.0  # Å: contrast is measured over a few unit cells
 _FLOOR = 0.3  # of the frame's contrast: below it an area counts as empty, and its noise is not blown up
 _SMALLEST_SIDE = 8.0  # Å
+LARGEST_SIDE = 4096
+"""Pixels of the working grid: more do not fit into memory."""
 _OUTLIER = 9.0  # standard deviations from the neighbours
 _DWARFED = 256.0  # times the contrast: a higher pedestal leaves single precision less than 16 bits for the contrast
 _FAINTEST, _STRONGEST = 1e-5, 1e9  # contrast beyond which squares and small constants overflow or dominate
@@ -138,19 +140,26 @@ def to_working_grid(image: Image, sampling: float | tuple[float, float], working
         If the field of view is smaller than 8 Å or absurdly large.
     """
     dy, dx = as_sampling(sampling)
+    refuse_small_field(image.shape, (dy, dx))
     height, width = image.shape[0] * dy, image.shape[1] * dx
-    if min(height, width) < _SMALLEST_SIDE:
-        raise StemAeError(
-            f"The field of view is {width:.3g} x {height:.3g} Å at {dx:.3g} Å per pixel: "
-            f"atoms need at least {_SMALLEST_SIDE:g} Å, so check the sampling."
-        )
-    if max(height, width) > 4096 * working:
+    if max(height, width) > LARGEST_SIDE * working:
         raise StemAeError(
             f"The field of view is {width:.4g} x {height:.4g} Å at {dx:.3g} Å per pixel: "
             "atoms are not resolved there, so check the sampling or take a smaller region."
         )
     shape = (grid_length(image.shape[0], dy, working), grid_length(image.shape[1], dx, working))
     return normalise(resample(image, (dy, dx), shape, (working, working)), working)
+
+
+def refuse_small_field(shape: tuple[int, ...], sampling: tuple[float, float]) -> None:
+    """Raise StemAeError if an image of this many pixels shows less than atoms need."""
+    dy, dx = sampling
+    height, width = shape[0] * dy, shape[1] * dx
+    if min(height, width) < _SMALLEST_SIDE:
+        raise StemAeError(
+            f"The field of view is {width:.3g} x {height:.3g} Å at {dx:.3g} Å per pixel: "
+            f"atoms need at least {_SMALLEST_SIDE:g} Å, so check the sampling."
+        )
 
 
 def grid_length(pixels: int, sampling: float, working: float) -> int:

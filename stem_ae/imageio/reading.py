@@ -184,6 +184,8 @@ def _reader(path: pathlib.Path) -> Reader:
         return vendors.read
     with path.open("rb") as stream:
         head = stream.read(1024)
+    if not head:
+        raise StemAeError(f"{path.name} is empty.")
     if head.startswith(b"\x93NUMPY"):
         return swift.read_npy
     if head.startswith(b"\x89HDF\r\n\x1a\n"):

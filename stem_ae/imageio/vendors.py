@@ -66,6 +66,8 @@ def read_with(module: str, path: pathlib.Path, **options: Any) -> list[Signal]:
     if module == "rsciio.zspy":
         _refuse_pickles(path)
         options = {"mode": "r"} if path.is_dir() else {}
+    if module == "rsciio.mrc":
+        options = {"endianness": _byte_order_of_mrc(path)}
     reader = importlib.import_module(module).file_reader
     _bound_maps()
     try:
@@ -74,6 +76,8 @@ def read_with(module: str, path: pathlib.Path, **options: Any) -> list[Signal]:
         if path.is_file():
             check_size((path.stat().st_size,), np.dtype(np.uint8), path.name)
         entries = reader(str(path), lazy=False, **options)
+    if options.get("endianness") == ">":  # the reader heeds it in the header only
+        entries = [{**entry, "data": entry["data"].view(entry["data"].dtype.newbyteorder(">"))} for entry in entries]
     return from_entries(entries, path)
 
 
@@ -145,6 +149,13 @@ def _mrc_without_scale(entry: Mapping[str, Any]) -> bool:
     """Return whether an MRC file states no cell size, for which the reader assumes 1 nm per pixel."""
     header = (entry.get("original_metadata") or {}).get("std_header") or {}
     return "MX" in header and not (header.get("MX") and header.get("Xlen"))
+
+
+def _byte_order_of_mrc(path: pathlib.Path) -> str:
+    """Return ``>`` for a big-endian file: read in the right order, the number that says what is stored is small."""
+    with path.open("rb") as stream:
+        mode = stream.read(16)[12:]
+    return ">" if int.from_bytes(mode, "big") < int.from_bytes(mode, "little") else "<"
 
 
 def _taken(data: Any, path: pathlib.Path) -> Take:

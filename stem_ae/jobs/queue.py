@@ -523,7 +523,9 @@ class Queue:
 def _carried(atoms: ase.Atoms | None, parents: Sequence[Job]) -> dict[str, Any]:
     """Return what a structure, or the job that will give it, says about where it comes from."""
     if atoms is not None:
-        return dict(atoms.info.get("stem_ae", {}).get("provenance", {}))
+        report = atoms.info.get("stem_ae")
+        provenance = report.get("provenance") if isinstance(report, Mapping) else None
+        return dict(provenance) if isinstance(provenance, Mapping) else {}
     known = parents[0].calculation.input["provenance"] if parents else {}
     return {name: value for name, value in known.items() if name != "hashes"}
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ from scipy.spatial import cKDTree
 from stem_ae import checks
 from stem_ae.atoms import Atoms2D
 from stem_ae.errors import StemAeError
+from stem_ae.files import read_text
+from stem_ae.imageio.units import to_angstrom
 from stem_ae.imaging.damage import BARN, fluence
 from stem_ae.imaging.dose import electrons_per_pixel
 from stem_ae.imaging.probe import Probe
@@ -155,32 +159,57 @@ def outside(atoms: Atoms2D, targets: ArrayLike, zones: Sequence[Any], margin: fl
 
 
 def read_positions(path: str | pathlib.Path) -> FloatArray:
-    """Return the positions ``(K, 2)`` in Å that a CSV file lists: its columns ``x_angstrom`` and ``y_angstrom``.
+    """Return the positions ``(K, 2)`` in Å that a CSV file lists.
 
-    Without such names, the first two columns of numbers are taken.
+    The columns are taken by their names, ``x`` and ``y``, with the unit if it is not Å: ``x_angstrom``, ``y (nm)``.
+    In a file without names they are the first two.
 
     Raises
     ------
     StemAeError
-        If there are none.
+        If there are none, or it is not clear which columns are meant.
     """
     path = pathlib.Path(path)
+    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith(("#", '"#'))]
+    mark = max(",;\t", key=lines[0].count) if lines else ","
     try:
-        rows = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row and row[0][:1] != "#"]
-    except (OSError, UnicodeDecodeError) as error:
-        raise StemAeError(f"Cannot read {path.name} ({error}): choose a CSV file.") from error
-    names = [name.strip() for name in rows[0]] if rows else []
-    columns = [names.index(name) if name in names else k for k, name in enumerate(("x_angstrom", "y_angstrom"))]
+        rows = list(csv.reader(lines, delimiter=mark))
+    except csv.Error as error:
+        raise StemAeError(f"{path.name} is no CSV file ({error}).") from error
+    columns = [(0, 1.0), (1, 1.0)]
+    named = bool(rows) and math.isnan(_number(rows[0][0], mark))
+    if named:
+        columns = [_named_column(rows[0], axis, path.name) for axis in "xy"]
     positions = []
-    for number, row in enumerate(rows):
-        try:
-            positions.append([float(row[k]) for k in columns])
-        except (ValueError, IndexError):
-            if number:  # the first one may be the names
-                raise StemAeError(f"Line {number + 1} of {path.name} is no position: give x and y in Å.") from None
+    for number, row in enumerate(rows[named:], start=1 + named):
+        cells = [_number(row[k], mark) if k < len(row) else math.nan for k, _ in columns]
+        if not np.isfinite(cells).all() or (named and any(row[len(rows[0]) :])):
+            raise StemAeError(f"Line {number} of {path.name} is no position: give x and y in Å.")
+        positions.append([cell * unit for cell, (_, unit) in zip(cells, columns, strict=True)])
     if not positions:
         raise StemAeError(f"{path.name} lists no positions: give x and y in Å, one target per line.")
-    return np.array(positions)
+    return np.array(positions, dtype=float)
+
+
+def _named_column(names: Sequence[str], axis: str, file: str) -> tuple[int, float]:
+    """Return which column is x or y, and its unit in Å."""
+    matches = [(k, re.fullmatch(rf"{axis}(?:[ _(\[/]+(.*?)[)\]]*)?", name.strip(), re.IGNORECASE))
+               for k, name in enumerate(names)]  # fmt: skip
+    units = {k: to_angstrom(1, match[1] or "Å") for k, match in matches if match}
+    found = [(k, unit) for k, unit in units.items() if unit is not None]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(repr(name[:40]) for name in names[:8])
+    what = "several columns" if found else "no column"
+    raise StemAeError(f"{file} has {what} of {axis} with a length ({listed}): call them x_angstrom and y_angstrom.")
+
+
+def _number(cell: str, mark: str) -> float:
+    """Return a number, NaN for what is none; where ; parts cells, numbers may have commas."""
+    try:
+        return float(cell if mark == "," else cell.replace(",", "."))
+    except ValueError:
+        return math.nan
 
 
 def shortest_path(positions: ArrayLike, start: ArrayLike = (0.0, 0.0)) -> IntArray:

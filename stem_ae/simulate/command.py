@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 _MOST_PATCHES = 10_000
+_SAME_ATOM = 3.0
+"""Å: who means an atom to be removed points no farther from it."""
 _CANDIDATES = 20
 """Random patches looked at for each one that differs most."""
 
@@ -180,6 +182,11 @@ def _edited(cell: ase.Atoms, arguments: argparse.Namespace) -> ase.Atoms:
         away[cell.numbers == 1] = np.inf
         if not np.isfinite(away).any():
             raise StemAeError("There is no atom left to remove.")
+        if away.min() > _SAME_ATOM**2:
+            raise StemAeError(
+                f"The nearest atom is {away.min() ** 0.5:.3g} Å from ({point[0]:g}, {point[1]:g}): give --remove the "
+                "place of an atom."
+            )
         cell = structure.add_vacancy(cell, int(away.argmin()))
     near = tuple(structure.from_image(cell, np.array([arguments.at]))[0]) if arguments.at else None
     for what, site in arguments.adsorb:

@@ -28,6 +28,8 @@ _VACUUM_ABOVE = 10.0
 """Å that a patch in vacuum keeps above what was added."""
 _HIGHEST = 100.0
 """Å."""
+_FAR = 5.0
+"""Å from the nearest site, beyond which a place is not on the sheet."""
 _CLOSEST = 1.0
 """Å above the sheet, for an atom that would fall through."""
 _TETRAHEDRAL = np.arccos(-1 / 3)
@@ -93,7 +95,12 @@ def add_adatom(
     if len(places) == 0:
         raise StemAeError(f"The structure has no {site} site.")
     target = np.asarray(near if near is not None else atoms.positions[:, :2].mean(axis=0))
-    place = places[np.argmin(np.linalg.norm(places[:, :2] - target, axis=1))]
+    away = np.linalg.norm(places[:, :2] - target, axis=1)
+    if near is not None and away.min() > _FAR:
+        raise StemAeError(
+            f"The nearest {site} site is {away.min():.3g} Å from the place of an ad-atom: choose one on the structure."
+        )
+    place = places[away.argmin()]
     if height is None:
         height = _resting(atoms, element, place) - float(place[2])
     return _with(atoms, ase.Atoms([element], [place + np.array([0, 0, height])]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import pathlib
 import re
@@ -35,6 +36,8 @@ def write(atoms: ase.Atoms, path: str | pathlib.Path) -> pathlib.Path:
         If the format is not known or the file cannot be written.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise StemAeError(f"{path} is a folder: give a file.")
     try:
         if path.suffix == ".json":
             path.write_text(jsonio.encode(atoms.copy()), encoding="utf-8")
@@ -85,6 +88,7 @@ def read(path: str | pathlib.Path, index: str | int | None = None, *, partial: b
             f"{path.name} does not hold a structure that can be read ({_first_line(error)})."
         ) from error
     atoms = _chosen(structures, index, path.name)
+    _check_report(atoms, path.name)
     refuse_impossible(atoms, path.name)
     found = occupancy(atoms)
     if partial:
@@ -97,6 +101,19 @@ def read(path: str | pathlib.Path, index: str | int | None = None, *, partial: b
     whole = found.atoms
     whole.info.pop("occupancy", None)
     return whole
+
+
+def _check_report(atoms: ase.Atoms, name: str) -> None:
+    """Raise StemAeError if these are an image's atoms; drop a report that :func:`stem_ae.structure.build` did not make.
+
+    Other programs may write whatever they like under that name.
+    """
+    if {"label_name", "covariance", "probabilities"} <= atoms.arrays.keys():
+        raise StemAeError(f"{name} holds atoms found in an image, not a structure: make one with 'stem-ae build'.")
+    report = atoms.info.get("stem_ae", {})
+    parts = ("calibration", "provenance", "frame")
+    if not isinstance(report, dict) or not all(isinstance(report.get(part, {}), dict) for part in parts):
+        del atoms.info["stem_ae"]
 
 
 def _first_line(error: BaseException) -> str:
@@ -140,8 +157,8 @@ def _from_json(path: pathlib.Path) -> list[Named]:
 def _from_cif(path: pathlib.Path) -> list[Named]:
     from ase.io.cif import parse_cif
 
-    read_text(path)
-    blocks = itertools.islice(parse_cif(str(path)), _MOST_STRUCTURES)
+    text = read_text(path, errors="replace")  # old ones have names of authors in Latin-1
+    blocks = itertools.islice(parse_cif(io.StringIO(text)), _MOST_STRUCTURES)
     return [
         (block.name, block.get_atoms(store_tags=False, fractional_occupancies=True))
         for block in blocks if block.has_structure()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -13,6 +14,7 @@ import ase.data
 from stem_ae import checks
 from stem_ae.errors import StemAeError
 from stem_ae.files import existing_file, read_text
+from stem_ae.structure.possible import COINCIDENT
 
 COVALENCE = {"B": 3, "C": 3, "N": 3, "Si": 3}
 """Bonds of an atom inside a sheet; fewer at an edge are made up with hydrogen."""
@@ -53,6 +55,9 @@ class Material:
                 checks.number(height, f"The height of {element} in the column {name}", -1000, 1000, "Å")
             if not column:
                 raise StemAeError(f"The column {name} of a material holds no atoms.")
+            heights = sorted(height for _, height in column)
+            if any(above - below < COINCIDENT for below, above in itertools.pairwise(heights)):
+                raise StemAeError(f"The column {name} of a material holds two atoms in one place.")
 
     @classmethod
     def read(cls, path: str | pathlib.Path) -> Material:

@@ -11,7 +11,7 @@ from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
 
-_COINCIDENT = 0.4
+COINCIDENT = 0.4
 """Å: atoms are never closer."""
 _FLAT = 1e-4
 """Of the least singular value of a cell's directions: below it they count as lying in one plane."""
@@ -73,7 +73,7 @@ def _other_vectors(cell: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _refuse_coincident(atoms: ase.Atoms, name: str) -> None:
     from ase.neighborlist import neighbor_list
 
-    first, second, distance = neighbor_list("ijd", atoms, _COINCIDENT)
+    first, second, distance = neighbor_list("ijd", atoms, COINCIDENT)
     certain = np.ones(len(atoms), bool)
     if atoms.info.get("occupancy") or atoms.has("occupancies") or atoms.has("occupancy"):
         certain = np.zeros(len(atoms), bool)  # atoms that exclude one another are handled when they are drawn
