@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -12,12 +13,18 @@ from hypothesis import HealthCheck, example, given, settings
 
 pytest.importorskip("bluesky")
 
+from bluesky.utils import Msg
+
 from stem_ae import StemAeError
 from stem_ae.manipulate import Limits
 from stem_ae.manipulate.beam import NO_COUNTS
 from stem_ae.manipulate.guard import Guard, Interrupted
+from stem_ae.microscope import devices
+from stem_ae.microscope.devices import Microscope
 from stem_ae.microscope.instrument import Cancelled
 from stem_ae.microscope.interlock import BeamAlarm, BeamTaken, Interlock, NoBeam
+from stem_ae.plans import Runner, acquire
+from tests import beam_machine
 from tests.beam_machine import BLANKER, READ_BACK, Case, carried_out, cases
 
 
@@ -259,8 +266,6 @@ def test_a_hold_refuses_and_a_lease_that_runs_out_takes_the_beam():
 
 
 def test_secure_tries_every_step_and_tells_every_failure():
-    from stem_ae.microscope.devices import Microscope
-
     class Instrument(Blanker):
         name = "instrument"
         released = 0
@@ -283,6 +288,43 @@ def test_secure_tries_every_step_and_tells_every_failure():
     with pytest.raises(BeamAlarm, match=r"STILL BE ON.*no probe.*The scan does not answer"):
         microscope.secure()
     assert instrument.released == 2
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("fault", ["raises", "read raises", "park raises", "camera raises"])
+def test_a_driver_that_is_cancelled_or_exits_has_failed(error, fault, monkeypatch):
+    """These are no ``Exception``; they would end the engine, or get past the interlock with the beam on."""
+    monkeypatch.setattr(beam_machine, "BrokenError", error)
+    end = carried_out(Case("plan", fault, 3, True, "nothing", 0.0))
+    assert end.fault == ""
+    assert end.outcome == "failed"
+    assert error.__name__ in end.told or end.alarm
+
+
+def test_a_run_that_the_engine_breaks_off_is_not_completed():
+    def plan():
+        yield Msg("checkpoint")
+        raise asyncio.CancelledError
+
+    runner = Runner(Microscope(beam_machine.Bench(beam_machine.Truth(Case("plan", "nothing", 1, False, "", 0.0)))))
+    runner.start(plan())
+    assert runner.wait(10)
+    assert runner.outcome == "failed"
+    assert runner.error
+
+
+def test_a_microscope_that_does_not_answer_holds_no_run_for_ever(monkeypatch):
+    monkeypatch.setattr(devices, "_ANSWER_S", 0.1)
+    released = threading.Event()
+    bench = beam_machine.Bench(beam_machine.Truth(Case("plan", "nothing", 1, False, "", 0.0)))
+    bench.park = lambda place: released.wait(5) if place else None
+    runner = Runner(Microscope(bench))
+    runner.start(acquire.points(runner.microscope, beam_machine.FRAME, [(1.0, 1.0)], exposure_s=0.004))
+    assert runner.wait(3)
+    released.set()
+    assert runner.outcome == "failed"
+    assert "not answered for 0.1 s (probe)" in runner.error
+    assert not bench.truth.on
 
 
 def test_a_clock_that_is_set_back_or_is_none_disarms():

@@ -48,9 +48,12 @@ class _Call:
                 _pool.gave_up()
                 raise Hung from None
             value, error = self._answer.get()
-        if error is not None:
+        if error is None:
+            return value
+        if isinstance(error, Exception):
             raise error
-        return value
+        # A driver that exits or is cancelled has failed; it must not pass for the end of the caller.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 class _Pool:
@@ -103,6 +106,9 @@ _pool = _Pool()
 
 def within(seconds: float, work: Callable[[], Result], late: Callable[[], object] = lambda: None) -> Result:
     """Do something in another thread and return what it returns, or raise what it raises.
+
+    An exception that would end a program or a task (``SystemExit``, ``asyncio.CancelledError``) is raised as a
+    ``RuntimeError``.
 
     Parameters
     ----------

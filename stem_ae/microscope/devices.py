@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,9 @@ from stem_ae.microscope.usable import (
 )
 
 Document = OrderedDict[str, dict[str, Any]]
+Result = TypeVar("Result")
 
+_ANSWER_S = 5.0  # for what takes no time by itself
 _STEP_S = 8.0  # for one step of giving the microscope back; the blanker's own deadlines are shorter
 _SECURE_S = 30.0
 _PATIENCE_S = 3.0  # beyond what an operation needs by itself
@@ -140,6 +142,15 @@ class _Device:
         self.name = name
         self._instrument = instrument
 
+    def _ask(self, work: Callable[[], Result]) -> Result:
+        """Call the instrument from the engine's thread, which must neither hang with it nor end with it."""
+        try:
+            return within(_ANSWER_S, work)
+        except Hung:
+            raise StemAeError(
+                f"The microscope has not answered for {_ANSWER_S:g} s ({self.name}): look at it, then start again."
+            ) from None
+
     def read_configuration(self) -> Document:
         """Return nothing: devices say everything with each reading."""
         return OrderedDict()
@@ -212,7 +223,7 @@ class Blanker(_Device):
         """Leave the unblanking to the plan."""
 
     def read(self) -> Document:  # noqa: D102
-        return _values(blanked=int(self._instrument.is_blanked))
+        return _values(blanked=int(self._ask(lambda: self._instrument.is_blanked)))
 
     def describe(self) -> Document:  # noqa: D102
         return OrderedDict(blanked=self._key())
@@ -230,7 +241,7 @@ class Probe(_Device):
     def set(self, value: tuple[float, float] | None) -> Operation:
         """Let the beam rest there."""
         place = None if value is None else checks.place(value, "The probe's place")
-        self._instrument.park(place)
+        self._ask(lambda: self._instrument.park(place))
         self.place = place
         return Operation()
 
@@ -259,7 +270,7 @@ class Control(_Device):
     @property
     def value(self) -> float:
         """As it is set now, in Å."""
-        return self._instrument.get(self._control)
+        return self._ask(lambda: self._instrument.get(self._control))
 
     def set(self, value: float) -> Operation:
         """Set it."""

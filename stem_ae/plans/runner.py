@@ -197,7 +197,10 @@ class Runner:
         try:
             while True:
                 try:
-                    self.result = getattr(call(), "plan_result", None)
+                    result = call()
+                    self.result = getattr(result, "plan_result", None)
+                    if not self._end and getattr(result, "exit_status", "success") != "success":
+                        raise StemAeError("The run was broken off, and nobody had stopped it: start it again.")
                     return
                 except RunEngineInterrupted:
                     if engine.state != "paused":
