@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import threading
 import time
 
@@ -121,6 +123,28 @@ def test_however_an_exposure_ends_the_beam_is_off_and_the_log_says_why(how, tmp_
     assert exposure.complete
     exposure.replay()
     assert runlog.read_lines(log.path)[-1]["kind"] == "end"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("when", ["before it", "during an exposure"])
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_beam_off(when, tmp_path):
+    bench = Disulfide(seed=3, damage=False)
+    log = RunLog(tmp_path / "run.jsonl")
+
+    def fill():
+        log._file = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115  (the log closes it)
+
+    run = bench.run(OpenLoop(bench.near((10, 10), (15, 15))), log=log, observer=Doing(fill))
+    if when == "before it":
+        fill()
+    with pytest.raises(StemAeError, match=r"cannot be written any more .No space left"):
+        run.run()
+    assert "cannot be written" in run.reason
+    with contextlib.suppress(OSError):
+        log.close()
+    assert len(run.attempts) <= 1
+    assert bench.beam.is_blanked
+    assert bench.microscope._rest is None
 
 
 def test_stop_blanks_at_once_while_others_are_at_work():

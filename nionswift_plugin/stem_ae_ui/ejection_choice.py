@@ -51,9 +51,9 @@ class Choice:
         self.doubt = ""
         """Why the targets may be on wrong atoms; a person has to check, see :meth:`confirm`."""
         self.zones: list[FloatArray] = []
+        """Corners of each forbidden zone."""
         self.spent = Spent()
         """The dose of the specimen in the runs on these targets, moved to where the specimen is now."""
-        """Corners of each forbidden zone."""
         self.drawn: list[FloatArray] = []
         """Corners of what is being drawn."""
         self.species = ""

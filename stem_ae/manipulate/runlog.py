@@ -67,14 +67,21 @@ class RunLog:
         Raises
         ------
         StemAeError
-            If the file is gone, which is checked for durable lines.
+            If it cannot be written, or the file is gone, which is checked for durable lines.
         """
         line = json.dumps(_finite({"kind": kind} | values), ensure_ascii=False)
         with self._lock:
-            self._file.write(line + "\n")
-            self._file.flush()
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+                if durable:
+                    os.fsync(self._file.fileno())
+            except OSError as error:
+                raise StemAeError(
+                    f"The run's log {self.path} cannot be written any more ({error.strerror}): the run ends here. Make "
+                    "room on the disk, then go on with the rest."
+                ) from error
             if durable:
-                os.fsync(self._file.fileno())
                 self._check_in_place()
 
     def _check_in_place(self) -> None:
