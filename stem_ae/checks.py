@@ -18,6 +18,7 @@ FloatArray = NDArray[np.float64]
 
 MOST_S = 7 * 24 * 3600.0
 """Seconds: nothing at a microscope is set to take longer than a week."""
+_LARGEST = 1e100
 MOST_SEED = 2**32 - 1
 MOST_PA = 1e6
 """Picoamperes: a thousand times what a strong probe has."""
@@ -113,9 +114,34 @@ def places(values: ArrayLike, name: str) -> FloatArray:
     return found
 
 
+def shape(value: Any, name: str, most: int = 10_000_000) -> tuple[int, int]:
+    """Return two whole numbers, rows and columns, each at most ``most``; see :func:`number`."""
+    counts = items(value, name)
+    if len(counts) != 2:
+        raise _refusal(value, name, "rows and columns", "")
+    rows, columns = (whole(count, "The number of rows or columns", most=most) for count in counts)
+    return rows, columns
+
+
+def finite_or_nan(value: Any) -> float:
+    """Return a number that a computation has given, NaN if it is none, or so large that its square is infinite."""
+    found = float(value) if isinstance(value, bool | np.bool_) else _as_float(value)
+    return found if abs(found) <= _LARGEST else math.nan
+
+
+def items(values: Any, name: str) -> tuple[Any, ...]:
+    """Return what a list, a tuple or an array holds; one word is no list of letters."""
+    try:
+        if not isinstance(values, str | bytes):
+            return tuple(values)
+    except TypeError:
+        pass
+    raise _refusal(values, name, "a list", "")
+
+
 def _as_float(value: Any) -> float:
     """Return a number, or NaN if it is not one."""
-    if isinstance(value, bool | str | bytes) or value is None:
+    if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
         return math.nan
     try:
         return float(value)

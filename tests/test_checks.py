@@ -15,11 +15,12 @@ from stem_ae.explore.objective import Objective, Property
 from stem_ae.explore.scalarize import BandIntegral, DiskStrain, EdgeArea, PeakPosition, Reciprocal, VirtualDetector
 from stem_ae.explore.tuner import Tuner
 from stem_ae.imaging.virtual_microscope import Beam, Conditions
-from stem_ae.manipulate import ClosedLoop, ExposureSettings, Limits, LockOn, RunSettings
+from stem_ae.manipulate import ClosedLoop, ExposureSettings, Limits, LockOn, RunSettings, StepDetector
 from stem_ae.manipulate.aim import Track
 from stem_ae.manipulate.moves import RemoveDopants
 from stem_ae.manipulate.policy import OpenLoop
 from stem_ae.microscope.frame import Frame
+from stem_ae.plans.explore import Settings
 from tests.rigs import Disulfide
 
 SITES = np.array([[1.0, 2.0], [5.0, 6.0]])
@@ -53,7 +54,7 @@ CLASSES = (Limits, RunSettings, ExposureSettings, ClosedLoop, RemoveDopants, Tra
 def test_no_setting_may_be_nan_infinite_or_negative(cls, name):
     given = GIVEN.get(cls, {})
     cls(**given)  # is right as it is
-    wrong = [math.nan, np.float32("nan"), -math.inf, "many", None]
+    wrong = [math.nan, np.float32("nan"), -math.inf, "many", None, True, np.True_]
     wrong += [] if (cls, name) in NO_LIMIT else [math.inf]
     wrong += [] if (cls, name) in ANY_SIGN else [-1.0]
     for value in wrong:
@@ -95,6 +96,20 @@ def test_the_sweep_has_found_the_limits_that_it_is_about():
     lambda: Reciprocal(math.nan),
     lambda: Reciprocal(1.0, (math.nan, 0.0)),
     lambda: Explorer(IMAGE, patch=8, feature=1.0),
+    lambda: Explorer(IMAGE, patch=8, seed=-1),
+    lambda: Explorer(IMAGE, patch=8, seed="5"),
+    lambda: Tuner([0.0], [1.0], seed=math.nan),
+    lambda: RunSettings(ladder="S2"),
+    lambda: RunSettings(ladder=None),
+    lambda: RunSettings(ladder=(1, 2)),
+    lambda: RunSettings(dopant=3),
+    lambda: Frame(40.0, 64),
+    lambda: Frame(40.0, "64"),
+    lambda: Frame(40.0, (64, 64, 64)),
+    lambda: ExposureSettings(4e6, 60.0, 1.0, 1e9),
+    lambda: StepDetector("4e6", 2e6, 1e-3),
+    lambda: StepDetector(4e6, True, 1e-3),
+    lambda: StepDetector(4e6, None, 1e-3),
 ])  # fmt: skip
 def test_absurd_settings_are_refused(make):
     with pytest.raises(StemAeError) as refusal:
@@ -159,3 +174,36 @@ def test_checks_return_plain_numbers():
             checks.whole(wrong, "n")
     with pytest.raises(StemAeError, match="number 2 has no position"):
         checks.places([[1, 2], [math.nan, 2]], "The points")
+
+
+def test_whole_numbers_that_were_written_as_others_count():
+    """A run would stumble over 2.0 in the middle, with the beam's dose spent."""
+    frame = Frame(40.0, np.array([64.0, 32.0]))
+    assert frame.shape == (64, 32)
+    assert np.zeros(frame.shape).shape == (64, 32)
+    settings = RunSettings(aim_scans=2.0, verify_scans=np.float64(3))
+    explored = Settings(frame, points=8.0, batch=2.0, first=4.0, drift_every=np.int64(3))
+    policy = ClosedLoop(SITES, ("S1", "S1"), tries=2.0)
+    whole = [settings.aim_scans, settings.verify_scans, explored.points, explored.batch, explored.first,
+             explored.drift_every, policy.tries]  # fmt: skip
+    assert whole == [2, 3, 8, 2, 4, 3, 2]
+    assert {type(number) for number in whole} == {int}
+    tuner = Tuner([0.0], [1.0], first=2.0)
+    assert tuner.ask().shape == (1,)
+
+
+@pytest.mark.parametrize(("value", "number"), [
+    (2, 2.0), (True, 1.0), (np.float32(0.5), 0.5), (math.inf, None), (None, None), ("3", None), (1j, None),
+    (np.ones(3), None), (1e300, None),
+])  # fmt: skip
+def test_what_a_property_gives_is_a_number_or_none(value, number):
+    found = Property(lambda exposure: value)(None)
+    assert found == number if number is not None else math.isnan(found)
+
+
+def test_a_property_that_cannot_be_computed_is_said():
+    def broken(exposure):
+        raise ZeroDivisionError("no counts")
+
+    with pytest.raises(StemAeError, match=r"cannot be computed .*no counts"):
+        Property(broken)(None)

@@ -79,6 +79,10 @@ USELESS = {
     "without an axis": lambda d: d.reshape(-1)[0],
     "dark noise": lambda d: np.random.default_rng(1).normal(0, 2, d.shape).astype(np.float32),
     "a fifth NaN": lambda d: some(d, 0.2),
+    "all masked": lambda d: np.ma.masked_all_like(d),
+    "a fifth masked": lambda d: np.ma.masked_invalid(some(d, 0.2)),
+    "complex": lambda d: d * (1 + 1j),
+    "nothing": lambda d: None,
 }
 
 
@@ -131,6 +135,19 @@ def test_dark_noise_is_seldom_taken_for_signal_and_vacuum_never_for_dark():
     assert not any(vacuum)
 
 
+def test_what_a_driver_gives_becomes_a_plain_array():
+    values = np.random.default_rng(3).poisson(50, 32)
+    masked = np.ma.masked_array(values, mask=np.arange(32) == 4)
+    for given, missing in ((values.tolist(), 0), (values, 0), (masked, 1)):
+        frame = CameraFrame(given, 0.1, 0.0, 1.0, "eV", 60.0, 1)
+        assert type(frame.data) is np.ndarray
+        assert usable.missing(frame.data) == missing
+        assert usable.problem_of_camera(frame, "eels") == ""
+        assert type(Image(FRAME, given, 0.0).data) is np.ndarray
+    for calibration in ({"scale": None}, {"scale": "1"}, {"offset": math.nan}, {"scale": 0.0}):
+        assert "no calibration" in usable.problem_of_camera(dataclasses.replace(frame, **calibration), "eels")
+
+
 def test_missing_pixels_take_the_nearest_value():
     data = np.arange(12, dtype=np.float32).reshape(3, 4)
     spoiled = data.copy()
@@ -146,11 +163,12 @@ def test_missing_pixels_take_the_nearest_value():
 
 
 @pytest.mark.parametrize(("counts", "word"), [
-    ([math.nan], "nan"), ([math.inf], "inf"), ([0.0] * 3, "nothing"),
+    ([math.nan], "nan"), ([math.inf], "inf"), (["7"], "7 counts"), ([None], "None"), ([1j], "1j"),
+    ([0.0] * 3, "nothing"),
     (np.random.default_rng(0).normal(0, 1, 50), "nothing"),
 ])  # fmt: skip
 def test_readings_that_are_none(counts, word):
-    readings = [Reading(float(value), 1e-3) for value in counts]
+    readings = [Reading(value, 1e-3) for value in counts]
     problem = usable.problem_of_reading(readings[-1]) or usable.problem_of_readings(readings)
     assert word in problem
     assert usable.problem_of_readings([Reading(40.0 + k % 3, 1e-3) for k in range(50)]) == ""

@@ -114,7 +114,7 @@ class Explorer:
         ):  # fmt: skip
             checks.number(value, name, least=0.0)
         checks.budget(dose_budget, "dose_budget")
-        checks.whole(patch, "patch")
+        patch, seed = checks.whole(patch, "patch"), checks.whole(seed, "seed", 0, checks.MOST_SEED)
         centres = _default_centres(image, patch) if candidates is None else candidates
         self._windows = Windows(image, np.asarray(centres), patch)
         self.sampling = as_sampling(sampling)

@@ -35,9 +35,23 @@ class Property(Generic[Exposure]):
         checks.number(self.weight, "A property's weight")
 
     def __call__(self, exposure: Exposure) -> float:
-        """Return the number, NaN if it is not finite."""
-        value = float(self.value_of(exposure))
-        return value if np.isfinite(value) else float("nan")
+        """Return the number, NaN if it is none or not finite.
+
+        Raises
+        ------
+        StemAeError
+            If it cannot be computed.
+        """
+        try:
+            value = self.value_of(exposure)
+        except StemAeError:
+            raise
+        except Exception as error:  # whatever somebody's own function does
+            raise StemAeError(
+                f"What is looked for cannot be computed from an exposure ({type(error).__name__}: {error}): mend it, "
+                "or look for something else."
+            ) from error
+        return checks.finite_or_nan(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,8 +42,8 @@ class Tuner:
         ends = self._low.shape == self._high.shape and np.isfinite([self._low, self._high]).all()
         if self._low.ndim != 1 or not ends or not np.all(self._low < self._high):
             raise StemAeError("Each control needs a range: give the lower and the higher end, both finite.")
-        checks.whole(first, "first")
-        self._rng = np.random.default_rng(seed)
+        first = checks.whole(first, "first")
+        self._rng = np.random.default_rng(checks.whole(seed, "seed", 0, checks.MOST_SEED))
         self._sobol = qmc.Sobol(len(self._low), seed=self._rng)
         if start is not None and not np.isfinite(np.asarray(start, dtype=float)).all():
             raise StemAeError(f"The settings to start from, {start}, are not numbers: give one for each control.")

@@ -69,7 +69,7 @@ class ExposureSettings:
     learn_s: float = 1e-3
 
     def __post_init__(self) -> None:
-        levels = tuple(checks.positive(level, "A level") for level in self.levels)
+        levels = tuple(checks.positive(level, "A level") for level in checks.items(self.levels, "levels"))
         object.__setattr__(self, "levels", levels)  # the dataclass is frozen
         steps = [b - a for a, b in zip(self.levels, self.levels[1:], strict=False)]
         if len(self.levels) not in (2, 3) or not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):

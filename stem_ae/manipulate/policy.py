@@ -146,7 +146,7 @@ class ClosedLoop:
         if len(self.wanted) != len(self.sites):
             raise StemAeError(f"{len(self.sites)} sites but {len(self.wanted)} wanted classes: give one for each.")
         for name in ("tries", "surveys"):
-            checks.whole(getattr(self, name), name)
+            object.__setattr__(self, name, checks.whole(getattr(self, name), name))
         unknown = set(self.wanted) - set(self.ladder)
         if unknown:
             raise StemAeError(f"No ejection leads to {unknown.pop()!r}: choose from {', '.join(self.ladder[1:])}.")

@@ -94,15 +94,19 @@ class RunSettings:
     verify_scans: int = 10
 
     def __post_init__(self) -> None:
-        if len(self.ladder) < 2 or len(set(self.ladder)) < len(self.ladder):
-            raise StemAeError(f"The ladder {self.ladder} is short or repeats a class: give at least two, each once.")
+        ladder = checks.items(self.ladder, "The ladder")
+        object.__setattr__(self, "ladder", ladder)  # the dataclass is frozen
+        if not all(isinstance(name, str) for name in (*ladder, self.dopant)):
+            raise StemAeError("The ladder and the dopant are names of classes: give words, such as S2.")
+        if len(ladder) < 2 or len(set(ladder)) < len(ladder):
+            raise StemAeError(f"The ladder {ladder} is short or repeats a class: give at least two, each once.")
         checks.positive(self.timeout_s, "timeout_s", checks.MOST_S, "s")
         checks.positive(self.false_alarm_per_s, "false_alarm_per_s")
         checks.positive(self.aim_limit, "aim_limit", _LARGEST_AIM_LIMIT, "Å")
         for name in ("maximum_electrons", "survey_dose", "aim_dose", "verify_dose"):
             checks.positive(getattr(self, name), name, checks.MOST_ELECTRONS)
         for name in ("aim_scans", "verify_scans"):
-            checks.whole(getattr(self, name), name)
+            object.__setattr__(self, name, checks.whole(getattr(self, name), name))
 
     @classmethod
     def moving(cls, dopant: str = "Si", host: str = "C", **others: Any) -> RunSettings:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
+from stem_ae import checks
 from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
@@ -165,8 +166,7 @@ def lorden_bound_s(before: float, after: float, false_alarm_per_s: float, exposu
 def _checked(before: float, after: float, false_alarm_per_s: float) -> tuple[float, float, float]:
     """Return the parameters as floats, or say what is wrong with them."""
     for name, value in (("before", before), ("after", after), ("false_alarm_per_s", false_alarm_per_s)):
-        if not (math.isfinite(value) and value > 0):
-            raise StemAeError(f"{name} is {value}: give a positive rate per second, the background included.")
+        checks.positive(value, name)
     if before == after:
         raise StemAeError("The signal is the same before and after the step: choose a detector that tells them apart.")
     return float(before), float(after), float(false_alarm_per_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,10 +59,8 @@ class Frame:
     def __post_init__(self) -> None:
         checks.positive(self.fov, "The field of view", _WIDEST, "Å")
         checks.positive(self.dwell_us, "The dwell time", 1e6 * checks.MOST_S, "µs")
-        if len(self.shape) != 2:
-            raise StemAeError(f"A scan of {self.shape} pixels is not possible: give rows and columns.")
-        for count in self.shape:
-            checks.whole(count, "The number of rows or columns", most=_MOST_PIXELS)
+        shape = checks.shape(self.shape, "The shape of a scan", _MOST_PIXELS)
+        object.__setattr__(self, "shape", shape)  # the dataclass is frozen
         checks.place(self.centre, "The scan's centre")
         checks.number(self.rotation, "The scan's rotation")
         checks.positive(self.seconds, "The time for one frame", checks.MOST_S, "s")
@@ -118,6 +117,13 @@ class Frame:
         return Frame(max(size), shape, dwell_us or self.dwell_us, place, self.rotation, within=self.within or self)
 
 
+def unmasked(data: Any) -> NDArray[Any]:
+    """Return data as a plain array: what a mask hides is missing, NaN."""
+    if np.ma.is_masked(data) and np.issubdtype(np.ma.getdata(data).dtype, np.number):
+        return np.asarray(np.ma.filled(np.ma.asarray(data).astype(np.float32), np.nan))
+    return np.asarray(data)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Image:
     """One complete frame."""
@@ -129,6 +135,9 @@ class Image:
     """Seconds since 1970, at the end of the frame; for people and documents: somebody may set that clock."""
     clock_s: float = dataclasses.field(default_factory=time.monotonic)
     """The same moment in seconds of ``time.monotonic()``, for drift and aiming; the present one if not given."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", unmasked(self.data))  # the dataclass is frozen
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +156,9 @@ class CameraFrame:
     """Largest raw pixel, in counts."""
     clipped: int
     """How many raw pixels share it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", unmasked(self.data))
 
     @property
     def axis(self) -> FloatArray:

@@ -8,7 +8,8 @@ not usable              means
 ======================  ================================================================================================
 empty                   no pixel at all
 of the wrong shape      not the number of axes that the detector has, or another shape than the run's first frame
-without numbers         more than :data:`MOST_MISSING` (10 %) of the pixels are NaN or infinite
+without numbers         no real numbers at all, or more than :data:`MOST_MISSING` (10 %) of the pixels are NaN, infinite
+                        or masked
 constant                every pixel reads the same: zero, or any other value
 nothing but noise       the mean is at most 5 standard errors above zero, and no three pixels are more than 6 standard
                         deviations above the median (both from the median absolute deviation): a camera without beam
@@ -26,14 +27,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from stem_ae.errors import StemAeError
-from stem_ae.microscope.frame import CameraFrame, Reading
+from stem_ae.microscope.frame import CameraFrame, Reading, unmasked
 
 FloatArray = NDArray[np.float64]
 
@@ -91,9 +94,9 @@ def problem_of(data: ArrayLike, what: str, shape: tuple[int, ...] | None = None,
     axes : int, optional
         How many axes it has to have.
     """
-    array = np.asarray(data)
-    if not np.issubdtype(array.dtype, np.number):
-        return f"{what} gives frames that hold no numbers."
+    array = unmasked(data)
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        return f"{what} gives frames that hold no {'real ' if np.iscomplexobj(array) else ''}numbers."
     if array.size == 0:
         return f"{what} gives empty frames."
     if shape is not None and array.shape != shape:
@@ -149,8 +152,9 @@ def problem_of_camera(
         Rows and columns, if there is a frame for each pixel of a scan; then each of them has to have its pixels.
     """
     what = f"The {name} camera"
-    if not (math.isfinite(frame.offset) and math.isfinite(frame.scale) and frame.scale != 0):
-        return f"{what} has no calibration: a channel is {frame.scale} {frame.unit} wide."
+    if not (_is_number(frame.offset) and _is_number(frame.scale) and frame.scale != 0):
+        begins = f"it begins at {frame.offset} {frame.unit}, and a channel is {frame.scale} {frame.unit} wide"
+        return f"{what} has no calibration: {begins}."
     axes = (1 if name == "eels" else 2) + (2 if scan else 0)
     problem = problem_of(frame.data, what, shape, axes)
     if problem or not scan:
@@ -169,9 +173,9 @@ def problem_of_camera(
 
 def problem_of_reading(reading: Reading) -> str:
     """Return why a reading of the dark-field detector is not usable; empty if it is."""
-    if not math.isfinite(reading.counts):
+    if not _is_number(reading.counts):
         return f"The dark-field detector gives {reading.counts} counts."
-    if not (math.isfinite(reading.exposure_s) and reading.exposure_s > 0):
+    if not (_is_number(reading.exposure_s) and reading.exposure_s > 0):
         return f"The dark-field detector gives readings of {reading.exposure_s} s."
     return ""
 
@@ -182,6 +186,11 @@ def problem_of_readings(readings: Sequence[Reading]) -> str:
     if len(counts) and (counts.max() <= 0 or is_dark(counts)):
         return "The dark-field detector counts nothing, though the beam should be on the specimen."
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a driver has given a real, finite number."""
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _pixels(shape: tuple[int, ...]) -> str:

@@ -62,7 +62,7 @@ def points(
     xy = checks.places(places, "The points")
     if not len(xy):
         raise StemAeError("There are no points to measure.")
-    checks.whole(drift_every, "drift_every", least=0)
+    drift_every = checks.whole(drift_every, "drift_every", least=0)
     device = microscope.camera(camera)
     device.exposure_s = checks.positive(exposure_s, "The exposure", checks.MOST_S, "s")
 
@@ -86,10 +86,9 @@ def raster(
     ``eels (columns, E)``. With others, and where points are not as far apart along x as along y, the beam goes point by
     point, and each event holds one.
     """
-    for count in shape:
-        checks.whole(count, "The number of rows or columns")
+    shape = checks.shape(shape, "The shape of a raster")
     checks.positive(exposure_s, "The exposure", checks.MOST_S, "s")
-    checks.whole(drift_every, "drift_every", least=0)
+    drift_every = checks.whole(drift_every, "drift_every", least=0)
     width, height = frame.field.fov
     is_even = np.isclose(width / shape[1], height / shape[0], rtol=1e-3)
     if is_even and microscope.camera(camera).is_synchronised:

@@ -78,9 +78,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("points", "batch", "first"):
-            checks.whole(getattr(self, name), name)
+            object.__setattr__(self, name, checks.whole(getattr(self, name), name))  # the dataclass is frozen
         checks.positive(self.exposure_s, "The exposure", checks.MOST_S, "s")
-        checks.whole(self.drift_every, "drift_every", least=0)
+        object.__setattr__(self, "drift_every", checks.whole(self.drift_every, "drift_every", least=0))
 
 
 class Exploration:
@@ -110,6 +110,7 @@ class Exploration:
         decided: Callable[[Decision], None] = lambda decision: None,
         supposed: Callable[[int, Decision], None] = lambda number, decision: None,
     ) -> None:
+        microscope.camera(settings.camera)  # there is one, or nothing is exposed
         self.settings = settings
         self.points: list[Point] = []
         """Measured, in order."""

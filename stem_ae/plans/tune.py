@@ -81,7 +81,7 @@ def tune(
     """
     if frame.sampling[0] > 0.2:
         raise StemAeError(f"Tuning needs pixels of 0.2 Å or less, not {frame.sampling[0]:.2f} Å: zoom in.")
-    checks.whole(trials, "trials")
+    trials = checks.whole(trials, "trials")
     for name, value in ranges.items():
         checks.positive(value, f"The range of {name}", _FARTHEST, "Å")
     known = [microscope.defocus, *microscope.astigmatism]
