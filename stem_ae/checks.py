@@ -95,7 +95,7 @@ def place(value: Any, name: str) -> tuple[float, float]:
     """Return a place: x and y, both finite; see :func:`number`."""
     try:
         x, y = (float(each) for each in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         x = y = math.nan
     if not (math.isfinite(x) and math.isfinite(y)):
         raise _refusal(value, name, "x and y in Å", "")
@@ -106,7 +106,7 @@ def places(values: ArrayLike, name: str) -> FloatArray:
     """Return places ``(n, 2)``, all finite; see :func:`number`."""
     try:
         found = np.asarray(values, dtype=float).reshape(-1, 2)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise StemAeError(f"{name} cannot be read: give x and y in Å for each.") from error
     wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(wrong):

@@ -99,6 +99,8 @@ def test_the_sweep_has_found_the_limits_that_it_is_about():
     lambda: Explorer(IMAGE, patch=8, seed=-1),
     lambda: Explorer(IMAGE, patch=8, seed="5"),
     lambda: Tuner([0.0], [1.0], seed=math.nan),
+    lambda: Limits(total_electrons=np.array([1, 2])),
+    lambda: OpenLoop([[10**400, 1.0]]),
     lambda: RunSettings(ladder="S2"),
     lambda: RunSettings(ladder=None),
     lambda: RunSettings(ladder=(1, 2)),

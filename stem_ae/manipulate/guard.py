@@ -47,8 +47,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("total_electrons", "local_dose"):
-            if getattr(self, name) != math.inf:
-                checks.positive(getattr(self, name), name)
+            value = getattr(self, name)
+            if not (isinstance(value, float) and value == math.inf):
+                checks.positive(value, name)
         checks.positive(self.armed_s, "armed_s", checks.MOST_S, "s")
 
 
