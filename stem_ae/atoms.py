@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stem_ae.errors import StemAeError
+from stem_ae.files import whole
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -185,9 +186,10 @@ class Atoms2D:
         else:
             raise StemAeError(f"Cannot write atoms to {path.name!r}: use the suffix .csv, .xyz or .extxyz.")
         try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise StemAeError(f"Cannot write {path}: {error.strerror}.") from error
+            with whole(path) as part:
+                part.write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise StemAeError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from error
         return path
 
     @classmethod

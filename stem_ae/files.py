@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import pathlib
 import stat
+import tempfile
+from collections.abc import Iterator
 
 from stem_ae.errors import StemAeError
 
@@ -80,6 +85,26 @@ def check_xyz(text: str) -> int:
             place += 1
         frames += 1
     return frames
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Give a path to write a file to, which takes the place of ``path`` once it is complete.
+
+    If the disk is full, an older file stays as it was.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    path = path.resolve()
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with tempfile.TemporaryDirectory(prefix=".stem_ae-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        part = pathlib.Path(folder) / path.name
+        yield part
+        part.replace(path)
 
 
 def output_folder(path: str | pathlib.Path) -> pathlib.Path:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from stem_ae.atoms import as_sampling
 from stem_ae.checks import probability
 from stem_ae.errors import StemAeError
-from stem_ae.files import output_folder
+from stem_ae.files import output_folder, whole
 from stem_ae.unforeseen import in_a_sentence
 
 if TYPE_CHECKING:
@@ -222,7 +222,8 @@ class Search:
             "image_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
         }  # fmt: skip
         files["provenance"] = files["csv"].with_suffix(".json")
-        files["provenance"].write_text(json.dumps(origin, indent=1), encoding="utf-8")
+        with whole(files["provenance"]) as part:
+            part.write_text(json.dumps(origin, indent=1), encoding="utf-8")
         trust = self._trust_in(prediction)
         self.frames.append(
             {

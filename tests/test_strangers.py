@@ -27,6 +27,7 @@ from stem_ae.simulate import inputs
 from stem_ae.simulate.running import run_folder
 from stem_ae.simulate.tasks import to_dict
 from stem_ae.structure.files import read
+from stem_ae.structure.files import write as write_structure
 
 SAMPLING = 0.15
 
@@ -301,6 +302,26 @@ def test_numbers_with_commas_between_commas_are_refused(tmp_path, atoms):
         (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *changed]), encoding="utf-8")
         with pytest.raises(StemAeError, match=words):
             Atoms2D.read(tmp_path / f"{name}.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.extxyz", "s.json", "POSCAR"])
+def test_a_full_disk_leaves_the_older_file(tmp_path, atoms, name):
+    import resource
+
+    path = tmp_path / name
+    crystal = ase.build.bulk("Cu", cubic=True).repeat(2)
+    write = (lambda: atoms.write(path)) if name.startswith("a") else (lambda: write_structure(crystal, path))
+    write()
+    older = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # no file may be longer: writing fails as on a full disk
+    try:
+        with pytest.raises(StemAeError, match=f"Cannot write .*{name}"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == older
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_nothing_far_from_the_structure_is_meant(tmp_path, atoms, capsys):

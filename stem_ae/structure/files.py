@@ -14,7 +14,7 @@ import ase.io
 from ase.io import jsonio
 
 from stem_ae.errors import StemAeError
-from stem_ae.files import check_xyz, existing_file, read_text
+from stem_ae.files import check_xyz, existing_file, read_text, whole
 from stem_ae.occupancy import occupancy
 from stem_ae.structure.possible import refuse_impossible
 
@@ -39,12 +39,13 @@ def write(atoms: ase.Atoms, path: str | pathlib.Path) -> pathlib.Path:
     if path.is_dir():
         raise StemAeError(f"{path} is a folder: give a file.")
     try:
-        if path.suffix == ".json":
-            path.write_text(jsonio.encode(atoms.copy()), encoding="utf-8")
-        elif path.suffix in (".xyz", ".extxyz"):
-            ase.io.write(path, atoms, format="extxyz")
-        else:
-            ase.io.write(path, atoms)
+        with whole(path) as part:  # of the same name, by which ASE knows a POSCAR
+            if path.suffix == ".json":
+                part.write_text(jsonio.encode(atoms.copy()), encoding="utf-8")
+            elif path.suffix in (".xyz", ".extxyz"):
+                ase.io.write(part, atoms, format="extxyz")
+            else:
+                ase.io.write(part, atoms)
     except OSError as error:
         raise StemAeError(f"Cannot write {path}: {error.strerror or error}.") from error
     except StemAeError:
