@@ -146,6 +146,8 @@ def test_what_a_driver_gives_becomes_a_plain_array():
         assert type(Image(FRAME, given, 0.0).data) is np.ndarray
     for calibration in ({"scale": None}, {"scale": "1"}, {"offset": math.nan}, {"scale": 0.0}):
         assert "no calibration" in usable.problem_of_camera(dataclasses.replace(frame, **calibration), "eels")
+    for seconds in (math.nan, 0.0, None):
+        assert "exposures of" in usable.problem_of_camera(dataclasses.replace(frame, exposure_s=seconds), "eels")
 
 
 def test_missing_pixels_take_the_nearest_value():

@@ -48,8 +48,8 @@ class Property(Generic[Exposure]):
             raise
         except Exception as error:  # whatever somebody's own function does
             raise StemAeError(
-                f"What is looked for cannot be computed from an exposure ({type(error).__name__}: {error}): mend it, "
-                "or look for something else."
+                f"The property cannot be computed from an exposure ({type(error).__name__}: {error}): correct it, or "
+                "choose another one."
             ) from error
         return checks.finite_or_nan(value)
 

@@ -48,7 +48,9 @@ class RunLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  (closed by close)
         except OSError as error:
-            raise StemAeError(f"Cannot write the log {self.path} ({error.strerror}): choose another name, or folder.") from error
+            raise StemAeError(
+                f"Cannot write the log {self.path} ({error.strerror}): choose another name or another folder."
+            ) from error
         self.write("log", format=FORMAT)
 
     def write(self, kind: str, /, durable: bool = True, **values: Any) -> None:

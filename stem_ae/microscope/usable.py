@@ -155,6 +155,8 @@ def problem_of_camera(
     if not (_is_number(frame.offset) and _is_number(frame.scale) and frame.scale != 0):
         begins = f"it begins at {frame.offset} {frame.unit}, and a channel is {frame.scale} {frame.unit} wide"
         return f"{what} has no calibration: {begins}."
+    if not (_is_number(frame.exposure_s) and frame.exposure_s > 0):
+        return f"{what} gives exposures of {frame.exposure_s} s."
     axes = (1 if name == "eels" else 2) + (2 if scan else 0)
     problem = problem_of(frame.data, what, shape, axes)
     if problem or not scan:
