@@ -43,6 +43,7 @@ from stem_ae.manipulate.run import AROUND
 from stem_ae.manipulate.verify import Belief, Verification
 from stem_ae.microscope.interlock import BeamAlarm
 from stem_ae.microscope.usable import Unusable
+from stem_ae.plans import eject
 from tests.rigs import Disulfide
 
 SPECIES = ("Mo", "S2", "S1")
@@ -145,6 +146,17 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_the_beam_off(when, tmp_pat
     assert len(run.attempts) <= 1
     assert bench.beam.is_blanked
     assert bench.microscope._rest is None
+
+
+@pytest.mark.parametrize("timeout_s", [5.0, 6e5])
+def test_an_attempt_may_take_as_long_as_its_exposure_is_allowed_to(timeout_s, monkeypatch):
+    monkeypatch.setattr(eject, "_STEP_S", 1e-3)
+    bench = Disulfide(seed=3, damage=False)
+    run = bench.run(OpenLoop(bench.near((15, 15))), settings=RunSettings(timeout_s=timeout_s))
+    attempt = eject.Ejector(run).trigger()
+    assert attempt.exception(timeout=30) is None
+    assert len(run.attempts) == 1
+    assert bench.beam.is_blanked
 
 
 def test_stop_blanks_at_once_while_others_are_at_work():

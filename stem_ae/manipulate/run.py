@@ -363,6 +363,12 @@ class EjectionRun:
         return View(atoms, tried, self._surveys, self._changed)
 
     @property
+    def longest_exposure_s(self) -> float:
+        """How long one exposure may last, in seconds; it is ended then, whatever the detector says."""
+        times, more_s = _OVERDUE
+        return times * self._settings.timeout_s + more_s
+
+    @property
     def track(self) -> Track:
         """The specimen's drift, as far as the run has followed it."""
         return self._track
@@ -697,10 +703,10 @@ class EjectionRun:
         rest, start_s = NO_COUNTS, math.inf
         try:
             with self.guard.beam_on():
-                start_s, (times, more_s) = self._beam.now(), _OVERDUE
+                start_s = self._beam.now()
                 while exposure.outcome is None:
                     read = self._beam.read()
-                    if not -_CLOCK_S <= self._beam.now() - start_s <= times * self._settings.timeout_s + more_s:
+                    if not -_CLOCK_S <= self._beam.now() - start_s <= self.longest_exposure_s:
                         exposure.end(Outcome.SIGNAL_LOST)
                     taken = self._take(exposure, read)
                     waiting.append(read[:taken])

@@ -36,7 +36,7 @@ FloatArray = NDArray[np.float64]
 
 _LONGEST_READING_S = 0.03  # the kit's micro-scans, and readings that the user interface has held up
 _SHORTEST_DWELL_US = 0.1
-_STEP_S = 180.0  # no survey and no attempt takes longer
+_STEP_S = 180.0  # no survey, and nothing of an attempt but its exposure, takes longer
 _WAIT_S = 0.05
 
 
@@ -184,7 +184,8 @@ class Ejector:
                 self._run.failed(error)
                 raise
 
-        return Operation(work, _STEP_S, "A survey or an exposure did not end: look at the scan, then start again.")
+        longest_s = min(_STEP_S + self._run.longest_exposure_s, checks.MOST_S)
+        return Operation(work, longest_s, "A survey or an exposure did not end: look at the scan, then start again.")
 
     def pause(self) -> None:
         """Blank and end what is under way; the target is tried again."""
