@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from benchmarks.frames import frame, score
 from stem_ae import StemAeError, elit
+from stem_ae.elit import inference
 
 DOSES = {"graphene": 3e5, "mos2": 3e4}
 
@@ -54,6 +55,19 @@ def test_every_tensor_is_made_on_the_device_asked_for(exact, truth):
         got = exact.replace(device="cpu").predict(truth.counts, truth.sampling)
     np.testing.assert_array_equal(got.working_probability, expected.working_probability)
     assert got.novelty == expected.novelty
+
+
+def test_a_large_frame_goes_through_in_bands_and_says_the_same(exact, monkeypatch):
+    image = np.random.default_rng(1).normal(size=(300, 123)).astype(np.float32)
+    networks = inference.Inference(exact.members, torch.device("cpu"))
+    whole = networks.answer(image)
+    monkeypatch.setattr(inference, "_WHOLE", 100)
+    monkeypatch.setattr(inference, "_BAND", 88)
+    bands = networks.answer(image)
+    for name in ("mean", "spread", "deep"):
+        np.testing.assert_allclose(getattr(bands, name), getattr(whole, name), atol=1e-5)
+    monkeypatch.setattr(inference, "_HALO", 16)  # too few: the test would notice
+    assert np.abs(networks.answer(image).mean - whole.mean).max() > 1e-3
 
 
 def test_each_member_has_its_say(exact, truth):

@@ -23,6 +23,9 @@ from stem_ae.elit.preprocess import Image
 
 Precision = Literal["float32", "bfloat16"]
 _Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+_WHOLE = 1_500_000
+"""Pixels of the working grid up to which a frame goes through the networks at once: 0.5 GB at most."""
+_BAND, _HALO = 512, 64  # rows: of a larger frame's bands, and beyond them, which is farther than a network sees
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,8 +84,23 @@ class Inference:
         pad = (0, -w % MULTIPLE, 0, -h % MULTIPLE)
         x = functional.pad(torch.from_numpy(np.ascontiguousarray(frame))[None, None], pad, mode="replicate")
         x = x.to(self._device, self._type).contiguous(memory_format=torch.channels_last)
-        probability, features = self._replayed(x) if x.is_cuda else self._run(x)
+        if h * w > _WHOLE:
+            probability, features = self._in_bands(x)
+        else:
+            probability, features = self._replayed(x) if x.is_cuda else self._run(x)
         return probability[..., :h, :w], features
+
+    def _in_bands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as :meth:`_run`, with the memory of a few hundred rows."""
+        height, parts = x.shape[-2], []
+        for top in range(0, height, _BAND):
+            first, last = max(top - _HALO, 0), min(top + _BAND + _HALO, height)
+            inner = slice(top - first, min(top + _BAND, height) - first)
+            probability, features = self._run(x[..., first:last, :])
+            deep = slice(inner.start // MULTIPLE, inner.stop // MULTIPLE)
+            parts.append((probability[..., inner, :].clone(), features[..., deep, :].clone()))
+        probabilities, features_of_all = zip(*parts, strict=True)
+        return torch.cat(probabilities, -2), torch.cat(features_of_all, -2)
 
     def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
         answers = [member.with_features(x) for member in self._members]
