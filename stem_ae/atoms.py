@@ -35,6 +35,10 @@ def as_sampling(sampling: float | Sequence[float]) -> tuple[float, float]:
     return float(values[0]), float(values[-1])
 
 
+_FARTHEST = 1e9
+"""Å, or pixels where the sampling is not known."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Atoms2D:
     """Atoms (or atomic columns) found in one image.
@@ -96,6 +100,8 @@ class Atoms2D:
             raise StemAeError(f"Atoms2D has a label outside its {len(self.species)} species.")
         if not np.isfinite(self.positions).all():
             raise StemAeError("Atoms2D has a position that is not finite: leave such atoms out.")
+        if n and np.abs(self.positions).max() > _FARTHEST:
+            raise StemAeError(f"Atoms2D has a position beyond {_FARTHEST:g} Å: no image is that large.")
 
     def __len__(self) -> int:
         return len(self.positions)

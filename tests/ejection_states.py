@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import pathlib
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +20,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from nion.instrumentation import HardwareSource
 
 from nionswift_plugin.stem_ae_ui import stop_key
 from nionswift_plugin.stem_ae_ui.beam_watch import WATCH
@@ -112,9 +112,11 @@ class EjectPanel(RuleBasedStateMachine):
         def clock() -> float:
             return now() + self._offset_s
 
-        # Swift's own loop sleeps for as long as the clock is set back, and would end an hour after the test.
+        # Swift's own loops sleep for as long as the clock is set back, and would end an hour after the test.
         true_time = types.SimpleNamespace(**vars(time))
-        self._stack.enter_context(unittest.mock.patch.object(HardwareSource, "time", true_time))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("nion.") and getattr(module, "time", None) is time:
+                self._stack.enter_context(unittest.mock.patch.object(module, "time", true_time))
         self._stack.enter_context(unittest.mock.patch("time.time", clock))
         swift.panel.show()
         swift.simulator.instrument.SetVal("C_Blank", 0.0)

@@ -6,10 +6,12 @@ import ase
 import ase.data
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stem_ae.errors import StemAeError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 COINCIDENT = 0.4
 """Å: atoms are never closer."""
@@ -71,20 +73,39 @@ def _other_vectors(cell: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _refuse_coincident(atoms: ase.Atoms, name: str) -> None:
-    from ase.neighborlist import neighbor_list
-
-    first, second, distance = neighbor_list("ijd", atoms, COINCIDENT)
+    first, second, distance = _close_pairs(atoms, COINCIDENT)
     certain = np.ones(len(atoms), bool)
     if atoms.info.get("occupancy") or atoms.has("occupancies") or atoms.has("occupancy"):
         certain = np.zeros(len(atoms), bool)  # atoms that exclude one another are handled when they are drawn
     both = certain[first] & certain[second]
     if both.any():
         i, j, d = int(first[both][0]), int(second[both][0]), distance[both][0]
-        more = int(both.sum()) // 2 - 1
+        more = int(both.sum()) - 1
         raise StemAeError(
             f"{name} has atoms in one place: {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}), counted from 0, "
             f"are {d:.2f} Å apart" + (f", and {more} more pairs." if more > 0 else ".")
         )
+
+
+def _close_pairs(atoms: ase.Atoms, reach: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return the pairs of atoms closer than ``reach``, each once, and their distances, over periodic borders too.
+
+    ASE's list of neighbours takes memory and minutes for atoms that are spread far and wide, or crowd in one place.
+    """
+    cell = atoms.cell.complete()
+    fractional, index = cell.scaled_positions(atoms.positions), np.arange(len(atoms))
+    heights = abs(cell.volume) / np.linalg.norm(np.cross(*_other_vectors(cell.array)), axis=1)
+    for axis in np.flatnonzero(atoms.pbc & (atoms.cell.lengths() > 0)):
+        fractional[:, axis] %= 1.0
+        near = fractional[:, axis] * heights[axis] <= reach  # their images lie beyond the opposite face
+        fractional = np.concatenate([fractional, fractional[near] + np.eye(3)[axis]])
+        index = np.concatenate([index, index[near]])
+    places = fractional @ cell.array
+    pairs = cKDTree(places).query_pairs(reach, output_type="ndarray")
+    distance = np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1)
+    first, second = np.sort(index[pairs], axis=1).T
+    _, once = np.unique(first * len(atoms) + second, return_index=True)
+    return first[once], second[once], distance[once]
 
 
 def _named(atoms: ase.Atoms, which: NDArray[np.bool_]) -> str:

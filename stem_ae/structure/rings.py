@@ -143,12 +143,13 @@ def _columns(atoms: ase.Atoms) -> tuple[IntArray, FloatArray]:
 def _next_edge(first: IntArray, second: IntArray, vectors: FloatArray) -> IntArray:
     """Return for each directed bond the one that follows it round the face on its left."""
     start = np.searchsorted(first, np.arange(first.max() + 2 if len(first) else 1))
-    reverse: dict[tuple[int, int, int, int], int] = {}
-    for k, (i, j, v) in enumerate(zip(first, second, vectors, strict=True)):
-        reverse[(int(i), int(j), round(100 * v[0]), round(100 * v[1]))] = k
+    between: dict[tuple[int, int], list[int]] = {}
+    for k, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        between.setdefault((i, j), []).append(k)
     result = np.zeros(len(first), np.int64)
-    for k, (i, j, v) in enumerate(zip(first, second, vectors, strict=True)):
-        back = reverse[(int(j), int(i), round(-100 * v[0]), round(-100 * v[1]))]
+    for k, (i, j, v) in enumerate(zip(first.tolist(), second.tolist(), vectors[:, :2], strict=True)):
+        ways_back = between[j, i]
+        back = ways_back[int(np.hypot(*(vectors[ways_back, :2] + v).T).argmin())]
         # The bond just clockwise of the way back keeps the face on the left.
         result[k] = back - 1 if back > start[j] else start[j + 1] - 1
     return result
