@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import ase
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.spatial.distance import cdist
 
 from stem_ae import Atoms2D, StemAeError, structure
 from stem_ae.imaging import specimens
+from stem_ae.structure import possible
 
 SAMPLING = 0.104
 
@@ -399,3 +401,27 @@ def test_an_oxide_is_made_of_its_columns_by_a_template(tmp_path):
         (tmp_path / "oxide.json").write_text(wrong)
         with pytest.raises(StemAeError, match="not the template of a material"):
             structure.Material.read(tmp_path / "oxide.json")
+
+
+def test_atoms_in_one_place_are_found_over_periodic_borders_and_kilometres():
+    apart = ase.Atoms("C2", [[0.05, 1, 1], [7.9, 1, 1]], cell=[8, 8, 8])
+    possible.refuse_impossible(apart)
+    apart.pbc = [False, True, True]
+    possible.refuse_impossible(apart)
+    apart.pbc = True
+    with pytest.raises(StemAeError, match=r"0 \(C\) and 1 \(C\), counted from 0, are 0.15 Å apart\."):
+        possible.refuse_impossible(apart)
+    corner = ase.Atoms("C2", [[0.05, 0.05, 0.05], [7.95, 7.95, 7.95]], cell=[8, 8, 8], pbc=True)
+    with pytest.raises(StemAeError, match=r"0\.17 Å apart"):
+        possible.refuse_impossible(corner)
+    rng = np.random.default_rng(0)
+    scattered = ase.Atoms("C2000", rng.uniform(-9e5, 9e5, (2000, 3)), cell=[9e5, 0.6, 9e5], pbc=[False, True, False])
+    start = time.perf_counter()
+    possible.refuse_impossible(scattered)
+    assert time.perf_counter() - start < 5  # ASE's list of neighbours does not end within minutes
+
+
+def test_positions_beyond_every_image_are_refused():
+    for far in (1e10, 1e200):
+        with pytest.raises(StemAeError, match="no image is that large"):
+            Atoms2D([[far, 0.0]], [np.eye(2)], [0], ("C",), [[1.0]], [1.0], (9, 9), 0.1)
