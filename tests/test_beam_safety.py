@@ -19,7 +19,7 @@ from stem_ae import StemAeError
 from stem_ae.manipulate import Limits
 from stem_ae.manipulate.beam import NO_COUNTS
 from stem_ae.manipulate.guard import Guard, Interrupted
-from stem_ae.microscope import devices
+from stem_ae.microscope import deadline, devices, interlock
 from stem_ae.microscope.devices import Microscope
 from stem_ae.microscope.instrument import Cancelled
 from stem_ae.microscope.interlock import BeamAlarm, BeamTaken, Interlock, NoBeam
@@ -174,6 +174,31 @@ def test_the_state_stays_blanked_while_the_beam_is_blanked_once_more():
         states.add(interlock.state)
         time.sleep(0.01)
     assert states == {"blanked"}
+
+
+def test_an_unblanking_that_begins_after_it_was_given_up_does_not_happen(monkeypatch):
+    class Counting(Blanker):
+        unblanked = 0
+
+        def blank(self, blanked):
+            self.unblanked += not blanked
+            super().blank(blanked)
+
+    blanker, perform = Counting(), deadline._Call.perform
+    interlock_of = Interlock.of(blanker)
+    interlock_of.blank()
+
+    def begin_late(call):
+        time.sleep(0.3)  # as a thread on a busy computer
+        perform(call)
+
+    monkeypatch.setattr(deadline._Call, "perform", begin_late)
+    monkeypatch.setattr(interlock, "ANSWER_S", 0.1)
+    with pytest.raises(BeamAlarm):
+        interlock_of.unblank()
+    time.sleep(1.0)
+    assert blanker.unblanked == 0
+    assert not blanker.on
 
 
 def test_a_beam_that_does_not_come_on_is_no_data():

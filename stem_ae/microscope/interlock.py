@@ -383,8 +383,14 @@ class Interlock:
             if not (blanked and self._state == "blanked"):  # blanking again leaves a known state valid
                 self._set_state("unknown", tell=False)
         verb = "blank" if blanked else "unblank"
+
+        def command() -> None:
+            # On a busy computer its thread may begin so late that the beam is to be off again by then.
+            if blanked or self._moment == moment:
+                self._switch.blank(blanked)
+
         try:
-            within(ANSWER_S, lambda: self._switch.blank(blanked), self._came_late)
+            within(ANSWER_S, command, self._came_late)
             return self._read_back("blanked" if blanked else "on", f"the command to {verb}", moment), False
         except Hung:
             self._set_state("unknown")
