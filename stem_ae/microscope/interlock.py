@@ -306,11 +306,13 @@ class Interlock:
             How long to wait for that. If it takes longer the beam may be on, and :attr:`state` is not "blanked".
         """
         self._demand_darkness()
-        done = threading.Event()
+        done, seen = threading.Event(), list[BeamState]()
 
         def work() -> None:
             try:
-                self._blank()
+                with self._taking_turns():
+                    self._blank_in_turn()
+                    seen.append(self._state)  # now: somebody may blank again, which makes it unknown for a moment
             except BeamAlarm:  # `alarm` holds it, and the listeners were told
                 pass
             finally:
@@ -318,7 +320,7 @@ class Interlock:
 
         aside(work)
         self._cancel()
-        return done.wait(wait_s) and self._state == "blanked"
+        return done.wait(wait_s) and seen == ["blanked"]
 
     def acknowledge(self) -> None:
         """Clear the alarm: a person has checked the beam.
@@ -380,8 +382,7 @@ class Interlock:
         """Command once and read back; return what went wrong, and whether the microscope hangs."""
         with self._gate:
             self._commands += 1
-            if not (blanked and self._state == "blanked"):  # blanking again leaves a known state valid
-                self._set_state("unknown", tell=False)
+            self._set_state("unknown", tell=False)
         verb = "blank" if blanked else "unblank"
 
         def command() -> None:
