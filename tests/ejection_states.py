@@ -120,9 +120,9 @@ class EjectPanel(RuleBasedStateMachine):
         self._stack.enter_context(unittest.mock.patch("time.time", clock))
         swift.panel.show()
         swift.simulator.instrument.SetVal("C_Blank", 0.0)
-        swift.show()
         before = swift.atoms.newest
         swift.scan.start_playing()
+        swift.show()  # the case before may have deleted the image: the scan makes another
         swift.pump(lambda: swift.atoms.newest is not before and len(swift.atoms.newest.atoms) > 50)
         swift.model.clear()
         swift.choose(*[(12, 12), (18, 18), (12, 20)][:count])
