@@ -120,9 +120,11 @@ class EjectPanel(RuleBasedStateMachine):
         self._stack.enter_context(unittest.mock.patch("time.time", clock))
         swift.panel.show()
         swift.simulator.instrument.SetVal("C_Blank", 0.0)
+        if swift.scan_item() is None:  # the case before has deleted the image: the scan makes another
+            swift.scan.start_playing()
+        swift.show()
         before = swift.atoms.newest
         swift.scan.start_playing()
-        swift.show()  # the case before may have deleted the image: the scan makes another
         swift.pump(lambda: swift.atoms.newest is not before and len(swift.atoms.newest.atoms) > 50)
         swift.model.clear()
         swift.choose(*[(12, 12), (18, 18), (12, 20)][:count])
@@ -149,6 +151,7 @@ class EjectPanel(RuleBasedStateMachine):
     @rule()
     def arm(self) -> None:
         self._press(lambda: self.swift.handler.arm_clicked(None))
+        self._has_run &= self.swift.model.is_running  # arming anew clears what was said of the run before
 
     @rule()
     def run(self) -> None:
